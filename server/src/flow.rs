@@ -1,0 +1,146 @@
+//! What the stages hand to each other. They meet in `daemon.rs`; none imports another.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use crate::{
+    limits::{HINTS_MAX, LANE_WINDOW_HINTS_MAX},
+    model::{
+        delivery::AttemptResult,
+        event::StoredEvent,
+        ids::{DeliveryKey, WebhookNo},
+        time::Timestamp,
+        webhook::Webhook,
+    },
+    store::{AsOf, Hint},
+};
+
+/// dispatch → deliver: one attempt to make.
+#[derive(Debug)]
+pub struct Job {
+    /// The delivery.
+    pub key: DeliveryKey,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The receiver, as configured when the attempt was dispatched.
+    pub webhook: Arc<Webhook>,
+    /// What to send.
+    pub event: StoredEvent,
+    /// Gives the body's share of memory back when the attempt is over.
+    pub body_permit: Option<OwnedSemaphorePermit>,
+}
+
+/// deliver → outcomes: one attempt made.
+#[derive(Debug)]
+pub struct Attempted {
+    /// What was to be done. Its body is no longer needed.
+    pub job: Job,
+    /// What it led to.
+    pub result: AttemptResult,
+}
+
+/// outcomes → dispatch: an outcome is committed, and the delivery's permit is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// The delivery.
+    pub key: DeliveryKey,
+    /// Attempts that have ended so far.
+    pub attempts: u32,
+    /// When the next attempt is due, if there will be one.
+    pub next_attempt: Option<Timestamp>,
+    /// Whether the receiver was slow: it timed out, or took longer than a healthy one may.
+    pub slow: bool,
+    /// Reads from this one on see the outcome.
+    pub as_of: AsOf,
+}
+
+/// store → dispatch: what commits made due, as far as it fits; a board that is wiped and read at once, so that the committer
+/// never waits for the dispatcher.
+///
+/// Invariant: bounded. Hints beyond the window of their lane or the common budget become a mark: *more on disk since*.
+#[derive(Debug, Default)]
+pub struct News {
+    board: Mutex<Board>,
+    posted: Notify,
+}
+
+/// What has been posted since the board was last wiped.
+#[derive(Debug, Default)]
+pub struct Board {
+    /// By lane.
+    pub fresh: HashMap<WebhookNo, Fresh>,
+    /// Webhooks that were changed or deleted.
+    pub changed: HashSet<WebhookNo>,
+    hints: usize,
+}
+
+/// New deliveries of one lane.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    /// In the order of acceptance.
+    pub hints: Vec<Hint>,
+    /// Set: there are more on disk, seen by reads from this one on.
+    pub more_since: Option<AsOf>,
+}
+
+impl News {
+    /// Posts what one commit did, after it is durable and before it is answered.
+    pub fn post(
+        &self,
+        as_of: AsOf,
+        fresh: impl IntoIterator<Item = (WebhookNo, Hint)>,
+        changed: impl IntoIterator<Item = WebhookNo>,
+    ) {
+        let mut board = self.board.lock();
+        for (webhook, hint) in fresh {
+            let full = board.hints >= HINTS_MAX;
+            let lane = board.fresh.entry(webhook).or_default();
+            // Once one is left out the later ones must be too, or the lane would lose its order.
+            if full || lane.more_since.is_some() || lane.hints.len() >= LANE_WINDOW_HINTS_MAX {
+                lane.more_since = Some(as_of);
+            } else {
+                lane.hints.push(hint);
+                board.hints += 1;
+            }
+        }
+        board.changed.extend(changed);
+        drop(board);
+        self.posted.notify_one();
+    }
+
+    /// Takes everything posted so far.
+    pub fn take(&self) -> Board {
+        std::mem::take(&mut *self.board.lock())
+    }
+
+    /// Completes after a post. One reader only; a post before the call counts.
+    pub async fn posted(&self) {
+        self.posted.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::EventSeq;
+
+    #[test]
+    fn the_board_is_bounded_and_says_what_it_left_out() {
+        let news = News::default();
+        let hint = |n| Hint { event: EventSeq(n), replay: 0, attempts: 0, due: Timestamp::UNIX_EPOCH };
+        let many = LANE_WINDOW_HINTS_MAX as u64 + 10;
+        news.post(AsOf(7), (0..many).map(|n| (WebhookNo(1), hint(n))), []);
+        news.post(AsOf(8), [(WebhookNo(1), hint(many)), (WebhookNo(2), hint(0))], [WebhookNo(3)]);
+        let board = news.take();
+        assert_eq!(board.fresh[&WebhookNo(1)].hints.len(), LANE_WINDOW_HINTS_MAX);
+        assert_eq!(board.fresh[&WebhookNo(1)].more_since, Some(AsOf(8)));
+        assert_eq!(board.fresh[&WebhookNo(2)].more_since, None);
+        assert!(board.changed.contains(&WebhookNo(3)));
+        assert!(news.take().fresh.is_empty());
+    }
+}

@@ -1,0 +1,30 @@
+//! Postrider's daemon, as a library: `main.rs` is one line, and the tests start the same daemon in their own process.
+//!
+//! Layers, imports point down only:
+//!
+//! ```text
+//! process   cli, config, daemon (composition root), shutdown, telemetry
+//! edges     api
+//! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
+//! plumbing  store, flow, tasks, clock
+//! core      model, limits                                           (pure: no I/O, no clock, no runtime)
+//! ```
+
+pub mod accept;
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod deliver;
+pub mod dispatch;
+pub mod flow;
+pub mod limits;
+pub mod model;
+pub mod outcomes;
+pub mod retention;
+pub mod shutdown;
+pub mod store;
+pub mod tasks;
+pub mod telemetry;
+pub mod watch;

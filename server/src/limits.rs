@@ -1,0 +1,95 @@
+//! Every limit of the daemon in one place, unit last in the name, and how they relate.
+
+use std::time::Duration;
+
+// --- What a caller may send -------------------------------------------------------------------------------------
+
+/// Largest body of one event.
+pub const EVENT_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Largest gRPC message received; a larger one ends its stream.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest event id, request id and label key.
+pub const ID_BYTES_MAX: usize = 64;
+/// Longest tenant name.
+pub const TENANT_BYTES_MAX: usize = 63;
+/// Most labels on one event.
+pub const LABELS_MAX: usize = 16;
+/// Longest label value.
+pub const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Longest ordering key.
+pub const ORDERING_KEY_BYTES_MAX: usize = 256;
+/// Longest content type.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
+/// Longest webhook URL, as given and as normalised.
+pub const URL_BYTES_MAX: usize = 2048;
+/// Longest webhook description.
+pub const DESCRIPTION_BYTES_MAX: usize = 1024;
+/// Most event types one webhook may name, and most a filter may.
+pub const WEBHOOK_EVENT_TYPES_MAX: usize = 256;
+/// Most ids of one kind in a watch filter.
+pub const WATCH_FILTER_IDS_MAX: usize = 100;
+/// Most entries on one page.
+pub const PAGE_SIZE_MAX: usize = 1000;
+/// Entries on a page when the caller does not say.
+pub const PAGE_SIZE_DEFAULT: usize = 50;
+/// Event types on a page when the caller does not say.
+pub const EVENT_TYPES_PAGE_SIZE_DEFAULT: usize = 100;
+/// How long a `request_id` is remembered.
+pub const REQUEST_ID_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+// --- What an answer may hold ------------------------------------------------------------------------------------
+
+/// Longest status message; longer trailers break some gRPC clients.
+pub const STATUS_MESSAGE_BYTES_MAX: usize = 1024;
+/// Longest error text of one attempt.
+pub const ATTEMPT_ERROR_BYTES_MAX: usize = 256;
+/// How much of a receiver's answer is kept.
+pub const RESPONSE_KEPT_BYTES_MAX: usize = 16 * 1024;
+/// How much of a receiver's answer is read before its connection is cut.
+pub const RESPONSE_READ_BYTES_MAX: usize = 64 * 1024;
+
+// --- Flow -------------------------------------------------------------------------------------------------------
+
+/// Most webhooks one event may go to.
+pub const TARGETS_MAX: usize = 100_000;
+/// Most rows a transaction writes for one request; wider work is committed as a decision and runs in slices.
+pub const REQUEST_ROWS_MAX: usize = 1_000;
+/// Most events waiting in one publish stream for their commit.
+pub const STREAM_EVENTS_IN_FLIGHT_MAX: usize = 1_024;
+/// Most events a publish stream hands to the store as one batch.
+pub const PUBLISH_BATCH_EVENTS_MAX: usize = 256;
+/// Most bytes of events waiting for their commit, over all callers.
+pub const ACCEPT_BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
+/// Most bytes of events one commit writes; more waits for the next, so that outcomes are never far behind.
+pub const COMMIT_EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Most outcomes one commit writes.
+pub const COMMIT_OUTCOMES_MAX: usize = 1_000;
+/// Most time upkeep takes of one commit.
+pub const COMMIT_UPKEEP_TIME_MAX: Duration = Duration::from_millis(2);
+/// Size at which a chunk of events or outcomes is closed; one entry may be larger than that.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+/// Most hints of due deliveries in memory, over all lanes.
+pub const HINTS_MAX: usize = 65_536;
+/// Most hints of one lane.
+pub const LANE_WINDOW_HINTS_MAX: usize = 256;
+/// Only deliveries due this soon enter a lane's window.
+pub const LANE_HORIZON: Duration = Duration::from_secs(2);
+/// Most bytes of bodies read for dispatch and not yet attempted to the end.
+pub const DISPATCH_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most log entries a watch message carries.
+pub const WATCH_UPDATES_MAX: usize = 500;
+/// Most log entries one feed call examines.
+pub const FEED_EXAMINED_MAX: usize = 5_000;
+/// Most deliveries one list call examines.
+pub const LIST_EXAMINED_MAX: usize = 5_000;
+/// An idle watch stream says where it stands this often.
+pub const WATCH_HEARTBEAT: Duration = Duration::from_secs(15);
+
+// A body that was accepted fits one commit and one transport message.
+const _: () = assert!(EVENT_BODY_BYTES_MAX <= COMMIT_EVENT_BYTES_MAX);
+const _: () = assert!(EVENT_BODY_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
+// The largest event always fits the byte permits it needs, or it would wait for ever.
+const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < ACCEPT_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
+const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
+const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

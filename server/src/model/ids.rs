@@ -1,0 +1,251 @@
+//! Names and numbers of things. Names are what callers see; numbers are what the store counts with.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::limits::{ID_BYTES_MAX, TENANT_BYTES_MAX};
+
+/// A text that is not the id it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("must be {expected}")]
+pub struct InvalidId {
+    /// What it should have looked like.
+    pub expected: &'static str,
+}
+
+/// Whose webhooks and events: `[a-z0-9][a-z0-9_-]{0,62}`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tenant(Arc<str>);
+
+impl Tenant {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self(Arc::from("default"))
+    }
+}
+
+impl FromStr for Tenant {
+    type Err = InvalidId;
+
+    /// Empty means `default`.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let valid = text.len() <= TENANT_BYTES_MAX
+            && text.bytes().all(|b| allowed(b) || b == b'_' || b == b'-')
+            && text.bytes().next().is_some_and(allowed);
+        if !valid {
+            return Err(InvalidId { expected: "a tenant name: [a-z0-9][a-z0-9_-]{0,62}" });
+        }
+        Ok(Self(Arc::from(text)))
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An event's id, its caller's or ours: `[A-Za-z0-9_-]{1,64}`. Never holds a `.`, which separates the signed parts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(Arc<str>);
+
+impl EventId {
+    /// An id made here: `evt_` and a UUIDv7, so that ids made one after the other sort together.
+    pub fn generate() -> Self {
+        Self(Arc::from(format!("evt_{}", Uuid::now_v7().simple())))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether `text` is `[A-Za-z0-9_-]{1,64}`, the shape of event ids and request ids.
+pub fn is_id(text: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+impl FromStr for EventId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if !is_id(text) {
+            return Err(InvalidId { expected: "an id: [A-Za-z0-9_-]{1,64}" });
+        }
+        Ok(Self(Arc::from(text)))
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of an event type, such as `MESSAGE_RECEIVED`. Whether it exists is the catalogue's to say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventTypeName(Arc<str>);
+
+impl EventTypeName {
+    /// Takes a name known to be good: from the catalogue or from the store.
+    pub fn new(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventTypeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A webhook's public id: `wh_` and the 32 hexadecimal digits of a UUIDv7. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WebhookId(Uuid);
+
+impl WebhookId {
+    /// A new id.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// From the bytes kept in the store.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The bytes kept in the store.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl FromStr for WebhookId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        parse_hex(text, "wh_")
+            .map(|bytes| Self(Uuid::from_bytes(bytes)))
+            .ok_or(InvalidId { expected: "a webhook id: wh_ and 32 hexadecimal digits" })
+    }
+}
+
+impl fmt::Display for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wh_{}", self.0.simple())
+    }
+}
+
+/// A delivery's public id: `dlv_` and 32 hexadecimal digits. A sealed [`DeliveryKey`]: see [`super::seal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId([u8; 16]);
+
+impl DeliveryId {
+    /// From the bytes that were sealed.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The sealed bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        parse_hex(text, "dlv_").map(Self).ok_or(InvalidId { expected: "a delivery id: dlv_ and 32 hexadecimal digits" })
+    }
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dlv_{}", Uuid::from_bytes(self.0).simple())
+    }
+}
+
+fn parse_hex(text: &str, prefix: &str) -> Option<[u8; 16]> {
+    let digits = text.strip_prefix(prefix)?;
+    let simple = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    simple.then(|| Uuid::try_parse(digits).ok().map(Uuid::into_bytes)).flatten()
+}
+
+/// The store's number of a webhook, counted from 1, never reused. Below 2^40.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WebhookNo(pub u64);
+
+/// The store's number of an event: unique, growing in the order of acceptance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventSeq(pub u64);
+
+/// A place in the outcome log: the number of the entry just before it. 0 is the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position(pub u64);
+
+/// A number that grows with every change of configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ConfigSeq(pub u64);
+
+/// One event for one webhook; `replay` tells repeated sendings of the same event to the same webhook apart (0: the first).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryKey {
+    /// For which webhook.
+    pub webhook: WebhookNo,
+    /// Which event.
+    pub event: EventSeq,
+    /// Which sending of it. Below 2^24.
+    pub replay: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_are_checked() {
+        assert_eq!("".parse::<Tenant>().unwrap().as_str(), "default");
+        for good in ["a", "0", "acme-1", "a_b", &"x".repeat(63)] {
+            assert_eq!(good.parse::<Tenant>().unwrap().as_str(), good);
+        }
+        for bad in ["-", "-a", "_a", "A", "a b", "a.b", "é", &"x".repeat(64)] {
+            assert!(bad.parse::<Tenant>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ids_round_trip_and_refuse_other_spellings() {
+        let webhook = WebhookId::generate();
+        assert_eq!(webhook.to_string().parse(), Ok(webhook));
+        let delivery = DeliveryId::from_bytes([0xab; 16]);
+        assert_eq!(delivery.to_string().parse(), Ok(delivery));
+        let upper = delivery.to_string().to_uppercase();
+        for bad in ["", "dlv_", "wh_00", "dlv_zz", &upper, "dlv_abababab-abab-abab-abab-abababababab"] {
+            assert!(bad.parse::<DeliveryId>().is_err(), "{bad:?}");
+        }
+        for bad in ["", "a.b", "a b", "é", &"x".repeat(65)] {
+            assert!(bad.parse::<EventId>().is_err(), "{bad:?}");
+        }
+        assert!(EventId::generate().as_str().parse::<EventId>().is_ok());
+    }
+}

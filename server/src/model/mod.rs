@@ -1,0 +1,16 @@
+//! The pure core: what Postrider's nouns are and what is decided about them.
+//!
+//! Invariant: nothing here sleeps, sends, writes, reads a clock or draws from a global random source; `now` and `rng` are
+//! arguments, and decisions are return values.
+
+pub mod address;
+pub mod catalogue;
+pub mod delivery;
+pub mod event;
+pub mod ids;
+pub mod retry;
+pub mod seal;
+pub mod signing;
+pub mod target;
+pub mod time;
+pub mod webhook;

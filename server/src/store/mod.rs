@@ -1,0 +1,83 @@
+//! The store seam: everything above speaks to [`Store`], in batches, and sees no engine.
+//!
+//! What an engine must keep, and `tests/` checks of any of them:
+//!
+//! - An event that [`Store::publish`] answered `New` is durable together with the list of webhooks it goes to.
+//! - A delivery is *due* from that moment until an outcome that ends it is committed; [`Store::due`] never forgets one.
+//! - Entries of the outcome log are numbered without gaps and become visible in order.
+//! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
+
+mod catalog;
+mod types;
+
+pub use catalog::{Catalog, Registered};
+pub use types::*;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::model::{
+    event::StoredEvent,
+    ids::{ConfigSeq, DeliveryId, EventSeq, Position, WebhookNo},
+    seal::Sealer,
+    time::Timestamp,
+};
+
+/// A durable store of webhooks, events, deliveries and outcomes.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Stores a batch of events with their targets, each on its own merits, and answers after the durable commit, in order.
+    async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, StoreError>;
+
+    /// Webhooks after `after` that have deliveries to make, by number, with the time their first one is due.
+    async fn lanes(&self, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, StoreError>;
+
+    /// The first deliveries of a webhook due until `horizon`, earliest first.
+    async fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, StoreError>;
+
+    /// Events by number, in the order asked; `None` for what is not retained.
+    async fn events(&self, seqs: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, StoreError>;
+
+    /// Records what attempts led to, durably, each group all or nothing. A group whose owner has lost its right is fenced.
+    ///
+    /// Outcomes of deliveries that were cancelled meanwhile are left out without an error.
+    async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError>;
+
+    /// Who this process is to [`Store::commit`].
+    fn owner(&self) -> Owner;
+
+    /// Log entries after `after` that pass the filter. Examines a bounded number and always says how far it got.
+    async fn feed(&self, after: Position, filter: &FeedFilter, limit: usize) -> Result<FeedPage, FeedError>;
+
+    /// The end of the committed log, as it grows.
+    fn head(&self) -> watch::Receiver<Position>;
+
+    /// Deliveries, those of the newest events first. Examines a bounded number.
+    async fn list(
+        &self,
+        query: &DeliveryQuery,
+        after: Option<ListPosition>,
+        limit: usize,
+    ) -> Result<DeliveryPage, StoreError>;
+
+    /// One delivery with its attempts; `None` if there is none, or none any more.
+    async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError>;
+
+    /// Changes the configuration, durably, if the change's conditions hold.
+    async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError>;
+
+    /// Changes of configuration after `after`, oldest first; after 0 it adds up to what exists.
+    async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError>;
+
+    /// The configuration as of the last commit, in memory.
+    fn catalog(&self) -> &Catalog;
+
+    /// What seals this store's ids and cursors.
+    fn sealer(&self) -> &Sealer;
+
+    /// One small step of background work: slices of committed decisions, archiving, retention. True: there is more.
+    async fn upkeep(&self, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Waits for what was handed in, refuses what comes later, and closes the files.
+    async fn close(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,371 @@
+//! What goes in and out of a store.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use thiserror::Error;
+
+use crate::model::{
+    delivery::{DeliveryState, ErrorClass, Outcome},
+    event::Event,
+    ids::{
+        ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
+    },
+    signing::Secret,
+    time::Timestamp,
+    webhook::{DisableReason, Webhook, WebhookSpec},
+};
+
+/// The store cannot do what was asked now. Nothing was acknowledged; asking again may help.
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    /// The engine failed.
+    #[error("the store failed: {0}")]
+    Failed(Arc<str>),
+    /// The store is closing.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// An event to store.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// The event.
+    pub event: Event,
+    /// The webhooks it goes to.
+    pub targets: Targets,
+    /// When it came in.
+    pub accept_time: Timestamp,
+}
+
+/// The webhooks an event goes to, and the state of configuration they were matched against. If the tenant's configuration
+/// moved since, the engine matches again.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// Ascending, without repeats.
+    pub webhooks: Arc<[WebhookNo]>,
+    /// Matched against this.
+    pub matched_at: ConfigSeq,
+}
+
+/// What became of an event handed to [`super::Store::publish`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is stored.
+    New {
+        /// How many webhooks it goes to.
+        deliveries: u32,
+    },
+    /// It was stored before, with the same content.
+    Duplicate {
+        /// How many webhooks it went to then.
+        deliveries: u32,
+    },
+    /// Its id belongs to an event with other content.
+    Conflict,
+    /// More webhooks match than one event may go to.
+    TooManyTargets,
+    /// As many deliveries are pending as may be.
+    BacklogFull,
+}
+
+/// A snapshot's age: a read with a higher one saw every commit a read with a lower one saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct AsOf(pub u64);
+
+/// A delivery that is due, in brief: the store holds the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint {
+    /// The event.
+    pub event: EventSeq,
+    /// Which sending of it.
+    pub replay: u32,
+    /// Attempts that have ended so far.
+    pub attempts: u32,
+    /// When the next one is due.
+    pub due: Timestamp,
+}
+
+// All hints together must fit the memory set aside for them.
+const _: () = assert!(size_of::<Hint>() <= 64);
+
+/// One webhook with deliveries to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneDue {
+    /// Which webhook.
+    pub webhook: WebhookNo,
+    /// When its first delivery is due.
+    pub first_due: Timestamp,
+}
+
+/// A page of [`super::Store::lanes`].
+#[derive(Debug, Clone)]
+pub struct LanePage {
+    /// By webhook number.
+    pub lanes: Vec<LaneDue>,
+    /// Ask for lanes after this one next; `None`: that was all.
+    pub next: Option<WebhookNo>,
+    /// What the page was read from.
+    pub as_of: AsOf,
+}
+
+/// A page of [`super::Store::due`].
+#[derive(Debug, Clone)]
+pub struct DuePage {
+    /// Earliest due first; all due until the horizon.
+    pub hints: Vec<Hint>,
+    /// Whether more are due until the horizon than fitted. False is a *short read*: the lane is empty up to there.
+    pub more: bool,
+    /// After a short read: when the first delivery beyond the horizon is due, if there is one.
+    pub next_due: Option<Timestamp>,
+    /// What the page was read from.
+    pub as_of: AsOf,
+}
+
+/// The right to commit outcomes, as the engine gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(pub u64);
+
+/// Outcomes that are committed together.
+#[derive(Debug, Clone, Default)]
+pub struct OutcomeGroup {
+    /// What attempts led to.
+    pub outcomes: Vec<Outcome>,
+    /// Webhooks to disable with them.
+    pub disable: Vec<(WebhookNo, DisableReason)>,
+}
+
+/// What became of an [`OutcomeGroup`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupCommitted {
+    /// It is durable, and visible to reads from this one on.
+    Applied(AsOf),
+    /// Somebody else owns these deliveries now.
+    Fenced,
+}
+
+/// An entry of the outcome log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogEntry {
+    /// An attempt ended.
+    Outcome(Outcome),
+    /// A webhook was deleted with deliveries pending.
+    WebhookCancelled(WebhookCancelled),
+}
+
+/// A webhook was deleted with deliveries pending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookCancelled {
+    /// Whose webhook.
+    pub tenant: Tenant,
+    /// Which one.
+    pub webhook: WebhookId,
+    /// How many deliveries were cancelled.
+    pub deliveries: u64,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// Which log entries a reader wants. Empty sets want everything.
+#[derive(Debug, Clone, Default)]
+pub struct FeedFilter {
+    /// `None`: all tenants.
+    pub tenant: Option<Tenant>,
+    /// Only these webhooks.
+    pub webhooks: BTreeSet<WebhookId>,
+    /// Only these event types; cancellations pass.
+    pub event_types: BTreeSet<EventTypeName>,
+    /// Only outcomes that led to one of these; a cancellation passes with `Cancelled`.
+    pub states: Vec<DeliveryState>,
+}
+
+impl FeedFilter {
+    /// Whether the entry passes.
+    pub fn passes(&self, entry: &LogEntry) -> bool {
+        let (tenant, webhook, event_type, state) = match entry {
+            LogEntry::Outcome(outcome) => {
+                (&outcome.tenant, &outcome.webhook_id, Some(&outcome.event_type), outcome.state)
+            }
+            LogEntry::WebhookCancelled(cancelled) => {
+                (&cancelled.tenant, &cancelled.webhook, None, DeliveryState::Cancelled)
+            }
+        };
+        self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+            && (self.webhooks.is_empty() || self.webhooks.contains(webhook))
+            && (self.event_types.is_empty() || event_type.is_none_or(|name| self.event_types.contains(name)))
+            && (self.states.is_empty() || self.states.contains(&state))
+    }
+}
+
+/// A page of [`super::Store::feed`].
+#[derive(Debug, Clone)]
+pub struct FeedPage {
+    /// What passed the filter, oldest first.
+    pub entries: Vec<LogEntry>,
+    /// How far was looked; the place to go on from.
+    pub position: Position,
+}
+
+/// Why [`super::Store::feed`] returned nothing.
+#[derive(Debug, Clone, Error)]
+pub enum FeedError {
+    /// Entries at this place are no longer retained.
+    #[error("outcomes before {oldest:?} are no longer retained")]
+    Expired {
+        /// The oldest usable place.
+        oldest: Position,
+    },
+    /// The position lies beyond the end of the log: it is another store's.
+    #[error("the position lies beyond the end of the log")]
+    Unknown,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where a delivery stands, as callers see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryView {
+    /// As recorded.
+    State(DeliveryState),
+    /// Pending, for a webhook that is disabled.
+    Held,
+}
+
+/// Which deliveries a caller wants.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryQuery {
+    /// `None`: all tenants.
+    pub tenant: Option<Tenant>,
+    /// Only this webhook's.
+    pub webhook: Option<WebhookId>,
+    /// Only this event's.
+    pub event: Option<EventId>,
+    /// Only those standing so; empty: all.
+    pub states: Vec<DeliveryView>,
+}
+
+/// Where a list goes on: after this delivery.
+pub type ListPosition = DeliveryKey;
+
+/// A delivery as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its public id.
+    pub id: DeliveryId,
+    /// The store's key of it.
+    pub key: DeliveryKey,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// The webhook it is for.
+    pub webhook: WebhookId,
+    /// The event it carries.
+    pub event: EventId,
+    /// The event's type.
+    pub event_type: EventTypeName,
+    /// Where it stands.
+    pub state: DeliveryView,
+    /// Attempts that have ended.
+    pub attempts: u32,
+    /// When its event was accepted.
+    pub create_time: Timestamp,
+    /// When its last attempt ended or it was cancelled.
+    pub update_time: Option<Timestamp>,
+    /// When the next attempt is due; set while it is pending and not held.
+    pub next_attempt: Option<Timestamp>,
+    /// The last attempt's status code.
+    pub last_http_status: Option<u16>,
+    /// The last attempt's kind of error.
+    pub last_error_class: Option<ErrorClass>,
+}
+
+/// A page of [`super::Store::list`].
+#[derive(Debug, Clone)]
+pub struct DeliveryPage {
+    /// Those of the newest events first.
+    pub deliveries: Vec<Delivery>,
+    /// Where to go on; `None`: that was all.
+    pub next: Option<ListPosition>,
+}
+
+/// One delivery, whole.
+#[derive(Debug, Clone)]
+pub struct DeliveryDetail {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// Its attempts, oldest first, as far as they are retained.
+    pub attempts: Vec<Outcome>,
+}
+
+/// A change of configuration.
+#[derive(Debug, Clone)]
+pub enum ConfigChange {
+    /// Register a webhook.
+    CreateWebhook {
+        /// What its owner decided.
+        spec: WebhookSpec,
+        /// What will sign its deliveries.
+        secret: Secret,
+        /// Guards against repeats.
+        request: Option<RequestKey>,
+        /// Now.
+        time: Timestamp,
+    },
+    /// Delete a webhook and cancel what is pending for it.
+    DeleteWebhook {
+        /// Whose webhook.
+        tenant: Tenant,
+        /// Which one.
+        id: WebhookId,
+        /// Only if this is its version.
+        expect: Option<u64>,
+        /// Now.
+        time: Timestamp,
+    },
+}
+
+/// A caller's id of a request.
+#[derive(Debug, Clone)]
+pub struct RequestKey {
+    /// Unique in the tenant.
+    pub id: String,
+    /// Fingerprint of the whole request.
+    pub hash: u128,
+}
+
+/// What became of a [`ConfigChange`].
+#[derive(Debug, Clone)]
+pub enum ConfigAnswer {
+    /// The webhook exists now, or did already under the same request id: then this is what was answered then.
+    Created(Webhook),
+    /// The webhook is gone.
+    Deleted {
+        /// How many deliveries were pending.
+        cancelled: u64,
+    },
+    /// The tenant has no such webhook.
+    NotFound,
+    /// The webhook's version is another one.
+    VersionMismatch,
+    /// The request id was used with another request.
+    RequestReused,
+    /// No more webhooks fit.
+    TooManyWebhooks,
+}
+
+/// One step of configuration.
+#[derive(Debug, Clone)]
+pub enum ConfigStep {
+    /// The webhook is now so.
+    Put(Webhook),
+    /// The webhook is gone.
+    Removed(WebhookNo),
+}
+
+/// A page of [`super::Store::config_since`].
+#[derive(Debug, Clone)]
+pub struct ConfigPage {
+    /// Oldest first. A webhook that changed several times may appear only as it is last.
+    pub steps: Vec<(ConfigSeq, ConfigStep)>,
+    /// Whether there are more.
+    pub more: bool,
+}
