@@ -102,6 +102,11 @@ impl Catalog {
         }
     }
 
+    /// Tenants that have, or since this process began had, a webhook.
+    pub fn tenants(&self) -> Vec<Tenant> {
+        self.inner.read().tenants.keys().cloned().collect()
+    }
+
     /// How many webhooks there are.
     pub fn len(&self) -> usize {
         self.inner.read().webhooks.len()

@@ -8,6 +8,7 @@
 //! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
 
 mod catalog;
+pub mod redb;
 mod types;
 
 pub use catalog::{Catalog, Registered};

@@ -1,0 +1,183 @@
+//! One transaction in the making: its tables, and what will be true in memory once it is committed.
+//!
+//! Invariant: nothing in memory changes before the commit; a transaction that fails leaves no trace.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use ::redb::{Durability, Table, WriteTransaction};
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{
+    error::EngineError,
+    records::{ChunkBuilder, CountersRecord, EventChunk, LogBuilder, LogRecord},
+    shared::{FanOut, Shared},
+    tables::{self, DeliveryRow, meta},
+};
+use crate::{
+    model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+    store::types::{ConfigStep, Hint, LogEntry},
+};
+
+/// The hot store's tables, open for writing.
+pub(super) struct Tables<'txn> {
+    pub(super) meta: Table<'txn, &'static str, &'static [u8]>,
+    pub(super) webhooks: Table<'txn, u64, &'static [u8]>,
+    pub(super) tombstones: Table<'txn, u64, &'static [u8]>,
+    pub(super) webhook_ids: Table<'txn, [u8; 16], u64>,
+    pub(super) config_log: Table<'txn, u64, u64>,
+    pub(super) requests: Table<'txn, &'static [u8], &'static [u8]>,
+    pub(super) requests_by_time: Table<'txn, (i64, &'static [u8]), ()>,
+    pub(super) event_chunks: Table<'txn, u64, &'static [u8]>,
+    pub(super) rescued: Table<'txn, u64, &'static [u8]>,
+    pub(super) event_ids: Table<'txn, &'static [u8], (u64, u128, u32)>,
+    pub(super) ready: Table<'txn, DeliveryRow, i64>,
+    pub(super) scheduled: Table<'txn, (u64, i64, u64, u32), u32>,
+    pub(super) deliveries: Table<'txn, DeliveryRow, &'static [u8]>,
+    pub(super) log: Table<'txn, u64, &'static [u8]>,
+    pub(super) pending: Table<'txn, u64, u64>,
+    pub(super) fan_outs: Table<'txn, u64, u64>,
+    pub(super) cancels: Table<'txn, u64, ()>,
+    pub(super) segments: Table<'txn, u64, &'static [u8]>,
+}
+
+impl<'txn> Tables<'txn> {
+    /// Opens all of them, making those that do not exist.
+    pub(super) fn open(txn: &'txn WriteTransaction) -> Result<Self, EngineError> {
+        Ok(Self {
+            meta: txn.open_table(tables::META)?,
+            webhooks: txn.open_table(tables::WEBHOOKS)?,
+            tombstones: txn.open_table(tables::TOMBSTONES)?,
+            webhook_ids: txn.open_table(tables::WEBHOOK_IDS)?,
+            config_log: txn.open_table(tables::CONFIG_LOG)?,
+            requests: txn.open_table(tables::REQUESTS)?,
+            requests_by_time: txn.open_table(tables::REQUESTS_BY_TIME)?,
+            event_chunks: txn.open_table(tables::EVENT_CHUNKS)?,
+            rescued: txn.open_table(tables::RESCUED)?,
+            event_ids: txn.open_table(tables::EVENT_IDS)?,
+            ready: txn.open_table(tables::READY)?,
+            scheduled: txn.open_table(tables::SCHEDULED)?,
+            deliveries: txn.open_table(tables::DELIVERIES)?,
+            log: txn.open_table(tables::LOG)?,
+            pending: txn.open_table(tables::PENDING)?,
+            fan_outs: txn.open_table(tables::FAN_OUTS)?,
+            cancels: txn.open_table(tables::CANCELS)?,
+            segments: txn.open_table(tables::SEGMENTS)?,
+        })
+    }
+}
+
+/// Begins a transaction whose commit survives a power cut, also one during recovery from another, also with values made to
+/// look like pages of the file, and reopens in milliseconds.
+#[expect(clippy::disallowed_methods, reason = "every write of the engine begins here")]
+pub(super) fn begin(database: &::redb::Database) -> Result<WriteTransaction, EngineError> {
+    let mut txn = database.begin_write()?;
+    txn.set_durability(Durability::Immediate)?;
+    txn.set_two_phase_commit(true);
+    txn.set_quick_repair(true);
+    Ok(txn)
+}
+
+/// What the transaction will have changed.
+pub(super) struct Change<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) counters: CountersRecord,
+    /// Pending deliveries as committed, by webhook number.
+    pub(super) pending_before: &'a HashMap<u64, u64>,
+    pub(super) pending: HashMap<u64, i64>,
+    pub(super) chunks: ChunkBuilder,
+    pub(super) ready: Vec<(DeliveryRow, i64)>,
+    pub(super) fresh: Vec<(WebhookNo, Hint)>,
+    pub(super) log: LogBuilder,
+    pub(super) shown: Vec<Option<LogEntry>>,
+    pub(super) steps: Vec<(ConfigSeq, ConfigStep)>,
+    pub(super) removed: HashSet<WebhookNo>,
+    pub(super) fan_outs: Vec<(EventSeq, Option<FanOut>)>,
+    pub(super) cancels_started: Vec<u64>,
+    pub(super) cancel_done: Option<u64>,
+}
+
+/// What was written, for the caches.
+pub(super) struct Written {
+    pub(super) chunks: Vec<(EventSeq, Arc<EventChunk>, usize)>,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(shared: &'a Shared, counters: CountersRecord, pending_before: &'a HashMap<u64, u64>) -> Self {
+        Self {
+            shared,
+            counters,
+            pending_before,
+            pending: HashMap::new(),
+            chunks: ChunkBuilder::default(),
+            ready: Vec::new(),
+            fresh: Vec::new(),
+            log: LogBuilder::new(Position(counters.log_head)),
+            shown: Vec::new(),
+            steps: Vec::new(),
+            removed: HashSet::new(),
+            fan_outs: Vec::new(),
+            cancels_started: Vec::new(),
+            cancel_done: None,
+        }
+    }
+
+    /// Whether deliveries for this webhook are still wanted.
+    pub(super) fn exists(&self, no: WebhookNo) -> bool {
+        !self.removed.contains(&no) && self.shared.catalog.webhook(no).is_some()
+    }
+
+    /// How many deliveries of the webhook are pending, this transaction included.
+    pub(super) fn pending_of(&self, no: u64) -> u64 {
+        let before = self.pending_before.get(&no).copied().unwrap_or(0);
+        before.saturating_add_signed(self.pending.get(&no).copied().unwrap_or(0))
+    }
+
+    /// Adds an entry to the log, with what watchers see of it.
+    pub(super) fn append(&mut self, record: LogRecord, shown: Option<LogEntry>) -> Position {
+        self.shown.push(shown);
+        self.log.push(record)
+    }
+
+    /// Writes what was collected, in the order of its keys.
+    pub(super) fn flush(&mut self, tables: &mut Tables<'_>, now: i64) -> Result<Written, EngineError> {
+        self.ready.sort_unstable();
+        for (row, accept_time) in &self.ready {
+            tables.ready.insert(row, accept_time)?;
+        }
+        for (&no, &delta) in &self.pending {
+            if delta == 0 {
+                continue;
+            }
+            match self.pending_of(no) {
+                0 => drop(tables.pending.remove(no)?),
+                pending => drop(tables.pending.insert(no, pending)?),
+            }
+        }
+        let written = self.flush_chunks(tables)?;
+        self.counters.last_commit = now;
+        tables.meta.insert(meta::COUNTERS, self.counters.encode_to_vec().as_slice())?;
+        Ok(written)
+    }
+
+    fn flush_chunks(&mut self, tables: &mut Tables<'_>) -> Result<Written, EngineError> {
+        let mut chunks = Vec::new();
+        for (first, encoded) in std::mem::take(&mut self.chunks).finish() {
+            tables.event_chunks.insert(first.0, encoded.as_ref())?;
+            self.counters.hot_bytes += encoded.len() as u64;
+            let bytes = encoded.len();
+            chunks.push((first, Arc::new(EventChunk::decode_from(encoded)?), bytes));
+        }
+        let log = std::mem::replace(&mut self.log, LogBuilder::new(Position(0)));
+        self.counters.log_head = log.head().0;
+        for (first, chunk) in log.finish() {
+            let encoded = Bytes::from(chunk.encode_to_vec());
+            tables.log.insert(first.0, encoded.as_ref())?;
+            self.counters.hot_bytes += encoded.len() as u64;
+        }
+        Ok(Written { chunks })
+    }
+}

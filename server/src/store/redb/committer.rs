@@ -1,0 +1,264 @@
+//! The one thread that writes: take what waits, write it, commit once, then make it visible, tell, and answer.
+//!
+//! Load makes batches; an idle store adds no delay. Committed decisions that are too wide for one transaction run here in
+//! slices, one a commit, between everything else.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::{error, info};
+
+use super::{
+    change::{Change, Tables, Written, begin},
+    error::EngineError,
+    inbox::{Accepts, Answer, Urgent, Work},
+    open,
+    records::CountersRecord,
+    shared::{FanOut, Shared},
+};
+use crate::{
+    model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+    store::types::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Hint, LogEntry, Published},
+};
+
+/// Pause before a store that failed is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    counters: CountersRecord,
+    pending: HashMap<u64, u64>,
+    cancels: VecDeque<u64>,
+}
+
+/// What the committer starts from.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    /// Pending deliveries by webhook number.
+    pub(super) pending: HashMap<u64, u64>,
+    /// Deleted webhooks whose deliveries are not all marked yet.
+    pub(super) cancels: VecDeque<u64>,
+}
+
+/// An answer held back until the commit. Dropped unsent if it fails, which tells who waits that nothing was stored.
+enum Answered {
+    /// With, for each group, whether it was fenced.
+    Groups(Answer<Vec<GroupCommitted>>, Vec<bool>),
+    Config(Answer<ConfigAnswer>, ConfigAnswer),
+    Published(Answer<Vec<Published>>, Vec<Published>),
+    Upkeep(Answer<()>),
+}
+
+impl Answered {
+    /// Sends the answer; nobody may be waiting any more.
+    fn send(self, as_of: AsOf) {
+        match self {
+            Self::Groups(answer, fenced) => {
+                let committed = |&fenced: &bool| match fenced {
+                    true => GroupCommitted::Fenced,
+                    false => GroupCommitted::Applied(as_of),
+                };
+                drop(answer.send(Ok(fenced.iter().map(committed).collect())));
+            }
+            Self::Config(answer, config) => drop(answer.send(Ok(config))),
+            Self::Published(answer, published) => drop(answer.send(Ok(published))),
+            Self::Upkeep(answer) => drop(answer.send(Ok(()))),
+        }
+    }
+}
+
+/// What a commit did to memory's idea of the store.
+struct Effects {
+    counters: CountersRecord,
+    pending: Vec<(u64, u64)>,
+    written: Written,
+    fresh: Vec<(WebhookNo, Hint)>,
+    shown: Vec<Option<LogEntry>>,
+    steps: Vec<(ConfigSeq, ConfigStep)>,
+    fan_outs: Vec<(EventSeq, Option<FanOut>)>,
+    cancels_started: Vec<u64>,
+    cancel_done: Option<u64>,
+}
+
+impl Committer {
+    pub(super) fn new(shared: Arc<Shared>, recovered: Recovered) -> Self {
+        let counters = *shared.counters.lock();
+        Self { shared, counters, pending: recovered.pending, cancels: recovered.cancels }
+    }
+
+    /// Runs until the inbox is closed and empty.
+    pub(super) fn run(mut self) {
+        while let Some(work) = self.shared.inbox.take(self.has_slices()) {
+            match self.commit(work) {
+                Ok((effects, answers)) => {
+                    let as_of = self.show(effects);
+                    for answer in answers {
+                        answer.send(as_of);
+                    }
+                }
+                Err(error) => {
+                    error!(%error, "a commit failed; nothing in it was acknowledged; opening the store again");
+                    self.reopen();
+                }
+            }
+        }
+    }
+
+    fn has_slices(&self) -> bool {
+        !self.cancels.is_empty() || !self.shared.fan_outs.read().is_empty()
+    }
+
+    /// Writes everything in one transaction.
+    fn commit(&mut self, work: Work) -> Result<(Effects, Vec<Answered>), EngineError> {
+        let hot = self.shared.hot.read().clone().ok_or(EngineError::Unavailable)?;
+        let txn = begin(&hot)?;
+        let mut change = Change::new(&self.shared, self.counters, &self.pending);
+        let mut answers = Vec::new();
+        let written = {
+            let mut tables = Tables::open(&txn)?;
+            for item in work.urgent {
+                answers.push(change.urgent(&mut tables, item.work)?);
+            }
+            for item in work.accepts {
+                let Accepts { batch, answer } = item.work;
+                let published: Result<Vec<_>, _> =
+                    batch.iter().map(|publish| change.publish(&mut tables, publish)).collect();
+                answers.push(Answered::Published(answer, published?));
+            }
+            if let Some(item) = work.upkeep {
+                change.archived(&mut tables, item.work.work)?;
+                answers.push(Answered::Upkeep(item.work.answer));
+            }
+            change.fan_out_slice(&mut tables)?;
+            if let Some(&no) = self.cancels.front() {
+                change.cancel_slice(&mut tables, no)?;
+            }
+            change.flush(&mut tables, self.shared.clock.wall().micros())?
+        };
+        let effects = Effects::of(change, written);
+        txn.commit()?;
+        Ok((effects, answers))
+    }
+
+    /// Makes a durable commit visible, before anybody is answered.
+    fn show(&mut self, effects: Effects) -> AsOf {
+        let shared = &self.shared;
+        self.counters = effects.counters;
+        *shared.counters.lock() = effects.counters;
+        let mut changed = Vec::new();
+        for (seq, step) in effects.steps {
+            match step {
+                ConfigStep::Put(webhook) => {
+                    changed.push(webhook.no);
+                    shared.catalog.put(seq, webhook);
+                }
+                ConfigStep::Removed(no) => {
+                    changed.push(no);
+                    shared.catalog.remove(seq, no);
+                }
+            }
+        }
+        for (no, pending) in effects.pending {
+            shared.catalog.set_pending(WebhookNo(no), pending);
+            if pending == 0 {
+                self.pending.remove(&no);
+            } else {
+                self.pending.insert(no, pending);
+            }
+        }
+        {
+            let mut chunks = shared.chunks.lock();
+            for (first, chunk, bytes) in effects.written.chunks {
+                chunks.wrote(first, chunk, bytes);
+            }
+        }
+        if !effects.fan_outs.is_empty() {
+            let mut fan_outs = shared.fan_outs.write();
+            for (seq, fan_out) in effects.fan_outs {
+                match fan_out {
+                    Some(fan_out) => drop(fan_outs.insert(seq, fan_out)),
+                    None => drop(fan_outs.remove(&seq)),
+                }
+            }
+        }
+        if effects.cancel_done.is_some() {
+            self.cancels.pop_front();
+        }
+        self.cancels.extend(effects.cancels_started);
+        let grew = !effects.shown.is_empty();
+        if grew {
+            let mut recent = shared.recent.lock();
+            for entry in effects.shown {
+                recent.push(entry);
+            }
+        }
+        let as_of = shared.committed();
+        if !effects.fresh.is_empty() || !changed.is_empty() {
+            shared.news.post(as_of, effects.fresh, changed);
+        }
+        if grew {
+            shared.head.send_replace(Position(effects.counters.log_head));
+        }
+        as_of
+    }
+
+    /// Closes the failed database and opens it again, for as long as it takes. redb refuses everything after its first I/O
+    /// error, reads included, until then. Whether the failed commit survived is read from the file.
+    fn reopen(&mut self) {
+        let failed = self.shared.hot.write().take();
+        drop(failed);
+        loop {
+            match open::reopen(&self.shared) {
+                Ok(recovered) => {
+                    self.counters = *self.shared.counters.lock();
+                    self.pending = recovered.pending;
+                    self.cancels = recovered.cancels;
+                    info!("the store is open again");
+                    return;
+                }
+                Err(error) => error!(%error, "the store cannot be opened yet"),
+            }
+            if !self.shared.inbox.refuse_for(REOPEN_PAUSE) {
+                return;
+            }
+        }
+    }
+}
+
+impl Change<'_> {
+    fn urgent(&mut self, tables: &mut Tables<'_>, work: Urgent) -> Result<Answered, EngineError> {
+        match work {
+            Urgent::Outcomes { owner, groups, answer } => {
+                let fenced = owner != self.shared.owner;
+                let answers = vec![fenced; groups.len()];
+                for group in groups.into_iter().filter(|_| !fenced) {
+                    self.commit_group(tables, group)?;
+                }
+                Ok(Answered::Groups(answer, answers))
+            }
+            Urgent::Config { change, answer } => {
+                let config = self.configure(tables, change)?;
+                Ok(Answered::Config(answer, config))
+            }
+        }
+    }
+}
+
+impl Effects {
+    fn of(change: Change<'_>, written: Written) -> Self {
+        Self {
+            counters: change.counters,
+            pending: change.pending.keys().map(|&no| (no, change.pending_of(no))).collect(),
+            written,
+            fresh: change.fresh,
+            shown: change.shown,
+            steps: change.steps,
+            fan_outs: change.fan_outs,
+            cancels_started: change.cancels_started,
+            cancel_done: change.cancel_done,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Changes of configuration: webhooks come and go.
+
+use ::redb::ReadableTable as _;
+use prost::Message as _;
+
+use super::{
+    change::{Change, Tables},
+    error::EngineError,
+    records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, WebhookRecord},
+};
+use crate::{
+    limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX},
+    model::{
+        ids::{ConfigSeq, Tenant, WebhookId, WebhookNo},
+        signing::Secret,
+        time::Timestamp,
+        webhook::{DisableReason, Switch, Webhook, WebhookSpec},
+    },
+    store::types::{ConfigAnswer, ConfigChange, ConfigStep, LogEntry, RequestKey, WebhookCancelled},
+};
+
+/// Rows one slice of cancellation takes.
+const CANCEL_ROWS: usize = REQUEST_ROWS_MAX / 2;
+
+impl Change<'_> {
+    /// Applies a change if its conditions hold.
+    pub(super) fn configure(
+        &mut self,
+        tables: &mut Tables<'_>,
+        change: ConfigChange,
+    ) -> Result<ConfigAnswer, EngineError> {
+        match change {
+            ConfigChange::CreateWebhook { spec, secret, request, time } => {
+                self.create_webhook(tables, spec, secret, request, time)
+            }
+            ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
+                self.delete_webhook(tables, &tenant, id, expect, time)
+            }
+        }
+    }
+
+    fn create_webhook(
+        &mut self,
+        tables: &mut Tables<'_>,
+        spec: WebhookSpec,
+        secret: Secret,
+        request: Option<RequestKey>,
+        time: Timestamp,
+    ) -> Result<ConfigAnswer, EngineError> {
+        let request = request.map(|request| (request_key(&spec.tenant, &request.id), request.hash.to_le_bytes()));
+        if let Some((key, hash)) = &request
+            && let Some(known) = known_request(tables, key, time)?
+        {
+            return match known.webhook {
+                Some(webhook) if known.hash == hash => Ok(ConfigAnswer::Created(webhook.webhook()?)),
+                _ => Ok(ConfigAnswer::RequestReused),
+            };
+        }
+        let created = self.steps.iter().filter(|(_, step)| matches!(step, ConfigStep::Put(_))).count();
+        if self.shared.catalog.len() + created >= self.shared.config.webhooks_max {
+            return Ok(ConfigAnswer::TooManyWebhooks);
+        }
+
+        self.counters.last_webhook += 1;
+        let switch = if spec.enabled {
+            Switch::Enabled
+        } else {
+            Switch::Disabled { reason: DisableReason::Requested, since: time }
+        };
+        let webhook = Webhook {
+            no: WebhookNo(self.counters.last_webhook),
+            id: WebhookId::generate(),
+            tenant: spec.tenant,
+            target: spec.target,
+            subscription: spec.subscription,
+            description: spec.description,
+            switch,
+            version: 1,
+            create_time: time,
+            update_time: time,
+            secret,
+        };
+        tables.webhook_ids.insert(webhook.id.as_bytes(), webhook.no.0)?;
+        if let Some((key, hash)) = request {
+            let record = RequestRecord {
+                hash: hash.to_vec(),
+                time: time.micros(),
+                webhook: Some(WebhookRecord::new(&webhook, 0)),
+            };
+            tables.requests.insert(key.as_slice(), record.encode_to_vec().as_slice())?;
+            tables.requests_by_time.insert((time.micros(), key.as_slice()), ())?;
+        }
+        self.put_webhook(tables, webhook.clone())?;
+        Ok(ConfigAnswer::Created(webhook))
+    }
+
+    fn delete_webhook(
+        &mut self,
+        tables: &mut Tables<'_>,
+        tenant: &Tenant,
+        id: WebhookId,
+        expect: Option<u64>,
+        time: Timestamp,
+    ) -> Result<ConfigAnswer, EngineError> {
+        let Some(no) = tables.webhook_ids.get(id.as_bytes())?.map(|no| no.value()) else {
+            return Ok(ConfigAnswer::NotFound);
+        };
+        let Some(record) =
+            tables.webhooks.get(no)?.map(|bytes| WebhookRecord::decode_from(bytes.value())).transpose()?
+        else {
+            return Ok(ConfigAnswer::NotFound);
+        };
+        let before = record.config_seq;
+        let webhook = record.webhook()?;
+        if webhook.tenant != *tenant {
+            return Ok(ConfigAnswer::NotFound);
+        }
+        if expect.is_some_and(|version| version != webhook.version) {
+            return Ok(ConfigAnswer::VersionMismatch);
+        }
+
+        let waiting = self.shared.not_fanned_out(WebhookNo(no));
+        let pending = self.pending_of(no);
+        let cancelled = pending + waiting;
+        self.counters.pending = self.counters.pending.saturating_sub(cancelled);
+        *self.pending.entry(no).or_default() -= i64::try_from(pending).expect("counts fit");
+        tables.webhooks.remove(no)?;
+        tables.tombstones.insert(no, TombstoneRecord::new(&webhook, time).encode_to_vec().as_slice())?;
+        tables.config_log.remove(before)?;
+        self.counters.config_seq += 1;
+        tables.config_log.insert(self.counters.config_seq, no)?;
+        tables.cancels.insert(no, ())?;
+        self.cancels_started.push(no);
+        self.removed.insert(WebhookNo(no));
+        self.steps.push((ConfigSeq(self.counters.config_seq), ConfigStep::Removed(WebhookNo(no))));
+        if cancelled > 0 {
+            let entry = WebhookCancelled { tenant: webhook.tenant, webhook: id, deliveries: cancelled, time };
+            self.append(LogRecord::webhook_cancelled(&entry), Some(LogEntry::WebhookCancelled(entry)));
+        }
+        Ok(ConfigAnswer::Deleted { cancelled })
+    }
+
+    /// One slice of marking a deleted webhook's deliveries as cancelled.
+    pub(super) fn cancel_slice(&mut self, tables: &mut Tables<'_>, no: u64) -> Result<(), EngineError> {
+        let mut rows = Vec::new();
+        for row in tables.ready.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(CANCEL_ROWS) {
+            let (key, accept_time) = row?;
+            let (_, event, replay) = key.value();
+            rows.push((event, replay, Timestamp::from_micros(accept_time.value())));
+        }
+        let mut scheduled = Vec::new();
+        let range = (no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX);
+        for row in tables.scheduled.range(range)?.take(CANCEL_ROWS - rows.len()) {
+            scheduled.push(row?.0.value());
+        }
+        for &(event, replay, _) in &rows {
+            tables.ready.remove((no, event, replay))?;
+        }
+        for key in scheduled {
+            tables.scheduled.remove(key)?;
+            rows.push((key.2, key.3, Timestamp::UNIX_EPOCH));
+        }
+        if rows.is_empty() {
+            tables.cancels.remove(no)?;
+            self.cancel_done = Some(no);
+            return Ok(());
+        }
+        self.cancel_rows(tables, no, &rows)
+    }
+
+    /// Marks deliveries of a deleted webhook as cancelled: event, replay, and time of acceptance for those never attempted.
+    pub(super) fn cancel_rows(
+        &mut self,
+        tables: &mut Tables<'_>,
+        no: u64,
+        rows: &[(u64, u32, Timestamp)],
+    ) -> Result<(), EngineError> {
+        let time = self.deleted_at(tables, no)?;
+        for &(event, replay, accept_time) in rows {
+            let row = (no, event, replay);
+            let before = match tables.deliveries.get(row)? {
+                Some(bytes) => Some(DeliveryRecord::decode_from(bytes.value())?),
+                None => None,
+            };
+            let create_time = before.as_ref().map_or(accept_time, DeliveryRecord::create_time);
+            let record = DeliveryRecord::cancelled(before, create_time, time);
+            tables.deliveries.insert(row, record.encode_to_vec().as_slice())?;
+        }
+        let (events, replays) = rows.iter().map(|&(event, replay, _)| (event, replay)).unzip();
+        let record = CancelledRecord { webhook: no, events, replays, time: time.micros() };
+        self.append(LogRecord::cancelled(record), None);
+        Ok(())
+    }
+
+    fn deleted_at(&self, tables: &Tables<'_>, no: u64) -> Result<Timestamp, EngineError> {
+        match tables.tombstones.get(no)? {
+            Some(bytes) => Ok(TombstoneRecord::decode_from(bytes.value())?.time()),
+            None => Ok(self.shared.clock.now()),
+        }
+    }
+}
+
+fn request_key(tenant: &Tenant, id: &str) -> Vec<u8> {
+    [tenant.as_str().as_bytes(), &[0], id.as_bytes()].concat()
+}
+
+/// What was answered under this key, if that is not too long ago. Forgets it otherwise.
+fn known_request(tables: &mut Tables<'_>, key: &[u8], now: Timestamp) -> Result<Option<RequestRecord>, EngineError> {
+    let Some(known) = tables.requests.get(key)?.map(|bytes| RequestRecord::decode_from(bytes.value())).transpose()?
+    else {
+        return Ok(None);
+    };
+    if now.since(Timestamp::from_micros(known.time)) < REQUEST_ID_WINDOW {
+        return Ok(Some(known));
+    }
+    tables.requests.remove(key)?;
+    tables.requests_by_time.remove((known.time, key))?;
+    Ok(None)
+}

@@ -1,0 +1,238 @@
+//! The embedded engine: one data directory, two kinds of [redb](https://docs.rs/redb) files, one writer.
+//!
+//! ```text
+//!   publish, commit, put_config ──▶ inbox ──▶ committer ──▶ hot.redb          what changes: small, two-phase, quick to reopen
+//!                                                 │             │ archive
+//!   due, events, feed, list … ◀── caches ◀────────┘             ▼
+//!                                                          segments/*.redb    what is done: filled once, removed whole
+//! ```
+//!
+//! Invariant: nothing above this module sees a type of redb.
+
+mod archive;
+mod cache;
+mod change;
+mod committer;
+mod config;
+mod error;
+mod inbox;
+mod open;
+mod outcomes;
+mod publish;
+mod reads;
+mod records;
+mod segments;
+mod shared;
+mod tables;
+mod views;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+pub use error::OpenError;
+use tokio::{sync::watch, task::spawn_blocking};
+
+use self::{archive::Archivist, committer::Committer, error::EngineError, inbox::Urgent, shared::Shared};
+use super::{Catalog, Store, types::*};
+use crate::{
+    clock::Clock,
+    flow::News,
+    limits::REQUEST_ROWS_MAX,
+    model::{
+        event::StoredEvent,
+        ids::{ConfigSeq, DeliveryId, EventSeq, Position, WebhookNo},
+        seal::Sealer,
+        time::Timestamp,
+    },
+    tasks::Tasks,
+};
+
+/// Rows that the events of one batch may add; larger batches are committed in parts.
+const BATCH_ROWS_MAX: usize = 10 * REQUEST_ROWS_MAX;
+
+/// Settings of the embedded engine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Set by [`open`].
+    dir: PathBuf,
+    /// Page cache of the hot store.
+    pub cache_bytes: usize,
+    /// Newest and last read events kept in memory.
+    pub chunk_cache_bytes: usize,
+    /// Newest outcomes kept in memory for watchers.
+    pub log_cache_bytes: usize,
+    /// Chunks beyond this size move from the hot store to segments.
+    pub hot_bytes_max: u64,
+    /// How long events, outcomes and finished deliveries are kept.
+    pub retention: Duration,
+    /// Most deliveries pending at once; more are refused.
+    pub pending_max: u64,
+    /// Most webhooks.
+    pub webhooks_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            cache_bytes: 64 * 1024 * 1024,
+            chunk_cache_bytes: 16 * 1024 * 1024,
+            log_cache_bytes: 8 * 1024 * 1024,
+            hot_bytes_max: 128 * 1024 * 1024,
+            retention: Duration::from_secs(30 * 24 * 3600),
+            pending_max: 10_000_000,
+            webhooks_max: 1_000_000,
+        }
+    }
+}
+
+/// The embedded engine, open.
+#[derive(Debug)]
+pub struct RedbStore {
+    shared: Arc<Shared>,
+    archivist: Arc<Archivist>,
+    upkeep: tokio::sync::Mutex<()>,
+    tasks: Tasks,
+}
+
+/// Opens the store in `dir`, making it if there is none, and starts its committer. Blocks while it reads configuration.
+pub fn open(dir: &Path, config: Config, news: Arc<News>, clock: Clock) -> Result<RedbStore, OpenError> {
+    let (shared, recovered) = open::open(dir, config, news, clock)?;
+    let committer = Committer::new(shared.clone(), recovered);
+    let tasks = Tasks::default();
+    tasks
+        .thread("store-committer", move || committer.run())
+        .map_err(|error| OpenError::Unusable { dir: dir.to_owned(), error })?;
+    Ok(RedbStore { shared, archivist: Arc::default(), upkeep: tokio::sync::Mutex::default(), tasks })
+}
+
+impl RedbStore {
+    /// Completes if the committer panicked.
+    pub async fn broken(&self) -> &'static str {
+        self.tasks.broken().await
+    }
+
+    /// Reads off the runtime's threads.
+    async fn read<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let shared = self.shared.clone();
+        let done = spawn_blocking(move || read(&shared)).await;
+        done.unwrap_or_else(|_| Err(StoreError::from(EngineError::Lost).into()))
+    }
+}
+
+#[async_trait]
+impl Store for RedbStore {
+    async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, StoreError> {
+        let rows = |publish: &Publish| publish.targets.webhooks.len().min(REQUEST_ROWS_MAX);
+        if batch.iter().map(rows).sum::<usize>() <= BATCH_ROWS_MAX {
+            return self.shared.inbox.accepts(batch).await;
+        }
+        let mut published = Vec::with_capacity(batch.len());
+        let (mut part, mut part_rows) = (Vec::new(), 0);
+        for publish in batch {
+            part_rows += rows(&publish);
+            part.push(publish);
+            if part_rows > BATCH_ROWS_MAX {
+                published.extend(self.shared.inbox.accepts(std::mem::take(&mut part)).await?);
+                part_rows = 0;
+            }
+        }
+        published.extend(self.shared.inbox.accepts(part).await?);
+        Ok(published)
+    }
+
+    async fn lanes(&self, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, StoreError> {
+        self.read(move |shared| reads::lanes(shared, after, limit).map_err(StoreError::from)).await
+    }
+
+    async fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, StoreError> {
+        self.read(move |shared| reads::due(shared, webhook, horizon, limit).map_err(StoreError::from)).await
+    }
+
+    async fn events(&self, seqs: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+        if let Some(events) = reads::cached_events(&self.shared, seqs)? {
+            return Ok(events);
+        }
+        let seqs = seqs.to_vec();
+        self.read(move |shared| reads::events(shared, &seqs).map_err(StoreError::from)).await
+    }
+
+    async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
+    }
+
+    fn owner(&self) -> Owner {
+        self.shared.owner
+    }
+
+    async fn feed(&self, after: Position, filter: &FeedFilter, limit: usize) -> Result<FeedPage, FeedError> {
+        if let Some(page) = reads::cached_feed(&self.shared, after, filter, limit)? {
+            return Ok(page);
+        }
+        let filter = filter.clone();
+        self.read(move |shared| reads::feed(shared, after, &filter, limit)).await
+    }
+
+    fn head(&self) -> watch::Receiver<Position> {
+        self.shared.head.subscribe()
+    }
+
+    async fn list(
+        &self,
+        query: &DeliveryQuery,
+        after: Option<ListPosition>,
+        limit: usize,
+    ) -> Result<DeliveryPage, StoreError> {
+        let query = query.clone();
+        self.read(move |shared| views::list(shared, &query, after, limit).map_err(StoreError::from)).await
+    }
+
+    async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
+        self.read(move |shared| views::get(shared, id).map_err(StoreError::from)).await
+    }
+
+    async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
+        self.shared.inbox.urgent(|answer| Urgent::Config { change, answer }).await
+    }
+
+    async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError> {
+        self.read(move |shared| reads::config_since(shared, after, limit).map_err(StoreError::from)).await
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
+    fn sealer(&self) -> &Sealer {
+        &self.shared.sealer
+    }
+
+    async fn upkeep(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let _one_at_a_time = self.upkeep.lock().await;
+        let archivist = self.archivist.clone();
+        let step = self.read(move |shared| archivist.step(shared, now).map_err(StoreError::from)).await?;
+        let Some(step) = step else { return Ok(false) };
+        let afterwards = step.afterwards();
+        self.shared.inbox.upkeep(step).await?;
+        self.read(move |shared| afterwards.run(shared).map_err(StoreError::from)).await?;
+        Ok(true)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.shared.inbox.close();
+        self.tasks.ended().await;
+        self.read(|shared| {
+            shared.segments.close();
+            let hot = shared.hot.write().take().and_then(Arc::into_inner);
+            hot.map_or(Ok(()), ::redb::Database::close).map_err(EngineError::from).map_err(StoreError::from)
+        })
+        .await
+    }
+}

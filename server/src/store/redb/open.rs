@@ -1,0 +1,192 @@
+//! Opening the store: make or check the file, and load what memory must know.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::Path,
+    sync::Arc,
+};
+
+use ::redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _};
+use prost::Message as _;
+
+use super::{
+    Config,
+    cache::RecentLog,
+    change::{Tables, begin},
+    committer::Recovered,
+    error::{EngineError, OpenError},
+    reads,
+    records::{CountersRecord, SegmentRecord, WebhookRecord},
+    segments::Segments,
+    shared::{FanOut, Opened, Shared},
+    tables::{self, SCHEMA_VERSION, meta},
+};
+use crate::{
+    clock::Clock,
+    flow::News,
+    model::{
+        ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        seal::Sealer,
+    },
+    store::types::Owner,
+};
+
+/// Name of the hot store's file.
+const HOT: &str = "hot.redb";
+/// Name of the folder of segments.
+const SEGMENTS: &str = "segments";
+
+/// Opens the store in `dir`, making it if it is not there. Blocks.
+pub(super) fn open(
+    dir: &Path,
+    config: Config,
+    news: Arc<News>,
+    clock: Clock,
+) -> Result<(Arc<Shared>, Recovered), OpenError> {
+    let unusable = |error| OpenError::Unusable { dir: dir.to_owned(), error };
+    fs::create_dir_all(dir).map_err(unusable)?;
+    let config = Config { dir: dir.to_owned(), ..config };
+    let hot = database(&config).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(dir.to_owned()),
+        error => broken(dir, &error.into()),
+    })?;
+    let facts = prepare(&hot, clock).map_err(|error| broken(dir, &error))?;
+    let facts = match facts {
+        Ok(facts) => facts,
+        Err(found) => return Err(OpenError::NewerSchema { dir: dir.to_owned(), found }),
+    };
+    let segments = load_segments(&hot, dir).map_err(|error| broken(dir, &error))?;
+    let opened = Opened {
+        hot,
+        segments,
+        counters: facts.counters,
+        sealer: Sealer::new(facts.seal_key),
+        owner: Owner(facts.openings),
+    };
+    let shared = Arc::new(Shared::new(config, clock, news, opened));
+    let recovered = load(&shared).map_err(|error| broken(dir, &error))?;
+    Ok((shared, recovered))
+}
+
+/// Opens a hot store that failed again and brings memory up to it. Blocks.
+pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
+    shared.segments.close();
+    let hot = database(&shared.config)?;
+    *shared.hot.write() = Some(Arc::new(hot));
+    let recovered = load(shared)?;
+    let (as_of, lanes) = (shared.committed(), recovered.pending.keys().map(|&no| WebhookNo(no)));
+    shared.news.post(as_of, [], lanes);
+    Ok(recovered)
+}
+
+struct Facts {
+    seal_key: [u8; 16],
+    openings: u64,
+    counters: CountersRecord,
+}
+
+fn database(config: &Config) -> Result<Database, DatabaseError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(config.cache_bytes).create(config.dir.join(HOT))
+}
+
+/// Checks the schema, or lays it down; counts the opening. The inner error is the version of a newer schema.
+fn prepare(hot: &Database, clock: Clock) -> Result<Result<Facts, u64>, EngineError> {
+    let txn = begin(hot)?;
+    let facts = {
+        // The schema first: tables of a newer one may not open as ours.
+        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX);
+        let found = txn.open_table(tables::META)?.get(meta::SCHEMA)?.map(|bytes| number(bytes.value()));
+        if let Some(found) = found.filter(|&found| found > SCHEMA_VERSION) {
+            return Ok(Err(found));
+        }
+        let mut tables = Tables::open(&txn)?;
+        let openings = tables.meta.get(meta::OPENINGS)?.map_or(0, |bytes| number(bytes.value())) + 1;
+        let seal_key = tables.meta.get(meta::SEAL_KEY)?.and_then(|bytes| bytes.value().try_into().ok());
+        let seal_key = seal_key.unwrap_or_else(rand::random::<[u8; 16]>);
+        let counters = match tables.meta.get(meta::COUNTERS)? {
+            Some(bytes) => CountersRecord::decode_from(bytes.value())?,
+            // Numbers count from 1: 0 means none.
+            None => CountersRecord { next_event: 1, log_from: 1, ..CountersRecord::default() },
+        };
+        tables.meta.insert(meta::SCHEMA, SCHEMA_VERSION.to_le_bytes().as_slice())?;
+        tables.meta.insert(meta::SEAL_KEY, seal_key.as_slice())?;
+        tables.meta.insert(meta::OPENINGS, openings.to_le_bytes().as_slice())?;
+        let opened = CountersRecord { last_commit: clock.wall().micros(), ..counters };
+        tables.meta.insert(meta::COUNTERS, opened.encode_to_vec().as_slice())?;
+        Facts { seal_key, openings, counters }
+    };
+    txn.commit()?;
+    Ok(Ok(facts))
+}
+
+fn load_segments(hot: &Database, dir: &Path) -> Result<Segments, EngineError> {
+    let txn = hot.begin_read()?;
+    let mut records = Vec::new();
+    for row in txn.open_table(tables::SEGMENTS)?.iter()? {
+        let (no, bytes) = row?;
+        records.push((no.value(), SegmentRecord::decode_from(bytes.value())?));
+    }
+    let counters = match txn.open_table(tables::META)?.get(meta::COUNTERS)? {
+        Some(bytes) => CountersRecord::decode_from(bytes.value())?,
+        None => CountersRecord::default(),
+    };
+    Segments::open(dir.join(SEGMENTS), records, counters.last_segment)
+}
+
+/// Loads what memory must know: configuration, counts, decisions that are not carried out yet.
+fn load(shared: &Shared) -> Result<Recovered, EngineError> {
+    let (txn, _) = shared.read()?;
+    if let Some(bytes) = txn.open_table(tables::META)?.get(meta::COUNTERS)? {
+        *shared.counters.lock() = CountersRecord::decode_from(bytes.value())?;
+    }
+    let webhooks = txn.open_table(tables::WEBHOOKS)?;
+    let mut existing = std::collections::HashSet::new();
+    for row in webhooks.iter()? {
+        let record = WebhookRecord::decode_from(row?.1.value())?;
+        let seq = ConfigSeq(record.config_seq);
+        let webhook = record.webhook()?;
+        existing.insert(webhook.no);
+        shared.catalog.put(seq, webhook);
+    }
+    let config_seq = ConfigSeq(shared.counters.lock().config_seq);
+    for registered in shared.catalog.list(None, None, usize::MAX) {
+        if !existing.contains(&registered.webhook.no) {
+            shared.catalog.remove(config_seq, registered.webhook.no);
+        }
+    }
+
+    let mut pending = HashMap::new();
+    for row in txn.open_table(tables::PENDING)?.iter()? {
+        let (no, count) = row?;
+        pending.insert(no.value(), count.value());
+    }
+    for no in existing {
+        shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
+    }
+    let cancels = txn.open_table(tables::CANCELS)?.iter()?.map(|row| Ok(row?.0.value()));
+    let cancels = cancels.collect::<Result<_, EngineError>>()?;
+    *shared.fan_outs.write() = load_fan_outs(shared, &txn)?;
+
+    let head = Position(shared.counters.lock().log_head);
+    *shared.recent.lock() = RecentLog::new(head, shared.config.log_cache_bytes);
+    shared.head.send_replace(head);
+    Ok(Recovered { pending, cancels })
+}
+
+fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTreeMap<EventSeq, FanOut>, EngineError> {
+    let mut fan_outs = BTreeMap::new();
+    for row in txn.open_table(tables::FAN_OUTS)?.iter()? {
+        let (seq, next) = row?;
+        let seq = EventSeq(seq.value());
+        let Some(record) = reads::event(shared, seq)? else { continue };
+        let next = usize::try_from(next.value()).unwrap_or(usize::MAX);
+        fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time: record.accept_time() });
+    }
+    Ok(fan_outs)
+}
+
+fn broken(dir: &Path, error: &EngineError) -> OpenError {
+    OpenError::Broken { dir: dir.to_owned(), why: error.to_string() }
+}

@@ -1,0 +1,114 @@
+//! Recording what attempts led to.
+
+use ::redb::ReadableTable as _;
+use prost::Message as _;
+use tracing::warn;
+
+use super::{
+    change::{Change, Tables},
+    error::EngineError,
+    records::{DeliveryRecord, LogRecord, WebhookRecord},
+};
+use crate::{
+    model::{
+        delivery::{DeliveryState, Outcome},
+        ids::{ConfigSeq, WebhookNo},
+        time::Timestamp,
+        webhook::{DisableReason, Switch, Webhook},
+    },
+    store::types::{ConfigStep, LogEntry, OutcomeGroup},
+};
+
+impl Change<'_> {
+    /// Records a group. Deliveries that were cancelled or have moved on meanwhile are left as they are.
+    pub(super) fn commit_group(&mut self, tables: &mut Tables<'_>, mut group: OutcomeGroup) -> Result<(), EngineError> {
+        // In the order of keys, so that neighbours share pages.
+        group.outcomes.sort_by_key(|outcome| (outcome.key.webhook, outcome.key.event, outcome.key.replay));
+        for outcome in group.outcomes {
+            if self.exists(outcome.key.webhook) {
+                self.record(tables, outcome)?;
+            }
+        }
+        for (no, reason) in group.disable {
+            self.disable(tables, no, reason)?;
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, tables: &mut Tables<'_>, outcome: Outcome) -> Result<(), EngineError> {
+        let key = outcome.key;
+        let row = (key.webhook.0, key.event.0, key.replay);
+        let before = match tables.deliveries.get(row)? {
+            Some(bytes) => Some(DeliveryRecord::decode_from(bytes.value())?),
+            None => None,
+        };
+        let attempts = before.as_ref().map_or(0, |record| record.attempts);
+        let create_time = match &before {
+            None => tables.ready.remove(row)?.map(|accept_time| Timestamp::from_micros(accept_time.value())),
+            Some(record) => match record.next_attempt() {
+                Some(due) if record.attempts + 1 == outcome.attempt => {
+                    let scheduled = (row.0, due.micros(), row.1, row.2);
+                    tables.scheduled.remove(scheduled)?.map(|_| record.create_time())
+                }
+                _ => None,
+            },
+        };
+        let Some(create_time) = create_time else {
+            warn!(
+                delivery.id = %outcome.delivery_id, attempt = outcome.attempt, attempts,
+                "an outcome came for a delivery that was not waiting for it; left out"
+            );
+            return Ok(());
+        };
+
+        let entry = self.append(LogRecord::outcome(&outcome), Some(LogEntry::Outcome(outcome.clone())));
+        let record = DeliveryRecord::after(before, create_time, &outcome, entry);
+        tables.deliveries.insert(row, record.encode_to_vec().as_slice())?;
+        match (outcome.state, outcome.next_attempt) {
+            (DeliveryState::Pending, Some(due)) => {
+                tables.scheduled.insert((row.0, due.micros(), row.1, row.2), outcome.attempt)?;
+            }
+            _ => {
+                *self.pending.entry(row.0).or_default() -= 1;
+                self.counters.pending = self.counters.pending.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn disable(&mut self, tables: &mut Tables<'_>, no: WebhookNo, reason: DisableReason) -> Result<(), EngineError> {
+        let decided = self.steps.iter().any(|(_, step)| matches!(step, ConfigStep::Put(webhook) if webhook.no == no));
+        let Some(registered) = self.shared.catalog.webhook(no).filter(|_| self.exists(no) && !decided) else {
+            return Ok(());
+        };
+        if !registered.webhook.is_enabled() {
+            return Ok(());
+        }
+        let since = self.shared.clock.now();
+        let webhook = Webhook {
+            switch: Switch::Disabled { reason, since },
+            version: registered.webhook.version + 1,
+            update_time: since,
+            ..Webhook::clone(&registered.webhook)
+        };
+        self.put_webhook(tables, webhook)
+    }
+
+    /// Writes a webhook as it is now, under the next config number.
+    pub(super) fn put_webhook(&mut self, tables: &mut Tables<'_>, webhook: Webhook) -> Result<(), EngineError> {
+        let no = webhook.no.0;
+        let before = match tables.webhooks.get(no)? {
+            Some(bytes) => Some(WebhookRecord::decode_from(bytes.value())?.config_seq),
+            None => None,
+        };
+        if let Some(before) = before {
+            tables.config_log.remove(before)?;
+        }
+        self.counters.config_seq += 1;
+        let seq = self.counters.config_seq;
+        tables.webhooks.insert(no, WebhookRecord::new(&webhook, seq).encode_to_vec().as_slice())?;
+        tables.config_log.insert(seq, no)?;
+        self.steps.push((ConfigSeq(seq), ConfigStep::Put(webhook)));
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! What stages read: due deliveries, bodies, the log. Everything here is short and bounded, and may block on the disk.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
+use bytes::Bytes;
+
+use super::{
+    error::EngineError,
+    records::{EventChunk, EventRecord, LogChunk, WebhookRecord},
+    shared::Shared,
+    tables,
+};
+use crate::{
+    limits::FEED_EXAMINED_MAX,
+    model::{
+        event::StoredEvent,
+        ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        time::Timestamp,
+    },
+    store::types::{
+        ConfigPage, ConfigStep, DuePage, FeedError, FeedFilter, FeedPage, Hint, LaneDue, LanePage, LogEntry, StoreError,
+    },
+};
+
+/// Webhooks with work, by seeking from one to the next.
+pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, EngineError> {
+    let (txn, as_of) = shared.read()?;
+    let (ready, scheduled) = (txn.open_table(tables::READY)?, txn.open_table(tables::SCHEDULED)?);
+    let mut page = LanePage { lanes: Vec::new(), next: None, as_of };
+    let mut from = after.map_or(0, |no| no.0 + 1);
+    while page.lanes.len() < limit {
+        let first_ready = ready.range((from, 0, 0)..)?.next().transpose()?;
+        let first_ready = first_ready.map(|(key, time)| (key.value().0, time.value()));
+        let first_scheduled = scheduled.range((from, i64::MIN, 0, 0)..)?.next().transpose()?;
+        let first_scheduled = first_scheduled.map(|(key, _)| (key.value().0, key.value().1));
+        let Some(no) = first_ready.iter().chain(&first_scheduled).map(|first| first.0).min() else {
+            return Ok(page);
+        };
+        let due = first_ready.iter().chain(&first_scheduled).filter(|first| first.0 == no).map(|first| first.1).min();
+        // A deleted webhook's rows are on their way out.
+        if shared.catalog.webhook(WebhookNo(no)).is_some() {
+            let first_due = Timestamp::from_micros(due.unwrap_or_default());
+            page.lanes.push(LaneDue { webhook: WebhookNo(no), first_due });
+        }
+        from = no + 1;
+        page.next = Some(WebhookNo(no));
+    }
+    Ok(page)
+}
+
+/// The first deliveries of one webhook: those never attempted and those due again, merged by time.
+pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, EngineError> {
+    let (txn, as_of) = shared.read()?;
+    let mut page = DuePage { hints: Vec::new(), more: false, next_due: None, as_of };
+    if shared.catalog.webhook(no).is_none() {
+        return Ok(page);
+    }
+    let WebhookNo(no) = no;
+    let ready = txn.open_table(tables::READY)?;
+    for row in ready.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(limit + 1) {
+        let (key, accept_time) = row?;
+        let (_, event, replay) = key.value();
+        let due = Timestamp::from_micros(accept_time.value());
+        page.hints.push(Hint { event: EventSeq(event), replay, attempts: 0, due });
+    }
+    let scheduled = txn.open_table(tables::SCHEDULED)?;
+    let mut taken = 0;
+    for row in scheduled.range((no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX))? {
+        let (key, attempts) = row?;
+        let (_, due, event, replay) = key.value();
+        let due = Timestamp::from_micros(due);
+        if due > horizon {
+            page.next_due = Some(due);
+            break;
+        }
+        if taken > limit {
+            break;
+        }
+        taken += 1;
+        page.hints.push(Hint { event: EventSeq(event), replay, attempts: attempts.value(), due });
+    }
+    page.hints.sort_by_key(|hint| (hint.due, hint.event, hint.replay));
+    page.more = page.hints.len() > limit;
+    page.hints.truncate(limit);
+    Ok(page)
+}
+
+/// Events by number from memory alone; `None`: some must be read.
+pub(super) fn cached_events(
+    shared: &Shared,
+    seqs: &[EventSeq],
+) -> Result<Option<Vec<Option<StoredEvent>>>, EngineError> {
+    let chunks: Option<Vec<_>> = {
+        let cache = shared.chunks.lock();
+        seqs.iter().map(|&seq| cache.find(seq)).collect()
+    };
+    let Some(chunks) = chunks else { return Ok(None) };
+    let events = seqs.iter().zip(chunks).map(|(&seq, (first, chunk))| in_chunk(&chunk, first, seq)?.content(seq));
+    events.map(|event| Ok(Some(event?))).collect::<Result<_, EngineError>>().map(Some)
+}
+
+/// Events by number.
+pub(super) fn events(shared: &Shared, seqs: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, EngineError> {
+    let mut found: HashMap<EventSeq, Option<EventRecord>> = HashMap::with_capacity(seqs.len());
+    let mut events = Vec::with_capacity(seqs.len());
+    for &seq in seqs {
+        let record = match found.get(&seq) {
+            Some(record) => record.clone(),
+            None => {
+                let record = event(shared, seq)?;
+                found.insert(seq, record.clone());
+                record
+            }
+        };
+        events.push(record.map(|record| record.content(seq)).transpose()?);
+    }
+    Ok(events)
+}
+
+/// One event with its targets, wherever it lies.
+pub(super) fn event(shared: &Shared, seq: EventSeq) -> Result<Option<EventRecord>, EngineError> {
+    if let Some((first, chunk)) = chunk(shared, seq)? {
+        return Ok(Some(in_chunk(&chunk, first, seq)?));
+    }
+    let (txn, _) = shared.read()?;
+    let rescued = txn.open_table(tables::RESCUED)?.get(seq.0)?;
+    Ok(rescued.map(|bytes| EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))).transpose()?)
+}
+
+/// The chunk that holds an event, with its first event's number: from memory, from the hot store, or from its segment.
+pub(super) fn chunk(shared: &Shared, seq: EventSeq) -> Result<Option<(EventSeq, Arc<EventChunk>)>, EngineError> {
+    let cached = shared.chunks.lock().find(seq);
+    if cached.is_some() {
+        return Ok(cached);
+    }
+    let mut found = chunk_in(&shared.read()?.0, seq)?;
+    if found.is_none()
+        && let Some(segment) = shared.segments.of_event(seq)
+    {
+        found = chunk_in(&shared.segments.database(segment.no)?.begin_read()?, seq)?;
+    }
+    let Some((first, encoded)) = found else { return Ok(None) };
+    let bytes = encoded.len();
+    let chunk = Arc::new(EventChunk::decode_from(encoded)?);
+    if seq.0 - first.0 >= chunk.len() as u64 {
+        return Ok(None);
+    }
+    shared.chunks.lock().read(first, chunk.clone(), bytes);
+    Ok(Some((first, chunk)))
+}
+
+fn chunk_in(txn: &ReadTransaction, seq: EventSeq) -> Result<Option<(EventSeq, Bytes)>, EngineError> {
+    let table = match txn.open_table(tables::EVENT_CHUNKS) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let row = table.range(..=seq.0)?.next_back().transpose()?;
+    Ok(row.map(|(first, bytes)| (EventSeq(first.value()), Bytes::copy_from_slice(bytes.value()))))
+}
+
+fn in_chunk(chunk: &EventChunk, first: EventSeq, seq: EventSeq) -> Result<EventRecord, EngineError> {
+    let index = usize::try_from(seq.0 - first.0).map_err(|_| EngineError::Lost)?;
+    Ok(chunk.event(index).ok_or(EngineError::Lost)??)
+}
+
+/// Log entries from memory alone; `None`: they must be read.
+pub(super) fn cached_feed(
+    shared: &Shared,
+    after: Position,
+    filter: &FeedFilter,
+    limit: usize,
+) -> Result<Option<FeedPage>, FeedError> {
+    if after > *shared.head.borrow() {
+        return Err(FeedError::Unknown);
+    }
+    Ok(shared.recent.lock().page(after, filter, limit))
+}
+
+/// Log entries after a place.
+pub(super) fn feed(shared: &Shared, after: Position, filter: &FeedFilter, limit: usize) -> Result<FeedPage, FeedError> {
+    let head = *shared.head.borrow();
+    let oldest = Position(shared.counters.lock().log_from.saturating_sub(1));
+    if after < oldest {
+        return Err(FeedError::Expired { oldest });
+    }
+    let mut page = FeedPage { entries: Vec::new(), position: after };
+    let mut examined = 0;
+    while page.position < head && page.entries.len() < limit && examined < FEED_EXAMINED_MAX {
+        let next = Position(page.position.0 + 1);
+        let Some((first, chunk)) = log_chunk(shared, next).map_err(StoreError::from)? else {
+            // Retention removed it just now.
+            let oldest = Position(shared.counters.lock().log_from.saturating_sub(1));
+            if page.position < oldest && page.entries.is_empty() {
+                return Err(FeedError::Expired { oldest });
+            }
+            return Ok(page);
+        };
+        let skip = usize::try_from(next.0 - first.0).unwrap_or(usize::MAX);
+        for record in chunk.entries.into_iter().skip(skip) {
+            if page.position >= head || page.entries.len() >= limit {
+                break;
+            }
+            page.position.0 += 1;
+            examined += 1;
+            let entry = record.shown(&shared.sealer).map_err(EngineError::from).map_err(StoreError::from)?;
+            page.entries.extend(entry.filter(|entry| filter.passes(entry)));
+        }
+    }
+    Ok(page)
+}
+
+/// One entry of the log, if it is retained.
+pub(super) fn entry(shared: &Shared, at: Position) -> Result<Option<LogEntry>, EngineError> {
+    let Some((first, chunk)) = log_chunk(shared, at)? else { return Ok(None) };
+    let index = usize::try_from(at.0 - first.0).unwrap_or(usize::MAX);
+    match chunk.entries.into_iter().nth(index) {
+        Some(record) => Ok(record.shown(&shared.sealer)?),
+        None => Ok(None),
+    }
+}
+
+/// The chunk that holds an entry, with the number of its first.
+fn log_chunk(shared: &Shared, entry: Position) -> Result<Option<(Position, LogChunk)>, EngineError> {
+    let mut found = log_chunk_in(&shared.read()?.0, entry)?;
+    if found.is_none()
+        && let Some(segment) = shared.segments.of_entry(entry)
+    {
+        found = log_chunk_in(&shared.segments.database(segment.no)?.begin_read()?, entry)?;
+    }
+    let Some((first, encoded)) = found else { return Ok(None) };
+    let chunk = LogChunk::decode_from(encoded)?;
+    let holds = entry.0 - first.0 < chunk.entries.len() as u64;
+    Ok(holds.then_some((first, chunk)))
+}
+
+fn log_chunk_in(txn: &ReadTransaction, entry: Position) -> Result<Option<(Position, Bytes)>, EngineError> {
+    let table = match txn.open_table(tables::LOG) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let row = table.range(..=entry.0)?.next_back().transpose()?;
+    Ok(row.map(|(first, bytes)| (Position(first.value()), Bytes::copy_from_slice(bytes.value()))))
+}
+
+/// Changes of configuration: the latest one of each webhook.
+pub(super) fn config_since(shared: &Shared, after: ConfigSeq, limit: usize) -> Result<ConfigPage, EngineError> {
+    let (txn, _) = shared.read()?;
+    let (log, webhooks) = (txn.open_table(tables::CONFIG_LOG)?, txn.open_table(tables::WEBHOOKS)?);
+    let mut page = ConfigPage { steps: Vec::new(), more: false };
+    for row in log.range(after.0 + 1..)? {
+        if page.steps.len() == limit {
+            page.more = true;
+            break;
+        }
+        let (seq, no) = row?;
+        let step = match webhooks.get(no.value())? {
+            Some(bytes) => ConfigStep::Put(WebhookRecord::decode_from(bytes.value())?.webhook()?),
+            None => ConfigStep::Removed(WebhookNo(no.value())),
+        };
+        page.steps.push((ConfigSeq(seq.value()), step));
+    }
+    Ok(page)
+}

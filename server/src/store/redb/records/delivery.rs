@@ -1,0 +1,100 @@
+//! How far a delivery has come.
+
+use prost::Message;
+
+use super::{Corrupt, decode, state};
+use crate::model::{
+    delivery::{DeliveryState, ErrorClass, Outcome},
+    ids::Position,
+    time::Timestamp,
+};
+
+/// Exists from the first outcome, or from cancellation.
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct DeliveryRecord {
+    #[prost(uint32, tag = "1")]
+    state: u32,
+    #[prost(uint32, tag = "2")]
+    pub(in super::super) attempts: u32,
+    /// When its event was accepted.
+    #[prost(sint64, tag = "3")]
+    create_time: i64,
+    #[prost(sint64, tag = "4")]
+    update_time: i64,
+    /// Its time in `SCHEDULED`; set exactly while pending.
+    #[prost(sint64, optional, tag = "5")]
+    next_attempt: Option<i64>,
+    #[prost(uint32, tag = "6")]
+    http_status: u32,
+    #[prost(uint32, tag = "7")]
+    error_class: u32,
+    /// Numbers of its outcomes in the log.
+    #[prost(uint64, repeated, tag = "8")]
+    entries: Vec<u64>,
+}
+
+impl DeliveryRecord {
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("delivery", bytes)
+    }
+
+    /// As an outcome at `entry` of the log leaves it; `before` is what was known until then.
+    pub(in super::super) fn after(
+        before: Option<Self>,
+        create_time: Timestamp,
+        outcome: &Outcome,
+        entry: Position,
+    ) -> Self {
+        let mut entries = before.map_or_else(Vec::new, |record| record.entries);
+        entries.push(entry.0);
+        Self {
+            state: state::to_disk(outcome.state),
+            attempts: outcome.attempt,
+            create_time: create_time.micros(),
+            update_time: outcome.time.micros(),
+            next_attempt: outcome.next_attempt.map(Timestamp::micros),
+            http_status: outcome.http_status.map_or(0, u32::from),
+            error_class: state::class_to_disk(outcome.error_class),
+            entries,
+        }
+    }
+
+    /// As cancellation leaves it.
+    pub(in super::super) fn cancelled(before: Option<Self>, create_time: Timestamp, time: Timestamp) -> Self {
+        Self {
+            state: state::to_disk(DeliveryState::Cancelled),
+            create_time: create_time.micros(),
+            update_time: time.micros(),
+            next_attempt: None,
+            ..before.unwrap_or_default()
+        }
+    }
+
+    pub(in super::super) fn state(&self) -> Result<DeliveryState, Corrupt> {
+        state::from_disk(self.state)
+    }
+
+    pub(in super::super) fn create_time(&self) -> Timestamp {
+        Timestamp::from_micros(self.create_time)
+    }
+
+    pub(in super::super) fn update_time(&self) -> Timestamp {
+        Timestamp::from_micros(self.update_time)
+    }
+
+    pub(in super::super) fn next_attempt(&self) -> Option<Timestamp> {
+        self.next_attempt.map(Timestamp::from_micros)
+    }
+
+    pub(in super::super) fn http_status(&self) -> Option<u16> {
+        u16::try_from(self.http_status).ok().filter(|&status| status != 0)
+    }
+
+    pub(in super::super) fn error_class(&self) -> Result<Option<ErrorClass>, Corrupt> {
+        state::class_from_disk(self.error_class)
+    }
+
+    pub(in super::super) fn entries(&self) -> impl Iterator<Item = Position> {
+        self.entries.iter().map(|&entry| Position(entry))
+    }
+}

@@ -1,0 +1,80 @@
+//! Counters and segments: what the store knows about itself.
+
+use prost::Message;
+
+use super::{Corrupt, decode};
+
+/// Rewritten by every commit.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(in super::super) struct CountersRecord {
+    /// Number of the next event.
+    #[prost(uint64, tag = "1")]
+    pub(in super::super) next_event: u64,
+    /// Number of the last log entry.
+    #[prost(uint64, tag = "2")]
+    pub(in super::super) log_head: u64,
+    /// Number of the last webhook.
+    #[prost(uint64, tag = "3")]
+    pub(in super::super) last_webhook: u64,
+    /// Number of the last change of configuration.
+    #[prost(uint64, tag = "4")]
+    pub(in super::super) config_seq: u64,
+    /// Deliveries pending, those not expanded yet included.
+    #[prost(uint64, tag = "5")]
+    pub(in super::super) pending: u64,
+    /// Events below this number are no longer in the hot store.
+    #[prost(uint64, tag = "6")]
+    pub(in super::super) hot_events_from: u64,
+    /// Log entries below this number are no longer in the hot store.
+    #[prost(uint64, tag = "7")]
+    pub(in super::super) hot_log_from: u64,
+    /// Bytes of chunks, events and log together, in the hot store.
+    #[prost(uint64, tag = "8")]
+    pub(in super::super) hot_bytes: u64,
+    /// Number of the last segment.
+    #[prost(uint64, tag = "9")]
+    pub(in super::super) last_segment: u64,
+    /// Log entries below this number are no longer retained.
+    #[prost(uint64, tag = "10")]
+    pub(in super::super) log_from: u64,
+    /// When the last commit was made, microseconds.
+    #[prost(sint64, tag = "11")]
+    pub(in super::super) last_commit: i64,
+}
+
+impl CountersRecord {
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("set of counters", bytes)
+    }
+}
+
+/// One segment file. Ranges are half open.
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct SegmentRecord {
+    #[prost(uint64, tag = "1")]
+    pub(in super::super) events_from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(in super::super) events_until: u64,
+    #[prost(uint64, tag = "3")]
+    pub(in super::super) log_from: u64,
+    #[prost(uint64, tag = "4")]
+    pub(in super::super) log_until: u64,
+    /// Bytes of chunks in it.
+    #[prost(uint64, tag = "5")]
+    pub(in super::super) bytes: u64,
+    /// Time of its newest event or log entry, microseconds.
+    #[prost(sint64, tag = "6")]
+    pub(in super::super) newest: i64,
+    /// Time of its oldest one.
+    #[prost(sint64, tag = "7")]
+    pub(in super::super) oldest: i64,
+    /// Whether it takes no more.
+    #[prost(bool, tag = "8")]
+    pub(in super::super) sealed: bool,
+}
+
+impl SegmentRecord {
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("segment", bytes)
+    }
+}

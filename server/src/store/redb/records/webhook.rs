@@ -1,0 +1,162 @@
+//! Webhooks, what is left of deleted ones, and replies to repeatable requests.
+
+use std::collections::BTreeSet;
+
+use prost::Message;
+
+use super::{Corrupt, decode};
+use crate::model::{
+    ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    signing::Secret,
+    target::Target,
+    time::Timestamp,
+    webhook::{DisableReason, Subscription, Switch, Webhook},
+};
+
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct WebhookRecord {
+    #[prost(uint64, tag = "1")]
+    no: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    id: Vec<u8>,
+    #[prost(string, tag = "3")]
+    tenant: String,
+    #[prost(string, tag = "4")]
+    url: String,
+    /// Empty: all.
+    #[prost(string, repeated, tag = "5")]
+    event_types: Vec<String>,
+    #[prost(string, tag = "6")]
+    description: String,
+    /// 0: enabled; 1: disabled on request; 2: gone.
+    #[prost(uint32, tag = "7")]
+    switch: u32,
+    #[prost(sint64, tag = "8")]
+    disable_time: i64,
+    #[prost(uint64, tag = "9")]
+    version: u64,
+    #[prost(sint64, tag = "10")]
+    create_time: i64,
+    #[prost(sint64, tag = "11")]
+    update_time: i64,
+    #[prost(bytes = "vec", tag = "12")]
+    secret: Vec<u8>,
+    /// Its row in `CONFIG_LOG`.
+    #[prost(uint64, tag = "13")]
+    pub(in super::super) config_seq: u64,
+}
+
+impl WebhookRecord {
+    pub(in super::super) fn new(webhook: &Webhook, config_seq: u64) -> Self {
+        let (switch, disable_time) = match webhook.switch {
+            Switch::Enabled => (0, 0),
+            Switch::Disabled { reason: DisableReason::Requested, since } => (1, since.micros()),
+            Switch::Disabled { reason: DisableReason::Gone, since } => (2, since.micros()),
+        };
+        let event_types = match &webhook.subscription {
+            Subscription::All => Vec::new(),
+            Subscription::Types(types) => types.iter().map(|name| name.as_str().to_owned()).collect(),
+        };
+        Self {
+            no: webhook.no.0,
+            id: webhook.id.as_bytes().to_vec(),
+            tenant: webhook.tenant.as_str().to_owned(),
+            url: webhook.target.url().as_str().to_owned(),
+            event_types,
+            description: webhook.description.clone(),
+            switch,
+            disable_time,
+            version: webhook.version,
+            create_time: webhook.create_time.micros(),
+            update_time: webhook.update_time.micros(),
+            secret: webhook.secret.as_bytes().to_vec(),
+            config_seq,
+        }
+    }
+
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("webhook", bytes)
+    }
+
+    pub(in super::super) fn webhook(self) -> Result<Webhook, Corrupt> {
+        let since = Timestamp::from_micros(self.disable_time);
+        let switch = match self.switch {
+            0 => Switch::Enabled,
+            1 => Switch::Disabled { reason: DisableReason::Requested, since },
+            2 => Switch::Disabled { reason: DisableReason::Gone, since },
+            other => return Err(Corrupt::new("webhook's switch", other)),
+        };
+        let types: BTreeSet<_> = self.event_types.iter().map(|name| EventTypeName::new(name)).collect();
+        Ok(Webhook {
+            no: WebhookNo(self.no),
+            id: webhook_id(&self.id)?,
+            tenant: self.tenant.parse().map_err(|error| Corrupt::new("tenant", error))?,
+            target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
+            subscription: if types.is_empty() { Subscription::All } else { Subscription::Types(types) },
+            description: self.description,
+            switch,
+            version: self.version,
+            create_time: Timestamp::from_micros(self.create_time),
+            update_time: Timestamp::from_micros(self.update_time),
+            secret: Secret::from_bytes(&self.secret).map_err(|error| Corrupt::new("webhook's secret", error))?,
+        })
+    }
+}
+
+/// What is remembered of a deleted webhook.
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct TombstoneRecord {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    tenant: String,
+    #[prost(sint64, tag = "3")]
+    time: i64,
+}
+
+impl TombstoneRecord {
+    pub(in super::super) fn new(webhook: &Webhook, time: Timestamp) -> Self {
+        Self { id: webhook.id.as_bytes().to_vec(), tenant: webhook.tenant.as_str().to_owned(), time: time.micros() }
+    }
+
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("tombstone", bytes)
+    }
+
+    pub(in super::super) fn id(&self) -> Result<WebhookId, Corrupt> {
+        webhook_id(&self.id)
+    }
+
+    pub(in super::super) fn tenant(&self) -> Result<Tenant, Corrupt> {
+        self.tenant.parse().map_err(|error| Corrupt::new("tenant", error))
+    }
+
+    pub(in super::super) fn time(&self) -> Timestamp {
+        Timestamp::from_micros(self.time)
+    }
+}
+
+/// A reply that a repeated request gets again.
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct RequestRecord {
+    /// Hash of the request, 16 bytes little-endian.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(in super::super) hash: Vec<u8>,
+    /// When it was answered.
+    #[prost(sint64, tag = "2")]
+    pub(in super::super) time: i64,
+    /// What was created.
+    #[prost(message, optional, tag = "3")]
+    pub(in super::super) webhook: Option<WebhookRecord>,
+}
+
+impl RequestRecord {
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("request", bytes)
+    }
+}
+
+fn webhook_id(bytes: &[u8]) -> Result<WebhookId, Corrupt> {
+    let bytes = bytes.try_into().map_err(|error| Corrupt::new("webhook id", error))?;
+    Ok(WebhookId::from_bytes(bytes))
+}

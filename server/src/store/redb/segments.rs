@@ -1,0 +1,246 @@
+//! Segments: files of events, log entries and finished deliveries that the hot store no longer holds.
+//!
+//! Each is a redb file with the hot store's tables of the same names, filled in order: events by number, log by number. One
+//! segment takes more; the others are sealed and only read, until retention removes the whole file.
+//!
+//! Invariant: something is in a durable segment, and the list here says so, before the hot store forgets it. A reader that
+//! looks in hot first and here second therefore always finds it.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ::redb::{Database, ReadableDatabase as _, TableError};
+use fastbloom::BloomFilter;
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    error::EngineError,
+    records::{Corrupt, SegmentRecord},
+    tables,
+};
+use crate::model::ids::{EventSeq, Position};
+
+/// Most segment files open at once.
+const OPEN_MAX: usize = 16;
+/// Page cache of one segment file, bytes.
+const CACHE_BYTES: usize = 2 * 1024 * 1024;
+/// Events a filter is made for; more make it less sharp, never wrong.
+const FILTER_EVENTS: usize = 300_000;
+/// How often a filter says "maybe" for an id that is not there.
+const FILTER_FALSE_POSITIVES: f64 = 0.01;
+/// Seeds of the filter's hash: fixed, because filters are kept in segments.
+const FILTER_SEED: u128 = 0x0070_6f73_7472_6964_6572_5f66_696c_7465;
+/// Name of the filter in a sealed segment's `META`: its bits, u64 little-endian each.
+const FILTER: &str = "event_id_filter";
+
+/// All segments, oldest first.
+#[derive(Debug)]
+pub(super) struct Segments {
+    dir: PathBuf,
+    list: RwLock<Vec<Arc<Segment>>>,
+    open: Mutex<VecDeque<(u64, Arc<Database>)>>,
+}
+
+/// One segment. What it holds may grow until it is sealed.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) no: u64,
+    pub(super) record: SegmentRecord,
+    filter: Arc<Filter>,
+}
+
+/// Which event ids a segment may hold.
+#[derive(Debug)]
+pub(super) struct Filter(RwLock<BloomFilter>);
+
+impl Filter {
+    fn empty() -> Self {
+        let filter =
+            BloomFilter::with_false_pos(FILTER_FALSE_POSITIVES).seed(&FILTER_SEED).expected_items(FILTER_EVENTS);
+        Self(RwLock::new(filter))
+    }
+
+    pub(super) fn add(&self, key: &[u8]) {
+        self.0.write().insert(key);
+    }
+
+    fn may_hold(&self, key: &[u8]) -> bool {
+        self.0.read().contains(key)
+    }
+
+    /// As kept in a sealed segment.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        self.0.read().as_slice().iter().flat_map(|bits| bits.to_le_bytes()).collect()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let empty = Self::empty();
+        let hashes = empty.0.read().num_hashes();
+        let (words, rest) = bytes.as_chunks::<8>();
+        if !rest.is_empty() || words.len() != empty.0.read().as_slice().len() {
+            return Err(Corrupt::new("filter of event ids", "wrong size"));
+        }
+        let bits = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        Ok(Self(RwLock::new(BloomFilter::from_vec(bits).seed(&FILTER_SEED).hashes(hashes))))
+    }
+}
+
+impl Segments {
+    /// The segments that the hot store knows, numbered up to `last`. Files it does not know were being removed when the
+    /// process ended.
+    pub(super) fn open(dir: PathBuf, records: Vec<(u64, SegmentRecord)>, last: u64) -> Result<Self, EngineError> {
+        fs::create_dir_all(&dir)?;
+        let segments = Self { dir, list: RwLock::default(), open: Mutex::default() };
+        for entry in fs::read_dir(&segments.dir)? {
+            let path = entry?.path();
+            let known = |no| records.iter().any(|(known, _)| *known == no);
+            // One beyond the last may hold the beginning of a move, which will be repeated into it.
+            if number(&path).is_some_and(|no| no <= last && !known(no)) {
+                fs::remove_file(path)?;
+            }
+        }
+        for (no, record) in records {
+            let filter = Arc::new(segments.load_filter(no, &record)?);
+            segments.list.write().push(Arc::new(Segment { no, record, filter }));
+        }
+        Ok(segments)
+    }
+
+    /// All of them as they are now, oldest first.
+    pub(super) fn all(&self) -> Vec<Arc<Segment>> {
+        self.list.read().clone()
+    }
+
+    /// The one that may hold this event.
+    pub(super) fn of_event(&self, seq: EventSeq) -> Option<Arc<Segment>> {
+        let list = self.list.read();
+        list.iter().find(|segment| (segment.record.events_from..segment.record.events_until).contains(&seq.0)).cloned()
+    }
+
+    /// The one that may hold this log entry.
+    pub(super) fn of_entry(&self, entry: Position) -> Option<Arc<Segment>> {
+        let list = self.list.read();
+        list.iter().find(|segment| (segment.record.log_from..segment.record.log_until).contains(&entry.0)).cloned()
+    }
+
+    /// An event by its key, in any segment.
+    pub(super) fn find_event(&self, key: &[u8]) -> Result<Option<(u64, u128, u32)>, EngineError> {
+        for segment in self.all().iter().rev() {
+            if !segment.filter.may_hold(key) {
+                continue;
+            }
+            let database = self.database(segment.no)?;
+            let txn = database.begin_read()?;
+            match txn.open_table(tables::EVENT_IDS) {
+                Ok(table) => {
+                    if let Some(found) = table.get(key)? {
+                        return Ok(Some(found.value()));
+                    }
+                }
+                Err(TableError::TableDoesNotExist(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A segment's file. Opened if need be; the one opened longest ago is closed for it.
+    pub(super) fn database(&self, no: u64) -> Result<Arc<Database>, EngineError> {
+        let mut open = self.open.lock();
+        if let Some((_, database)) = open.iter().find(|(known, _)| *known == no) {
+            return Ok(database.clone());
+        }
+        let mut builder = Database::builder();
+        let database = Arc::new(builder.set_cache_size(CACHE_BYTES).create(self.path(no))?);
+        if open.len() >= OPEN_MAX {
+            open.pop_front();
+        }
+        open.push_back((no, database.clone()));
+        Ok(database)
+    }
+
+    /// The filter of a segment that is or will be in the list.
+    pub(super) fn filter(&self, no: u64) -> Arc<Filter> {
+        let list = self.list.read();
+        let known = list.iter().find(|segment| segment.no == no);
+        known.map_or_else(|| Arc::new(Filter::empty()), |segment| segment.filter.clone())
+    }
+
+    /// Says what a segment holds from now on.
+    pub(super) fn put(&self, no: u64, record: SegmentRecord, filter: Arc<Filter>) {
+        let mut list = self.list.write();
+        let segment = Arc::new(Segment { no, record, filter });
+        match list.iter_mut().find(|segment| segment.no == no) {
+            Some(known) => *known = segment,
+            None => list.push(segment),
+        }
+    }
+
+    /// Removes a segment that the hot store has forgotten. Reads under way keep the file until they end.
+    pub(super) fn remove(&self, no: u64) -> Result<(), EngineError> {
+        self.list.write().retain(|segment| segment.no != no);
+        self.open.lock().retain(|(known, _)| *known != no);
+        fs::remove_file(self.path(no))?;
+        Ok(())
+    }
+
+    /// Closes all files.
+    pub(super) fn close(&self) {
+        self.open.lock().clear();
+    }
+
+    fn path(&self, no: u64) -> PathBuf {
+        self.dir.join(format!("{no:08}.redb"))
+    }
+
+    fn load_filter(&self, no: u64, record: &SegmentRecord) -> Result<Filter, EngineError> {
+        let txn = self.database(no)?.begin_read()?;
+        if record.sealed {
+            let meta = txn.open_table(tables::META)?;
+            let bits = meta.get(FILTER)?.ok_or_else(|| Corrupt::new("filter of event ids", "missing"))?;
+            return Ok(Filter::from_bytes(bits.value())?);
+        }
+        let filter = Filter::empty();
+        match txn.open_table(tables::EVENT_IDS) {
+            Ok(table) => {
+                for row in table.range::<&[u8]>(..)? {
+                    filter.add(row?.0.value());
+                }
+            }
+            Err(TableError::TableDoesNotExist(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(filter)
+    }
+}
+
+/// Where a sealed segment keeps its filter.
+pub(super) const fn filter_name() -> &'static str {
+    FILTER
+}
+
+fn number(path: &Path) -> Option<u64> {
+    (path.extension()? == "redb").then(|| path.file_stem()?.to_str()?.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_survive_their_bytes() {
+        let filter = Filter::empty();
+        for n in 0..1_000_u32 {
+            filter.add(&n.to_le_bytes());
+        }
+        let read = Filter::from_bytes(&filter.to_bytes()).unwrap();
+        assert!((0..1_000_u32).all(|n| read.may_hold(&n.to_le_bytes())));
+        let wrong = (1_000..11_000_u32).filter(|n| read.may_hold(&n.to_le_bytes())).count();
+        assert!(wrong < 300, "{wrong} of 10,000");
+        assert!(Filter::from_bytes(&[0; 12]).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! What the committer writes and every reader sees.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ::redb::{Database, ReadTransaction, ReadableDatabase as _};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::{
+    Config,
+    cache::{ChunkCache, RecentLog},
+    error::EngineError,
+    inbox::Inbox,
+    records::CountersRecord,
+    segments::Segments,
+};
+use crate::{
+    clock::Clock,
+    flow::News,
+    model::{
+        ids::{EventSeq, Position, WebhookNo},
+        seal::Sealer,
+        time::Timestamp,
+    },
+    store::{
+        catalog::Catalog,
+        types::{AsOf, Owner},
+    },
+};
+
+/// The engine's common ground.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) catalog: Catalog,
+    pub(super) sealer: Sealer,
+    pub(super) owner: Owner,
+    pub(super) news: Arc<News>,
+    pub(super) inbox: Inbox,
+    pub(super) segments: Segments,
+    pub(super) chunks: Mutex<ChunkCache>,
+    pub(super) recent: Mutex<RecentLog>,
+    pub(super) head: watch::Sender<Position>,
+    /// As of the last commit.
+    pub(super) counters: Mutex<CountersRecord>,
+    /// `None` while it is closed, or being opened again after a failure.
+    pub(super) hot: RwLock<Option<Arc<Database>>>,
+    /// Events on their way to more webhooks than one transaction writes, as of the last commit.
+    pub(super) fan_outs: RwLock<BTreeMap<EventSeq, FanOut>>,
+    commits: AtomicU64,
+}
+
+/// An event on its way to many webhooks.
+#[derive(Debug, Clone)]
+pub(super) struct FanOut {
+    /// All of them, ascending.
+    pub(super) targets: Arc<[WebhookNo]>,
+    /// The first one that has no row yet.
+    pub(super) next: usize,
+    /// When the event was accepted.
+    pub(super) accept_time: Timestamp,
+}
+
+impl FanOut {
+    /// Whether the webhook's row is still to be written.
+    pub(super) fn awaits(&self, no: WebhookNo) -> bool {
+        self.targets[self.next..].binary_search(&no).is_ok()
+    }
+}
+
+/// What [`Shared::new`] is given.
+pub(super) struct Opened {
+    pub(super) hot: Database,
+    pub(super) segments: Segments,
+    pub(super) counters: CountersRecord,
+    pub(super) sealer: Sealer,
+    pub(super) owner: Owner,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config, clock: Clock, news: Arc<News>, opened: Opened) -> Self {
+        let head = Position(opened.counters.log_head);
+        Self {
+            clock,
+            catalog: Catalog::default(),
+            sealer: opened.sealer,
+            owner: opened.owner,
+            news,
+            inbox: Inbox::default(),
+            segments: opened.segments,
+            chunks: Mutex::new(ChunkCache::new(config.chunk_cache_bytes)),
+            recent: Mutex::new(RecentLog::new(head, config.log_cache_bytes)),
+            head: watch::Sender::new(head),
+            counters: Mutex::new(opened.counters),
+            hot: RwLock::new(Some(Arc::new(opened.hot))),
+            fan_outs: RwLock::default(),
+            commits: AtomicU64::new(0),
+            config,
+        }
+    }
+
+    /// A read of the hot store, and how new it is at least.
+    pub(super) fn read(&self) -> Result<(ReadTransaction, AsOf), EngineError> {
+        // Counted before the snapshot is taken: it may be newer than it says, never older.
+        let as_of = AsOf(self.commits.load(Ordering::Acquire));
+        let hot = self.hot.read().clone().ok_or(EngineError::Unavailable)?;
+        Ok((hot.begin_read()?, as_of))
+    }
+
+    /// After a commit: reads from this one on see it.
+    pub(super) fn committed(&self) -> AsOf {
+        AsOf(self.commits.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// The oldest event that is not yet due for all its webhooks.
+    pub(super) fn first_fan_out(&self) -> Option<(EventSeq, FanOut)> {
+        self.fan_outs.read().first_key_value().map(|(&seq, fan_out)| (seq, fan_out.clone()))
+    }
+
+    /// How many events are still to be made due for this webhook.
+    pub(super) fn not_fanned_out(&self, no: WebhookNo) -> u64 {
+        self.fan_outs.read().values().filter(|fan_out| fan_out.awaits(no)).count() as u64
+    }
+}

@@ -1,0 +1,87 @@
+//! The tables of the hot store and of segments: every key, value and lifetime.
+//!
+//! Table names and key layouts are on disk: never change one, add another and raise [`SCHEMA_VERSION`].
+//!
+//! Everything an acknowledgement needs is one commit of one file, `hot.redb`. Events and outcomes enter it as *chunks*, many
+//! entries encoded in one row under the number of the first, because a row each costs the store ten times as much. What is
+//! old or finished moves to *segments*, so that the hot file stays small and each commit cheap. A reader finds an event or a
+//! log entry by number alone, wherever it lies, so a move changes no pointer.
+
+use ::redb::TableDefinition;
+
+/// Version of all layouts here and in `records/`. A store with a higher one is refused.
+pub(super) const SCHEMA_VERSION: u64 = 1;
+
+/// Key of a delivery in tables: webhook number, event number, replay.
+pub(super) type DeliveryRow = (u64, u64, u32);
+
+/// Facts about the store. Key: name. Value: by name, see [`meta`].
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// Names in [`META`].
+pub(super) mod meta {
+    /// [`super::SCHEMA_VERSION`], u64 little-endian.
+    pub(crate) const SCHEMA: &str = "schema";
+    /// The key that seals ids and cursors, 16 random bytes.
+    pub(crate) const SEAL_KEY: &str = "seal_key";
+    /// How often the store was opened, u64 little-endian: the owner token of this opening.
+    pub(crate) const OPENINGS: &str = "openings";
+    /// `CountersRecord`, rewritten by every commit.
+    pub(crate) const COUNTERS: &str = "counters";
+}
+
+/// Webhooks that exist. Key: webhook number. Value: `WebhookRecord`. From creation to deletion.
+pub(super) const WEBHOOKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("webhooks");
+
+/// Webhooks that were deleted. Key: webhook number. Value: `TombstoneRecord`. For ever: history names them.
+pub(super) const TOMBSTONES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("tombstones");
+
+/// Key: webhook id, 16 bytes. Value: webhook number. For ever, deleted webhooks included.
+pub(super) const WEBHOOK_IDS: TableDefinition<'_, [u8; 16], u64> = TableDefinition::new("webhook_ids");
+
+/// The latest change of each webhook. Key: config number. Value: webhook number; absent from [`WEBHOOKS`]: deleted.
+pub(super) const CONFIG_LOG: TableDefinition<'_, u64, u64> = TableDefinition::new("config_log");
+
+/// Replies to requests that carried an id. Key: tenant, 0, request id. Value: `RequestRecord`. 24 h.
+pub(super) const REQUESTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("requests");
+
+/// When requests were answered. Key: microseconds, key in [`REQUESTS`]. As long as that.
+pub(super) const REQUESTS_BY_TIME: TableDefinition<'_, (i64, &[u8]), ()> = TableDefinition::new("requests_by_time");
+
+/// Events, in chunks. Key: number of the first event. Value: `EventChunk`. In hot until archived, then in a segment until
+/// the end of retention.
+pub(super) const EVENT_CHUNKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("event_chunks");
+
+/// Events that outlive their segment because a delivery is still pending. Key: event number. Value: `EventRecord`.
+pub(super) const RESCUED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rescued");
+
+/// Which events there are. Key: event id, 0, tenant (ids made one after the other sort together). Value: event number,
+/// content hash, number of webhooks it went to. Wherever the event lies.
+pub(super) const EVENT_IDS: TableDefinition<'_, &[u8], (u64, u128, u32)> = TableDefinition::new("event_ids");
+
+/// Deliveries never attempted, due since their event was accepted. Value: microseconds of acceptance. Until the first outcome.
+pub(super) const READY: TableDefinition<'_, DeliveryRow, i64> = TableDefinition::new("ready");
+
+/// Deliveries due at a time. Key: webhook number, microseconds, event number, replay. Value: attempts so far. Until the next
+/// outcome.
+pub(super) const SCHEDULED: TableDefinition<'_, (u64, i64, u64, u32), u32> = TableDefinition::new("scheduled");
+
+/// Deliveries that have had an outcome or were cancelled. Value: `DeliveryRecord`. In hot until the log entry that ended them
+/// is archived, then in that segment.
+pub(super) const DELIVERIES: TableDefinition<'_, DeliveryRow, &[u8]> = TableDefinition::new("deliveries");
+
+/// The outcome log, in chunks. Key: number of the first entry, from 1. Value: `LogChunk`. In hot until archived, then in a
+/// segment until the end of retention.
+pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+
+/// How many deliveries of a webhook are pending. Key: webhook number. Value: their number, never 0.
+pub(super) const PENDING: TableDefinition<'_, u64, u64> = TableDefinition::new("pending");
+
+/// Events being expanded to more webhooks than one transaction may write. Key: event number. Value: index of the next target.
+pub(super) const FAN_OUTS: TableDefinition<'_, u64, u64> = TableDefinition::new("fan_outs");
+
+/// Deleted webhooks whose deliveries are being marked as cancelled. Key: webhook number.
+pub(super) const CANCELS: TableDefinition<'_, u64, ()> = TableDefinition::new("cancels");
+
+/// Segments. Key: segment number. Value: `SegmentRecord`.
+pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");

@@ -1,0 +1,319 @@
+//! Deliveries as callers see them: put together from the event, its targets, what was recorded, and what was decided since.
+//!
+//! A delivery that never had an outcome has no record of its own: it is an event with a target.
+
+use std::collections::BTreeSet;
+
+use ::redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableError};
+
+use super::{
+    error::EngineError,
+    reads,
+    records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
+    shared::Shared,
+    tables::{self, DeliveryRow},
+};
+use crate::{
+    limits::LIST_EXAMINED_MAX,
+    model::{
+        delivery::DeliveryState,
+        ids::{DeliveryId, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
+        time::Timestamp,
+    },
+    store::types::{Delivery, DeliveryDetail, DeliveryPage, DeliveryQuery, DeliveryView, ListPosition, LogEntry},
+};
+
+/// Events one call looks at where most may belong to other tenants.
+const EVENTS_EXAMINED_MAX: usize = 10 * LIST_EXAMINED_MAX;
+
+/// One delivery with its attempts.
+pub(super) fn get(shared: &Shared, id: DeliveryId) -> Result<Option<DeliveryDetail>, EngineError> {
+    let key = shared.sealer.delivery_key(id);
+    let viewer = Viewer::new(shared)?;
+    let Some((delivery, record)) = viewer.view(key)? else { return Ok(None) };
+    let mut attempts = Vec::new();
+    for entry in record.iter().flat_map(DeliveryRecord::entries) {
+        if let Some(LogEntry::Outcome(outcome)) = reads::entry(shared, entry)? {
+            attempts.push(outcome);
+        }
+    }
+    Ok(Some(DeliveryDetail { delivery, attempts }))
+}
+
+/// A page of deliveries: those of the newest events first, then by webhook, newest first.
+pub(super) fn list(
+    shared: &Shared,
+    query: &DeliveryQuery,
+    after: Option<ListPosition>,
+    limit: usize,
+) -> Result<DeliveryPage, EngineError> {
+    let viewer = Viewer::new(shared)?;
+    let webhook = match query.webhook {
+        None => None,
+        Some(id) => match viewer.webhook_no(id)? {
+            Some(no) => Some(no),
+            None => return Ok(DeliveryPage { deliveries: Vec::new(), next: None }),
+        },
+    };
+    let keys = match (&query.event, webhook) {
+        (Some(event), webhook) => {
+            let tenants = match &query.tenant {
+                Some(tenant) => vec![tenant.clone()],
+                None => shared.catalog.tenants(),
+            };
+            viewer.keys_of_event(event.as_str(), &tenants, webhook, after)?
+        }
+        (None, Some(no)) => viewer.keys_of_webhook(no, after)?,
+        (None, None) => viewer.keys_of_log(query.tenant.as_ref(), after)?,
+    };
+    viewer.page(query, keys, limit)
+}
+
+/// Keys to look at, in order, and where the look-out ends.
+struct Keys {
+    keys: Vec<DeliveryKey>,
+    /// Set if there may be more: go on after this one.
+    next: Option<DeliveryKey>,
+}
+
+struct Viewer<'a> {
+    shared: &'a Shared,
+    hot: ReadTransaction,
+}
+
+impl<'a> Viewer<'a> {
+    fn new(shared: &'a Shared) -> Result<Self, EngineError> {
+        Ok(Self { shared, hot: shared.read()?.0 })
+    }
+
+    fn page(&self, query: &DeliveryQuery, keys: Keys, limit: usize) -> Result<DeliveryPage, EngineError> {
+        let mut page = DeliveryPage { deliveries: Vec::new(), next: keys.next };
+        let mut rest = keys.keys.into_iter().peekable();
+        let mut last = None;
+        while let Some(key) = rest.next() {
+            if page.deliveries.len() == limit {
+                page.next = last;
+                return Ok(page);
+            }
+            last = Some(key);
+            let Some((delivery, _)) = self.view(key)? else { continue };
+            let wanted = query.tenant.as_ref().is_none_or(|tenant| *tenant == delivery.tenant)
+                && (query.states.is_empty() || query.states.contains(&delivery.state));
+            if wanted {
+                page.deliveries.push(delivery);
+            }
+        }
+        Ok(page)
+    }
+
+    /// A delivery as it stands, with its record if it has one.
+    fn view(&self, key: DeliveryKey) -> Result<Option<(Delivery, Option<DeliveryRecord>)>, EngineError> {
+        let Some(event) = reads::event(self.shared, key.event)? else { return Ok(None) };
+        let Some((webhook, tenant, deleted)) = self.webhook(key.webhook)? else { return Ok(None) };
+        if event.tenant() != tenant.as_str() {
+            return Ok(None);
+        }
+        let record = self.record(key)?;
+        // A replay of 0 that has no record exists if the event has the target.
+        if record.is_none() && (key.replay != 0 || event.targets()?.binary_search(&key.webhook).is_err()) {
+            return Ok(None);
+        }
+        let accept_time = event.accept_time();
+        let (mut state, mut update_time, mut next_attempt) = match &record {
+            Some(record) => (record.state()?, Some(record.update_time()), record.next_attempt()),
+            None => (DeliveryState::Pending, None, Some(accept_time)),
+        };
+        // The decision counts from when it was made, though the row may not say so yet.
+        if let Some(time) = deleted.filter(|_| state == DeliveryState::Pending) {
+            (state, update_time, next_attempt) = (DeliveryState::Cancelled, Some(time), None);
+        }
+        let enabled = self.shared.catalog.webhook(key.webhook).is_none_or(|known| known.webhook.is_enabled());
+        let held = state == DeliveryState::Pending && !enabled;
+        let content = event.content(key.event)?;
+        let delivery = Delivery {
+            id: self.shared.sealer.delivery_id(key),
+            key,
+            tenant,
+            webhook,
+            event: content.event.id,
+            event_type: content.event.event_type,
+            state: if held { DeliveryView::Held } else { DeliveryView::State(state) },
+            attempts: record.as_ref().map_or(0, |record| record.attempts),
+            create_time: accept_time,
+            update_time,
+            next_attempt: next_attempt.filter(|_| !held),
+            last_http_status: record.as_ref().and_then(DeliveryRecord::http_status),
+            last_error_class: record.as_ref().map(DeliveryRecord::error_class).transpose()?.flatten(),
+        };
+        Ok(Some((delivery, record)))
+    }
+
+    /// Id, tenant and, if it was deleted, when.
+    fn webhook(&self, no: WebhookNo) -> Result<Option<(WebhookId, Tenant, Option<Timestamp>)>, EngineError> {
+        if let Some(known) = self.shared.catalog.webhook(no) {
+            return Ok(Some((known.webhook.id, known.webhook.tenant.clone(), None)));
+        }
+        let Some(bytes) = self.hot.open_table(tables::TOMBSTONES)?.get(no.0)? else { return Ok(None) };
+        let tombstone = TombstoneRecord::decode_from(bytes.value())?;
+        Ok(Some((tombstone.id()?, tombstone.tenant()?, Some(tombstone.time()))))
+    }
+
+    fn webhook_no(&self, id: WebhookId) -> Result<Option<WebhookNo>, EngineError> {
+        let no = self.hot.open_table(tables::WEBHOOK_IDS)?.get(id.as_bytes())?;
+        Ok(no.map(|no| WebhookNo(no.value())))
+    }
+
+    fn record(&self, key: DeliveryKey) -> Result<Option<DeliveryRecord>, EngineError> {
+        let row = (key.webhook.0, key.event.0, key.replay);
+        if let Some(bytes) = self.hot.open_table(tables::DELIVERIES)?.get(row)? {
+            return Ok(Some(DeliveryRecord::decode_from(bytes.value())?));
+        }
+        if self.hot.open_table(tables::READY)?.get(row)?.is_some() {
+            return Ok(None);
+        }
+        for segment in self.shared.segments.all().iter().rev() {
+            let txn = self.shared.segments.database(segment.no)?.begin_read()?;
+            if let Some(table) = existing(txn.open_table(tables::DELIVERIES))?
+                && let Some(bytes) = table.get(row)?
+            {
+                return Ok(Some(DeliveryRecord::decode_from(bytes.value())?));
+            }
+        }
+        Ok(None)
+    }
+
+    fn keys_of_event(
+        &self,
+        id: &str,
+        tenants: &[Tenant],
+        webhook: Option<WebhookNo>,
+        after: Option<DeliveryKey>,
+    ) -> Result<Keys, EngineError> {
+        let mut keys = Vec::new();
+        for tenant in tenants {
+            let key = event_key(id, tenant.as_str());
+            let in_hot = self.hot.open_table(tables::EVENT_IDS)?.get(key.as_slice())?.map(|found| found.value());
+            let found = match in_hot {
+                Some(found) => Some(found),
+                None => self.shared.segments.find_event(&key)?,
+            };
+            let Some((seq, ..)) = found else { continue };
+            if let Some(record) = reads::event(self.shared, EventSeq(seq))? {
+                keys.extend(targets(&record, EventSeq(seq))?);
+            }
+        }
+        keys.retain(|key| webhook.is_none_or(|no| key.webhook == no) && comes_after(*key, after));
+        keys.sort_unstable_by_key(|key| std::cmp::Reverse(rank(*key)));
+        Ok(cut(keys, LIST_EXAMINED_MAX))
+    }
+
+    fn keys_of_webhook(&self, no: WebhookNo, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
+        let mut rows = BTreeSet::new();
+        // Below this a table was not read, so the merged rows may have gaps there.
+        let mut floor = None;
+        let mut read = |keys: Vec<DeliveryRow>| {
+            if keys.len() == LIST_EXAMINED_MAX {
+                floor = floor.max(keys.last().copied());
+            }
+            rows.extend(keys);
+        };
+        read(newest(&self.hot.open_table(tables::READY)?, no, after)?);
+        read(newest(&self.hot.open_table(tables::DELIVERIES)?, no, after)?);
+        for segment in self.shared.segments.all() {
+            let txn = self.shared.segments.database(segment.no)?.begin_read()?;
+            if let Some(table) = existing(txn.open_table(tables::DELIVERIES))? {
+                read(newest(&table, no, after)?);
+            }
+        }
+        for (seq, fan_out) in self.shared.fan_outs.read().iter() {
+            let key = DeliveryKey { webhook: no, event: *seq, replay: 0 };
+            if fan_out.awaits(no) && comes_after(key, after) {
+                rows.insert((no.0, seq.0, 0));
+            }
+        }
+        let keys = rows.into_iter().rev().take_while(|row| floor.is_none_or(|floor| *row >= floor)).map(key_of);
+        let mut keys = cut(keys.collect(), LIST_EXAMINED_MAX);
+        keys.next = keys.next.or(floor.map(key_of));
+        Ok(keys)
+    }
+
+    /// Walks the events backwards.
+    fn keys_of_log(&self, tenant: Option<&Tenant>, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
+        let newest = self.shared.counters.lock().next_event.saturating_sub(1);
+        let mut seq = after.map_or(newest, |key| key.event.0.min(newest));
+        let mut keys = Vec::new();
+        let mut examined = 0;
+        while seq > 0 && keys.len() < LIST_EXAMINED_MAX && examined < EVENTS_EXAMINED_MAX {
+            examined += 1;
+            if let Some(record) = reads::event(self.shared, EventSeq(seq))? {
+                if tenant.is_none_or(|tenant| record.tenant() == tenant.as_str()) {
+                    let targets = targets(&record, EventSeq(seq))?;
+                    keys.extend(targets.into_iter().rev().filter(|key| comes_after(*key, after)));
+                }
+            } else if let Some(lower) = self.next_retained(seq)? {
+                seq = lower + 1;
+            } else {
+                return Ok(cut(keys, LIST_EXAMINED_MAX));
+            }
+            seq -= 1;
+        }
+        let mut keys = cut(keys, LIST_EXAMINED_MAX);
+        if keys.next.is_none() && seq > 0 {
+            // After the lowest key there could be of the last event looked at.
+            keys.next = Some(DeliveryKey { webhook: WebhookNo(0), event: EventSeq(seq + 1), replay: 0 });
+        }
+        Ok(keys)
+    }
+
+    /// The newest event below a gap that retention left.
+    fn next_retained(&self, below: u64) -> Result<Option<u64>, EngineError> {
+        let rescued = self.hot.open_table(tables::RESCUED)?;
+        let rescued = rescued.range(..below)?.next_back().transpose()?.map(|(seq, _)| seq.value());
+        let segments = self.shared.segments.all();
+        let ends = segments.iter().map(|segment| segment.record.events_until.saturating_sub(1));
+        Ok(ends.filter(|&end| end > 0 && end < below).chain(rescued).max())
+    }
+}
+
+fn targets(record: &EventRecord, event: EventSeq) -> Result<Vec<DeliveryKey>, EngineError> {
+    Ok(record.targets()?.into_iter().map(|webhook| DeliveryKey { webhook, event, replay: 0 }).collect())
+}
+
+fn rank(key: DeliveryKey) -> (u64, u64, u32) {
+    (key.event.0, key.webhook.0, key.replay)
+}
+
+fn comes_after(key: DeliveryKey, after: Option<DeliveryKey>) -> bool {
+    after.is_none_or(|after| rank(key) < rank(after))
+}
+
+fn key_of((webhook, event, replay): DeliveryRow) -> DeliveryKey {
+    DeliveryKey { webhook: WebhookNo(webhook), event: EventSeq(event), replay }
+}
+
+fn cut(mut keys: Vec<DeliveryKey>, most: usize) -> Keys {
+    let more = keys.len() > most;
+    keys.truncate(most);
+    let next = keys.last().copied().filter(|_| more);
+    Keys { keys, next }
+}
+
+/// The newest rows of one webhook, newest first.
+fn newest<V: ::redb::Value + 'static>(
+    table: &::redb::ReadOnlyTable<DeliveryRow, V>,
+    no: WebhookNo,
+    after: Option<DeliveryKey>,
+) -> Result<Vec<DeliveryRow>, EngineError> {
+    let end = after.map_or((no.0, u64::MAX, u32::MAX), |after| (no.0, after.event.0, after.replay));
+    let rows = table.range((no.0, 0, 0)..end)?.rev().take(LIST_EXAMINED_MAX);
+    rows.map(|row| Ok(row?.0.value())).collect()
+}
+
+/// A table that a segment may not have yet.
+fn existing<T>(table: Result<T, TableError>) -> Result<Option<T>, EngineError> {
+    match table {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
