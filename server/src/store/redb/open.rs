@@ -165,8 +165,8 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     for no in existing {
         shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
     }
-    let cancels = txn.open_table(tables::CANCELS)?.iter()?.map(|row| Ok(row?.0.value()));
-    let cancels = cancels.collect::<Result<_, EngineError>>()?;
+    let cancels = txn.open_table(tables::CANCELS)?;
+    let cancels = cancels.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
     *shared.fan_outs.write() = load_fan_outs(shared, &txn)?;
 
     let head = Position(shared.counters.lock().log_head);

@@ -96,8 +96,10 @@ pub(super) fn cached_events(
         seqs.iter().map(|&seq| cache.find(seq)).collect()
     };
     let Some(chunks) = chunks else { return Ok(None) };
-    let events = seqs.iter().zip(chunks).map(|(&seq, (first, chunk))| in_chunk(&chunk, first, seq)?.content(seq));
-    events.map(|event| Ok(Some(event?))).collect::<Result<_, EngineError>>().map(Some)
+    let events = seqs.iter().zip(chunks).map(|(&seq, (first, chunk))| -> Result<_, EngineError> {
+        Ok(Some(in_chunk(&chunk, first, seq)?.content(seq)?))
+    });
+    events.collect::<Result<_, _>>().map(Some)
 }
 
 /// Events by number.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ::redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableError};
+use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
 
 use super::{
     error::EngineError,
@@ -120,7 +120,7 @@ impl<'a> Viewer<'a> {
         }
         let accept_time = event.accept_time();
         let (mut state, mut update_time, mut next_attempt) = match &record {
-            Some(record) => (record.state()?, Some(record.update_time()), record.next_attempt()),
+            Some(record) => (record.state()?, Some(record.update_time()), record.due()),
             None => (DeliveryState::Pending, None, Some(accept_time)),
         };
         // The decision counts from when it was made, though the row may not say so yet.

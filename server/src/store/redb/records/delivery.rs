@@ -82,7 +82,7 @@ impl DeliveryRecord {
         Timestamp::from_micros(self.update_time)
     }
 
-    pub(in super::super) fn next_attempt(&self) -> Option<Timestamp> {
+    pub(in super::super) fn due(&self) -> Option<Timestamp> {
         self.next_attempt.map(Timestamp::from_micros)
     }
 

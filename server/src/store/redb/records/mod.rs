@@ -8,7 +8,7 @@ mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
-pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord, entry};
+pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, SegmentRecord};
 pub(super) use webhook::{RequestRecord, TombstoneRecord, WebhookRecord};
 
