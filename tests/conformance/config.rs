@@ -1,0 +1,160 @@
+//! Configuration: conditions hold, decisions count at once, there is one order.
+
+use postrider_server::{
+    model::{
+        delivery::DeliveryState,
+        ids::ConfigSeq,
+        webhook::{DisableReason, Subscription, Switch, Webhook},
+    },
+    store::{
+        ConfigAnswer, ConfigChange, ConfigStep, DeliveryQuery, DeliveryView, FeedFilter, LogEntry, OutcomeGroup,
+        Published, RequestKey,
+    },
+};
+
+use crate::fixture::{Engine, Fixture, START, at, nobody, secret, spec};
+
+async fn change(fixture: &Fixture, change: ConfigChange) -> ConfigAnswer {
+    fixture.store.put_config(change).await.expect("the store answers")
+}
+
+pub async fn webhooks_come_and_go_with_their_conditions<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    let delete = |tenant: &str, id, expect| ConfigChange::DeleteWebhook {
+        tenant: tenant.parse().expect("a tenant"),
+        id,
+        expect,
+        time: at(1),
+    };
+    assert!(matches!(change(&fixture, delete("default", nobody(), None)).await, ConfigAnswer::NotFound));
+    assert!(matches!(change(&fixture, delete("theirs", webhook.id, None)).await, ConfigAnswer::NotFound));
+    let stale = delete("default", webhook.id, Some(webhook.version + 1));
+    assert!(matches!(change(&fixture, stale).await, ConfigAnswer::VersionMismatch));
+    assert!(fixture.store.catalog().find(&webhook.tenant, webhook.id).is_some());
+
+    let present = delete("default", webhook.id, Some(webhook.version));
+    assert!(matches!(change(&fixture, present.clone()).await, ConfigAnswer::Deleted { cancelled: 0 }));
+    assert!(fixture.store.catalog().find(&webhook.tenant, webhook.id).is_none());
+    assert!(matches!(change(&fixture, present).await, ConfigAnswer::NotFound));
+    fixture.reopen::<E>().await;
+    assert!(fixture.store.catalog().is_empty());
+    assert!(fixture.webhook().await.no > webhook.no, "numbers are never used again");
+}
+
+pub async fn a_request_is_answered_once<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let create = |hash, seconds| ConfigChange::CreateWebhook {
+        spec: spec("default", Subscription::All),
+        secret: secret(),
+        request: Some(RequestKey { id: "r1".into(), hash }),
+        time: at(seconds),
+    };
+    let created = |answer| match answer {
+        ConfigAnswer::Created(webhook) => webhook,
+        other => panic!("not created: {other:?}"),
+    };
+    let first: Webhook = created(change(&fixture, create(1, 0)).await);
+    assert_eq!(created(change(&fixture, create(1, 5)).await), first);
+    assert!(matches!(change(&fixture, create(2, 5)).await, ConfigAnswer::RequestReused));
+    fixture.delete(&first).await;
+    fixture.reopen::<E>().await;
+    assert_eq!(created(change(&fixture, create(1, 3_600)).await), first, "the same reply, come what may");
+    let day = 24 * 3600;
+    fixture.upkeep(at(day - 1)).await;
+    assert_eq!(created(change(&fixture, create(1, day - 1)).await), first);
+    assert_ne!(created(change(&fixture, create(1, day)).await).id, first.id, "forgotten after a day");
+    fixture.upkeep(at(10 * day)).await;
+}
+
+pub async fn changes_have_one_order<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    let (first, second) = (fixture.webhook().await, fixture.webhook().await);
+    fixture.delete(&first).await;
+    let page = fixture.store.config_since(ConfigSeq(0), 10).await.expect("the store answers");
+    let steps: Vec<_> = page.steps.iter().map(|(seq, step)| (seq.0, format!("{step:?}"))).collect();
+    assert!(steps.is_sorted_by_key(|step| step.0), "{steps:?}");
+    let puts = page.steps.iter().filter(|(_, step)| matches!(step, ConfigStep::Put(webhook) if *webhook == second));
+    let removed = page.steps.iter().filter(|(_, step)| matches!(step, ConfigStep::Removed(no) if *no == first.no));
+    assert_eq!((puts.count(), removed.count(), page.steps.len(), page.more), (1, 1, 2, false));
+    let (last, _) = page.steps[1];
+    assert!(fixture.store.config_since(last, 10).await.expect("the store answers").steps.is_empty());
+    assert!(fixture.store.config_since(ConfigSeq(0), 1).await.expect("the store answers").more);
+}
+
+pub async fn deleting_cancels_at_once_and_says_how_many<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    let (webhook, other) = (fixture.webhook().await, fixture.webhook().await);
+    fixture.publish(0, 1_500).await;
+    let hints = fixture.due(&webhook, at(10_000)).await.hints;
+    fixture.commit(vec![fixture.outcome(&webhook, hints[0], DeliveryState::Pending, at(1)).await]).await;
+    fixture.commit(vec![fixture.outcome(&webhook, hints[1], DeliveryState::Delivered, at(1)).await]).await;
+    let late = fixture.outcome(&webhook, hints[2], DeliveryState::Delivered, at(2)).await;
+    assert_eq!(fixture.delete(&webhook).await, 1_499);
+
+    assert!(fixture.due(&webhook, at(10_000)).await.hints.is_empty());
+    let lanes = fixture.store.lanes(None, 10).await.expect("the store answers").lanes;
+    assert_eq!(lanes.iter().map(|lane| lane.webhook).collect::<Vec<_>>(), [other.no]);
+    let head = *fixture.store.head().borrow();
+    fixture.commit(vec![late]).await;
+    let page = fixture.store.feed(head, &FeedFilter::default(), 10).await.expect("readable");
+    assert!(page.entries.is_empty(), "an outcome that comes after the delete is left out");
+
+    let all = fixture.store.feed(postrider_server::model::ids::Position(0), &FeedFilter::default(), 10).await;
+    let cancelled = all.expect("readable").entries.into_iter().find_map(|entry| match entry {
+        LogEntry::WebhookCancelled(cancelled) => Some(cancelled),
+        LogEntry::Outcome(_) => None,
+    });
+    let cancelled = cancelled.expect("watchers are told");
+    assert_eq!((cancelled.webhook, cancelled.deliveries), (webhook.id, 1_499));
+
+    let count = async |state| {
+        let query = DeliveryQuery { webhook: Some(webhook.id), states: vec![state], ..DeliveryQuery::default() };
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let page = fixture.store.list(&query, after, 1_000).await.expect("the store answers");
+            count += page.deliveries.len();
+            let Some(next) = page.next else { return count };
+            after = Some(next);
+        }
+    };
+    assert_eq!(count(DeliveryView::State(DeliveryState::Cancelled)).await, 1_499);
+    assert_eq!(count(DeliveryView::State(DeliveryState::Delivered)).await, 1);
+    assert_eq!(count(DeliveryView::State(DeliveryState::Pending)).await, 0);
+    assert_eq!(fixture.due(&other, at(10_000)).await.hints.len(), 1_500, "nobody else is touched");
+}
+
+pub async fn a_wide_event_counts_for_a_webhook_it_has_not_reached<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhooks = futures::future::join_all((0..2_500).map(|_| fixture.webhook())).await;
+    let last = webhooks.iter().max_by_key(|webhook| webhook.no).expect("there are some").clone();
+    // Both wait in the inbox together: the delete is decided before or after the slices, and counts the same.
+    let (published, cancelled) = tokio::join!(fixture.publish(0, 1), fixture.delete(&last));
+    let expected = match published[0] {
+        Published::New { deliveries: 2_500 } => 1,
+        Published::New { deliveries: 2_499 } => 0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(cancelled, expected);
+    fixture.reopen::<E>().await;
+    assert!(fixture.due(&last, at(10)).await.hints.is_empty());
+}
+
+pub async fn gone_webhooks_are_disabled_and_hold_their_deliveries<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    fixture.publish(0, 2).await;
+    let hint = fixture.due(&webhook, START).await.hints[0];
+    let outcomes = vec![fixture.outcome(&webhook, hint, DeliveryState::Failed, at(1)).await];
+    let group = OutcomeGroup { outcomes, disable: vec![(webhook.no, DisableReason::Gone)] };
+    fixture.store.commit(fixture.store.owner(), vec![group]).await.expect("the store answers");
+    fixture.reopen::<E>().await;
+    let now = fixture.store.catalog().webhook(webhook.no).expect("it exists").webhook;
+    assert!(matches!(now.switch, Switch::Disabled { reason: DisableReason::Gone, .. }));
+    assert_ne!(now.version, webhook.version);
+    assert_eq!(fixture.publish(2, 1).await, [Published::New { deliveries: 1 }], "events are still recorded");
+    let query = DeliveryQuery { webhook: Some(webhook.id), states: vec![DeliveryView::Held], ..DeliveryQuery::default() };
+    let held = fixture.store.list(&query, None, 10).await.expect("the store answers");
+    assert_eq!(held.deliveries.len(), 2);
+    assert!(held.deliveries.iter().all(|delivery| delivery.next_attempt.is_none()));
+}

@@ -1,0 +1,228 @@
+//! A store in a directory of its own, and short words for what tests do to it.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use postrider_server::{
+    clock::Clock,
+    flow::News,
+    model::{
+        delivery::{DeliveryState, ErrorClass, Outcome},
+        event::{Event, JSON},
+        ids::{DeliveryKey, EventTypeName, Tenant, WebhookId, WebhookNo},
+        signing::Secret,
+        target::Target,
+        time::Timestamp,
+        webhook::{Subscription, Webhook, WebhookSpec},
+    },
+    store::{
+        ConfigAnswer, ConfigChange, DuePage, GroupCommitted, Hint, OutcomeGroup, Publish, Published, Store, Targets,
+        redb,
+    },
+};
+use tempfile::TempDir;
+
+/// How tests open an engine.
+pub trait Engine {
+    /// Opens what is in `dir`, or makes it. Small limits, so that tests reach them.
+    fn open(dir: &Path, limits: Limits) -> Arc<dyn Store>;
+}
+
+/// The limits of a store under test.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most deliveries pending.
+    pub pending_max: u64,
+    /// How much history is kept close; the rest is archived.
+    pub hot_bytes_max: u64,
+    /// How long history is kept.
+    pub retention: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pending_max: 1_000_000, hot_bytes_max: 64 << 20, retention: Duration::from_secs(16 * 3600) }
+    }
+}
+
+/// The engine on redb.
+pub struct Embedded;
+
+impl Engine for Embedded {
+    fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
+        let config = redb::Config {
+            // No caches to speak of: what is read must come from the tables.
+            chunk_cache_bytes: 0,
+            log_cache_bytes: 0,
+            hot_bytes_max: limits.hot_bytes_max,
+            retention: limits.retention,
+            pending_max: limits.pending_max,
+            ..redb::Config::default()
+        };
+        Arc::new(redb::open(dir, config, Arc::new(News::default()), Clock::start()).expect("the store opens"))
+    }
+}
+
+/// When tests begin.
+pub const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+/// `seconds` after [`START`].
+pub fn at(seconds: u64) -> Timestamp {
+    START + Duration::from_secs(seconds)
+}
+
+/// A store under test.
+pub struct Fixture {
+    dir: TempDir,
+    limits: Limits,
+    pub store: Arc<dyn Store>,
+}
+
+impl Fixture {
+    pub fn new<E: Engine>() -> Self {
+        Self::with::<E>(Limits::default())
+    }
+
+    pub fn with<E: Engine>(limits: Limits) -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let store = E::open(dir.path(), limits);
+        Self { dir, limits, store }
+    }
+
+    /// Closes the store and opens it again.
+    pub async fn reopen<E: Engine>(&mut self) {
+        self.store.close().await.expect("the store closes");
+        self.store = E::open(self.dir.path(), self.limits);
+    }
+
+    /// Registers a webhook of the default tenant for all types.
+    pub async fn webhook(&self) -> Webhook {
+        self.webhook_of("default", Subscription::All).await
+    }
+
+    pub async fn webhook_of(&self, tenant: &str, subscription: Subscription) -> Webhook {
+        let spec = spec(tenant, subscription);
+        let change = ConfigChange::CreateWebhook { spec, secret: secret(), request: None, time: START };
+        match self.store.put_config(change).await.expect("the store answers") {
+            ConfigAnswer::Created(webhook) => webhook,
+            other => panic!("not created: {other:?}"),
+        }
+    }
+
+    pub async fn delete(&self, webhook: &Webhook) -> u64 {
+        let change = ConfigChange::DeleteWebhook {
+            tenant: webhook.tenant.clone(),
+            id: webhook.id,
+            expect: None,
+            time: at(1_000),
+        };
+        match self.store.put_config(change).await.expect("the store answers") {
+            ConfigAnswer::Deleted { cancelled } => cancelled,
+            other => panic!("not deleted: {other:?}"),
+        }
+    }
+
+    /// An event with the targets that the catalogue says.
+    pub fn matched(&self, event: Event, accept_time: Timestamp) -> Publish {
+        let targets = self.store.catalog().targets(&event.tenant, &event.event_type);
+        Publish { event, targets, accept_time }
+    }
+
+    /// Publishes events `first..first + count`, one second apart.
+    pub async fn publish(&self, first: u64, count: u64) -> Vec<Published> {
+        let batch = (first..first + count).map(|n| self.matched(event(&format!("e{n}")), at(n))).collect();
+        self.store.publish(batch).await.expect("the store answers")
+    }
+
+    /// Everything due for a webhook until `until`.
+    pub async fn due(&self, webhook: &Webhook, until: Timestamp) -> DuePage {
+        self.store.due(webhook.no, until, 10_000).await.expect("the store answers")
+    }
+
+    /// Commits outcomes and returns how that went.
+    pub async fn commit(&self, outcomes: Vec<Outcome>) -> GroupCommitted {
+        let group = OutcomeGroup { outcomes, disable: Vec::new() };
+        self.store.commit(self.store.owner(), vec![group]).await.expect("the store answers")[0]
+    }
+
+    /// What the next attempt of a due delivery led to.
+    pub async fn outcome(&self, webhook: &Webhook, hint: Hint, state: DeliveryState, time: Timestamp) -> Outcome {
+        let stored = self.store.events(&[hint.event]).await.expect("the store answers").remove(0);
+        let stored = stored.expect("the event is retained");
+        let key = DeliveryKey { webhook: webhook.no, event: hint.event, replay: hint.replay };
+        let failed = state != DeliveryState::Delivered;
+        Outcome {
+            key,
+            delivery_id: self.store.sealer().delivery_id(key),
+            tenant: webhook.tenant.clone(),
+            webhook_id: webhook.id,
+            event_id: stored.event.id,
+            event_type: stored.event.event_type,
+            attempt: hint.attempts + 1,
+            state,
+            http_status: Some(if failed { 500 } else { 200 }),
+            error_class: failed.then_some(ErrorClass::HttpStatus),
+            error: if failed { "500".into() } else { String::new() },
+            latency: Duration::from_millis(5),
+            time,
+            next_attempt: (state == DeliveryState::Pending).then(|| time + Duration::from_secs(60)),
+            response_body: if failed { Bytes::from_static(b"no") } else { Bytes::new() },
+        }
+    }
+
+    /// Delivers everything due until `until`, in the order it comes, one second apart from `time`.
+    pub async fn deliver_all(&self, webhook: &Webhook, until: Timestamp, time: Timestamp) -> usize {
+        let hints = self.due(webhook, until).await.hints;
+        let mut outcomes = Vec::new();
+        for (n, hint) in hints.iter().enumerate() {
+            let time = time + Duration::from_secs(n as u64);
+            outcomes.push(self.outcome(webhook, *hint, DeliveryState::Delivered, time).await);
+        }
+        self.commit(outcomes).await;
+        hints.len()
+    }
+
+    /// Runs upkeep until there is no more to do.
+    pub async fn upkeep(&self, now: Timestamp) {
+        while self.store.upkeep(now).await.expect("upkeep works") {}
+    }
+}
+
+pub fn spec(tenant: &str, subscription: Subscription) -> WebhookSpec {
+    WebhookSpec {
+        tenant: tenant.parse().expect("a tenant"),
+        target: Target::from_stored("https://receiver.example/hook").expect("a URL"),
+        subscription,
+        description: "for tests".into(),
+        enabled: true,
+    }
+}
+
+pub fn secret() -> Secret {
+    Secret::from_bytes(&[7; 32]).expect("long enough")
+}
+
+pub fn event(id: &str) -> Event {
+    Event {
+        id: id.parse().expect("an id"),
+        tenant: Tenant::default(),
+        event_type: EventTypeName::new("ADD_TAG"),
+        labels: BTreeMap::new(),
+        ordering_key: String::new(),
+        occur_time: None,
+        content_type: JSON.into(),
+        body: Bytes::from(format!("{{\"id\": \"{id}\"}}")),
+    }
+}
+
+/// Targets that say they were matched just now.
+pub fn targets(fixture: &Fixture, webhooks: impl IntoIterator<Item = WebhookNo>) -> Targets {
+    let event = event("any");
+    let now = fixture.store.catalog().targets(&event.tenant, &event.event_type).matched_at;
+    Targets { webhooks: webhooks.into_iter().collect(), matched_at: now }
+}
+
+/// An id nobody has.
+pub fn nobody() -> WebhookId {
+    WebhookId::generate()
+}

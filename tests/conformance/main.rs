@@ -1,0 +1,68 @@
+//! What any store engine must do, as one suite: `suite!` makes all its tests for one engine.
+//!
+//! An engine joins by implementing [`Engine`] and naming itself in a `suite!` line below.
+
+mod config;
+mod deliveries;
+mod fixture;
+mod history;
+mod log;
+mod publish;
+mod redb;
+
+use fixture::Engine;
+
+/// Makes every test of the suite for one engine.
+macro_rules! suite {
+    ($engine:ty: $($module:ident :: { $($test:ident),+ $(,)? }),+ $(,)?) => {
+        $(mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::$module::$test::<$engine>().await;
+            })+
+        })+
+    };
+}
+
+mod embedded {
+    suite!(crate::fixture::Embedded:
+        publish::{
+            a_repeat_is_a_duplicate_and_other_content_a_conflict,
+            repeats_are_known_after_reopening_and_after_archiving,
+            targets_are_matched_again_when_configuration_moved,
+            a_full_backlog_refuses_and_a_smaller_event_still_fits,
+            wide_events_are_accepted_at_once_and_become_due_in_slices,
+            wide_events_go_on_after_reopening,
+            too_wide_an_event_is_refused,
+        },
+        deliveries::{
+            due_comes_in_order_and_says_what_it_left_out,
+            lanes_are_found_by_seeking,
+            an_outcome_ends_or_reschedules,
+            an_outcome_out_of_turn_changes_nothing,
+            another_owner_is_fenced,
+            everything_survives_reopening,
+            counts_of_pending_deliveries_are_exact,
+        },
+        log::{
+            positions_have_no_gaps_and_filters_only_hide,
+            a_reader_may_stop_anywhere,
+            a_place_beyond_the_end_is_unknown,
+            the_log_reads_the_same_after_archiving,
+        },
+        config::{
+            webhooks_come_and_go_with_their_conditions,
+            a_request_is_answered_once,
+            changes_have_one_order,
+            deleting_cancels_at_once_and_says_how_many,
+            a_wide_event_counts_for_a_webhook_it_has_not_reached,
+            gone_webhooks_are_disabled_and_hold_their_deliveries,
+        },
+        history::{
+            lists_page_newest_first_without_gaps_or_repeats,
+            details_hold_every_attempt,
+            history_reads_the_same_after_archiving,
+            retention_drops_what_is_done_and_keeps_what_is_pending,
+        },
+    );
+}

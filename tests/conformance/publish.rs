@@ -1,0 +1,126 @@
+//! Accepting: durable, deduplicated, with its targets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_server::{
+    limits::TARGETS_MAX,
+    model::ids::WebhookNo,
+    store::{Publish, Published},
+};
+
+use crate::fixture::{Engine, Fixture, Limits, START, at, event, targets};
+
+pub async fn a_repeat_is_a_duplicate_and_other_content_a_conflict<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    fixture.webhook().await;
+    let mut other = event("e1");
+    other.body = Bytes::from_static(b"{}");
+    let mut theirs = other.clone();
+    theirs.tenant = "theirs".parse().expect("a tenant");
+    let batch = [event("e1"), event("e1"), other.clone(), theirs, event("e2")];
+    let batch = batch.into_iter().map(|event| fixture.matched(event, START)).collect();
+    let published = fixture.store.publish(batch).await.expect("the store answers");
+    let expected = [
+        Published::New { deliveries: 1 },
+        Published::Duplicate { deliveries: 1 },
+        Published::Conflict,
+        Published::New { deliveries: 0 },
+        Published::New { deliveries: 1 },
+    ];
+    assert_eq!(published, expected, "within one batch, in order, and apart for other tenants");
+    fixture.webhook().await;
+    let again = vec![fixture.matched(event("e1"), at(5)), fixture.matched(other, at(5))];
+    let again = fixture.store.publish(again).await.expect("the store answers");
+    assert_eq!(again, [Published::Duplicate { deliveries: 1 }, Published::Conflict], "with the first result");
+}
+
+pub async fn repeats_are_known_after_reopening_and_after_archiving<E: Engine>() {
+    let mut fixture = Fixture::with::<E>(Limits { hot_bytes_max: 1, ..Limits::default() });
+    fixture.webhook().await;
+    fixture.publish(0, 50).await;
+    fixture.upkeep(at(60)).await;
+    assert!(fixture.publish(0, 50).await.iter().all(|one| *one == Published::Duplicate { deliveries: 1 }));
+    fixture.reopen::<E>().await;
+    assert!(fixture.publish(0, 50).await.iter().all(|one| *one == Published::Duplicate { deliveries: 1 }));
+    assert_eq!(fixture.publish(50, 1).await, [Published::New { deliveries: 1 }]);
+}
+
+pub async fn targets_are_matched_again_when_configuration_moved<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    let first = fixture.webhook().await;
+    let stale = fixture.matched(event("e1"), START);
+    let second = fixture.webhook().await;
+    fixture.delete(&first).await;
+    let published = fixture.store.publish(vec![stale]).await.expect("the store answers");
+    assert_eq!(published, [Published::New { deliveries: 1 }]);
+    assert_eq!(fixture.due(&second, START).await.hints.len(), 1, "the webhook that exists got it");
+    assert!(fixture.due(&first, START).await.hints.is_empty());
+}
+
+pub async fn a_full_backlog_refuses_and_a_smaller_event_still_fits<E: Engine>() {
+    let fixture = Fixture::with::<E>(Limits { pending_max: 5, ..Limits::default() });
+    let webhook = fixture.webhook().await;
+    fixture.webhook().await;
+    let published = fixture.publish(0, 3).await;
+    assert_eq!(published[2], Published::BacklogFull, "{published:?}");
+    let narrow = Publish { targets: targets(&fixture, [webhook.no]), ..fixture.matched(event("n"), START) };
+    let narrow = fixture.store.publish(vec![narrow]).await.expect("the store answers");
+    assert_eq!(narrow, [Published::New { deliveries: 1 }]);
+    fixture.deliver_all(&webhook, at(10), at(10)).await;
+    assert_eq!(fixture.publish(2, 1).await, [Published::New { deliveries: 2 }], "there is room again");
+}
+
+/// Webhooks of a wide event.
+const WIDE: usize = 2_500;
+
+async fn wide<E: Engine>(fixture: &Fixture) -> Vec<postrider_server::model::webhook::Webhook> {
+    let mut webhooks = Vec::with_capacity(WIDE);
+    let created = futures::future::join_all((0..WIDE).map(|_| fixture.webhook())).await;
+    webhooks.extend(created);
+    let published = fixture.publish(0, 1).await;
+    assert_eq!(published, [Published::New { deliveries: u32::try_from(WIDE).expect("fits") }]);
+    webhooks
+}
+
+/// Waits until the slices have made the event due for every webhook.
+async fn all_due(fixture: &Fixture) {
+    let reached = async {
+        loop {
+            let page = fixture.store.lanes(None, 10_000).await.expect("the store answers");
+            if page.lanes.len() == WIDE {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("every webhook has its delivery");
+}
+
+pub async fn wide_events_are_accepted_at_once_and_become_due_in_slices<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    let webhooks = wide::<E>(&fixture).await;
+    all_due(&fixture).await;
+    for webhook in [&webhooks[0], &webhooks[WIDE / 2], &webhooks[WIDE - 1]] {
+        assert_eq!(fixture.deliver_all(webhook, at(10), at(10)).await, 1);
+        assert!(fixture.due(webhook, at(10)).await.hints.is_empty());
+    }
+}
+
+pub async fn wide_events_go_on_after_reopening<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    wide::<E>(&fixture).await;
+    fixture.reopen::<E>().await;
+    all_due(&fixture).await;
+    let pending: u64 =
+        fixture.store.catalog().list(None, None, usize::MAX).iter().map(|registered| registered.pending()).sum();
+    assert_eq!(pending, WIDE as u64, "no webhook was served twice");
+}
+
+pub async fn too_wide_an_event_is_refused<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    let webhooks = (1..=TARGETS_MAX as u64 + 1).map(WebhookNo);
+    let publish = Publish { targets: targets(&fixture, webhooks), ..fixture.matched(event("e"), START) };
+    let published = fixture.store.publish(vec![publish]).await.expect("the store answers");
+    assert_eq!(published, [Published::TooManyTargets]);
+}
