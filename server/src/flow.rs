@@ -76,6 +76,8 @@ pub struct Board {
     pub fresh: HashMap<WebhookNo, Fresh>,
     /// Webhooks that were changed or deleted.
     pub changed: HashSet<WebhookNo>,
+    /// Reads from this one on see everything posted.
+    pub as_of: AsOf,
     hints: usize,
 }
 
@@ -97,6 +99,7 @@ impl News {
         changed: impl IntoIterator<Item = WebhookNo>,
     ) {
         let mut board = self.board.lock();
+        board.as_of = board.as_of.max(as_of);
         for (webhook, hint) in fresh {
             let full = board.hints >= HINTS_MAX;
             let lane = board.fresh.entry(webhook).or_default();
@@ -141,6 +144,7 @@ mod tests {
         assert_eq!(board.fresh[&WebhookNo(1)].more_since, Some(AsOf(8)));
         assert_eq!(board.fresh[&WebhookNo(2)].more_since, None);
         assert!(board.changed.contains(&WebhookNo(3)));
+        assert_eq!(board.as_of, AsOf(8));
         assert!(news.take().fresh.is_empty());
     }
 }

@@ -1,1 +1,7 @@
-//! dispatch
+//! Dispatch.
+mod budget;
+mod lane;
+mod ready;
+mod scheduler;
+#[cfg(test)]
+mod simulation;

@@ -1,0 +1,516 @@
+//! What is launched next, and what is read for it: the pure core of dispatch.
+//!
+//! ```text
+//!   news, settled, refilled, surveyed ─▶ lanes ─▶ ready ─▶ next_launch
+//!                tick (time passes)  ─▶   │
+//!                                         └─ short of hints ─▶ next_refill
+//! ```
+//!
+//! Deterministic: it reads no clock and no store, and answers are pulled out of it. *The queue holds hints; the store holds the
+//! truth*: a delivery that is pending on disk, for an enabled webhook, is at any time in a window, in flight, aside, behind the
+//! mark of its lane, behind the lane's next due time, or on its way here on the board. Nothing here is needed for that to be
+//! delivered but what memory holds; after a restart [`Scheduler::surveyed`] builds it again.
+//!
+//! Invariant: the board is handed in before what settled. A commit posts its deliveries before the next commit, so none can
+//! settle before it was posted, and news of a delivery that is over already is impossible.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    budget::Budget,
+    lane::{DeliveryInLane, Lane, Listed},
+    ready::Ready,
+};
+use crate::{
+    flow::{Board, Settled},
+    model::{
+        ids::{DeliveryKey, Tenant, WebhookNo},
+        time::Timestamp,
+    },
+    store::{AsOf, DuePage, Hint, LanePage},
+};
+
+/// Whose an enabled webhook is; what the catalogue says at this moment.
+pub(super) trait Webhooks {
+    /// `None`: the webhook is gone or disabled.
+    fn tenant_if_enabled(&self, webhook: WebhookNo) -> Option<Tenant>;
+}
+
+/// What the scheduler may use.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    /// Attempts under way at a time.
+    pub(super) in_flight_max: usize,
+    /// Of one webhook.
+    pub(super) webhook_in_flight_max: usize,
+    /// Of all slow webhooks together.
+    pub(super) slow_in_flight_max: usize,
+    /// Hints in memory.
+    pub(super) hints_max: usize,
+    /// Of one lane.
+    pub(super) lane_hints_max: usize,
+    /// Only what is due this soon is kept in memory.
+    pub(super) horizon: Duration,
+    /// Lanes read at a time.
+    pub(super) refills_max: usize,
+    /// Lanes that wait to be read because they became due; more sleep on meanwhile.
+    pub(super) refill_queue_max: usize,
+    /// After a failed read, before the next one of the lane.
+    pub(super) failure_pause: Duration,
+    /// How long a delivery whose event cannot be read is left alone.
+    pub(super) unreadable_pause: Duration,
+}
+
+/// An attempt to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Launch {
+    /// Of which delivery.
+    pub(super) key: DeliveryKey,
+    /// From 1.
+    pub(super) attempt: u32,
+    /// Whether its webhook is slow.
+    pub(super) slow: bool,
+}
+
+/// A lane to read: [`crate::store::Store::due`], answered by [`Scheduler::refilled`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refill {
+    /// Which one.
+    pub(super) webhook: WebhookNo,
+    /// What is due until then.
+    pub(super) horizon: Timestamp,
+    /// As many.
+    pub(super) limit: usize,
+}
+
+/// Why a launched delivery was not attempted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unmade {
+    /// Its webhook is gone or disabled by now.
+    NotWanted,
+    /// The store failed to read its event.
+    StoreFailed,
+    /// The store has no such event, though the delivery is pending.
+    Unreadable,
+}
+
+/// What is known of a webhook. Most have no lane: they sleep until their next delivery is due.
+#[derive(Debug, Default)]
+struct Entry {
+    /// The first delivery on disk that is due beyond the horizon is due no earlier, as reads from this one on see.
+    next_due: Option<(Timestamp, AsOf)>,
+    /// Its last attempt was slow.
+    slow: bool,
+    lane: Option<Box<Lane>>,
+}
+
+/// All lanes.
+#[derive(Debug)]
+pub(super) struct Scheduler {
+    limits: Limits,
+    entries: HashMap<WebhookNo, Entry>,
+    budget: Budget,
+    ready: Ready,
+    /// Slow ones that would be ready if their share of permits were not used up.
+    parked: Ready,
+    /// When lanes are to be looked at again.
+    alarms: BTreeSet<(Timestamp, WebhookNo)>,
+    /// When webhooks have something due on disk.
+    sleepers: BTreeSet<(Timestamp, WebhookNo)>,
+    refill_queue: VecDeque<WebhookNo>,
+    refills_running: usize,
+    in_flight: usize,
+    slow_in_flight: usize,
+    /// Every hint in memory is seen by reads from this one on.
+    seen: AsOf,
+}
+
+impl Scheduler {
+    /// With nothing to do.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            entries: HashMap::new(),
+            budget: Budget::new(limits.hints_max, limits.lane_hints_max),
+            ready: Ready::default(),
+            parked: Ready::default(),
+            alarms: BTreeSet::new(),
+            sleepers: BTreeSet::new(),
+            refill_queue: VecDeque::new(),
+            refills_running: 0,
+            in_flight: 0,
+            slow_in_flight: 0,
+            seen: AsOf::default(),
+            limits,
+        }
+    }
+
+    /// The next attempt to make, if there is one and a permit for it. Ask again until there is none.
+    pub(super) fn next_launch(&mut self, now: Timestamp, webhooks: &impl Webhooks) -> Option<Launch> {
+        while self.in_flight < self.limits.in_flight_max {
+            self.unpark();
+            let webhook = self.ready.front()?;
+            if webhooks.tenant_if_enabled(webhook).is_none() {
+                self.dismiss(webhook);
+            }
+            let entry = self.entries.get_mut(&webhook).expect("what is listed is kept");
+            let lane = entry.lane.as_deref_mut().expect("what is listed is kept");
+            let in_flight_max = self.limits.webhook_in_flight_max;
+            if !lane.is_ready(now, in_flight_max) {
+                self.ready.leave();
+                lane.listed = Listed::No;
+                self.review(webhook, now);
+                continue;
+            }
+            if entry.slow && self.slow_in_flight >= self.limits.slow_in_flight_max {
+                self.ready.leave();
+                self.parked.push(&lane.tenant, webhook);
+                lane.listed = Listed::Parked;
+                continue;
+            }
+            let hint = lane.take(&mut self.budget).expect("a lane that is ready has a hint");
+            self.in_flight += 1;
+            self.slow_in_flight += usize::from(entry.slow);
+            let stays = lane.is_ready(now, in_flight_max);
+            self.ready.served(stays);
+            if !stays {
+                lane.listed = Listed::No;
+            }
+            let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
+            let launch = Launch { key, attempt: hint.attempts + 1, slow: entry.slow };
+            self.review(webhook, now);
+            return Some(launch);
+        }
+        None
+    }
+
+    /// The next lane to read, if one is short of hints and there is room for more. Ask again until there is none.
+    pub(super) fn next_refill(&mut self, now: Timestamp) -> Option<Refill> {
+        while self.refills_running < self.limits.refills_max {
+            self.make_room();
+            if self.budget.is_full() {
+                return None;
+            }
+            let webhook = self.refill_queue.pop_front()?;
+            let Some((lane, budget)) = self.lane(webhook) else { continue };
+            let Some(limit) = lane.begin_refill(budget) else {
+                self.review(webhook, now);
+                continue;
+            };
+            self.refills_running += 1;
+            return Some(Refill { webhook, horizon: now + self.limits.horizon, limit });
+        }
+        None
+    }
+
+    /// When to call [`Self::tick`] if nothing else happens.
+    pub(super) fn next_wake(&self) -> Option<Timestamp> {
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        let sleeper = self.sleepers.first().map(|(due, _)| *due - self.lead());
+        match (alarm, sleeper.filter(|_| self.has_queue_room())) {
+            (Some(alarm), Some(sleeper)) => Some(alarm.min(sleeper)),
+            (alarm, sleeper) => alarm.or(sleeper),
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Timestamp, webhooks: &impl Webhooks) {
+        while let Some(&(at, webhook)) = self.alarms.first()
+            && at <= now
+        {
+            self.alarms.pop_first();
+            let seen = self.seen;
+            if let Some((lane, _)) = self.lane(webhook) {
+                lane.alarm = None;
+                lane.wake(now, seen);
+            }
+            self.review(webhook, now);
+        }
+        while let Some(&(due, webhook)) = self.sleepers.first()
+            && due <= now + self.lead()
+            && self.has_queue_room()
+        {
+            self.sleepers.pop_first();
+            let next_due = self.entries.get_mut(&webhook).and_then(|entry| entry.next_due.take());
+            match (next_due, webhooks.tenant_if_enabled(webhook)) {
+                (Some((_, as_of)), Some(tenant)) => self.awaken(webhook, tenant).0.raise(as_of),
+                (_, None) => self.dismiss(webhook),
+                (None, Some(_)) => {}
+            }
+            self.review(webhook, now);
+        }
+    }
+
+    /// What commits made due.
+    pub(super) fn news(&mut self, board: Board, now: Timestamp, webhooks: &impl Webhooks) {
+        self.see(board.as_of);
+        // By number, so that the same input has the same result.
+        let mut changed: Vec<_> = board.changed.into_iter().collect();
+        changed.sort_unstable();
+        for webhook in changed {
+            if webhooks.tenant_if_enabled(webhook).is_some() {
+                self.expect(webhook, now, board.as_of);
+            } else {
+                self.dismiss(webhook);
+                self.review(webhook, now);
+            }
+        }
+        let mut fresh: Vec<_> = board.fresh.into_iter().collect();
+        fresh.sort_unstable_by_key(|(webhook, _)| *webhook);
+        for (webhook, fresh) in fresh {
+            let Some(tenant) = webhooks.tenant_if_enabled(webhook) else {
+                self.dismiss(webhook);
+                self.review(webhook, now);
+                continue;
+            };
+            self.make_room();
+            self.awaken(webhook, tenant);
+            for hint in &fresh.hints {
+                self.note(webhook, hint, board.as_of, now);
+            }
+            if let (Some(since), Some((lane, _))) = (fresh.more_since, self.lane(webhook)) {
+                lane.raise(since);
+            }
+            self.review(webhook, now);
+        }
+    }
+
+    /// A page of all webhooks with deliveries to make.
+    pub(super) fn surveyed(&mut self, page: &LanePage) {
+        self.see(page.as_of);
+        for lane in &page.lanes {
+            self.expect(lane.webhook, lane.first_due, page.as_of);
+        }
+    }
+
+    /// What a [`Refill`] read; `None`: it failed.
+    pub(super) fn refilled(
+        &mut self,
+        webhook: WebhookNo,
+        page: Option<&DuePage>,
+        now: Timestamp,
+        webhooks: &impl Webhooks,
+    ) {
+        self.refills_running -= 1;
+        self.see(page.map_or(AsOf::default(), |page| page.as_of));
+        self.make_room();
+        let enabled = webhooks.tenant_if_enabled(webhook).is_some();
+        let (seen, pause) = (self.seen, now + self.limits.failure_pause);
+        let (lane, budget) = self.lane(webhook).expect("a lane is kept while it is read");
+        match page {
+            Some(page) if enabled => {
+                lane.absorb(page, seen, budget);
+                if let (false, Some(due)) = (page.more, page.next_due) {
+                    self.expect(webhook, due, page.as_of);
+                }
+            }
+            Some(_) => lane.end_refill(),
+            None => {
+                lane.end_refill();
+                lane.pause(pause);
+            }
+        }
+        if !enabled {
+            self.dismiss(webhook);
+        }
+        self.review(webhook, now);
+    }
+
+    /// An outcome is committed.
+    pub(super) fn settled(&mut self, settled: &Settled, now: Timestamp, webhooks: &impl Webhooks) {
+        self.see(settled.as_of);
+        let webhook = settled.key.webhook;
+        if !self.land(settled.key, |lane, delivery, budget| lane.settle(delivery, settled.as_of, budget)) {
+            return;
+        }
+        self.set_slow(webhook, settled.slow);
+        if let Some(due) = settled.next_attempt {
+            if webhooks.tenant_if_enabled(webhook).is_some() {
+                let DeliveryKey { event, replay, .. } = settled.key;
+                let hint = Hint { event, replay, attempts: settled.attempts, due };
+                self.note(webhook, &hint, settled.as_of, now);
+            } else {
+                self.dismiss(webhook);
+            }
+        }
+        self.review(webhook, now);
+    }
+
+    /// A launched delivery was not attempted.
+    pub(super) fn unmade(&mut self, key: DeliveryKey, why: Unmade, now: Timestamp) {
+        let seen = self.seen;
+        let (failure_pause, unreadable_pause) = (self.limits.failure_pause, self.limits.unreadable_pause);
+        self.land(key, |lane, delivery, budget| match why {
+            Unmade::NotWanted => lane.put_back(delivery, seen),
+            Unmade::StoreFailed => {
+                lane.pause(now + failure_pause);
+                lane.put_back(delivery, seen)
+            }
+            Unmade::Unreadable => lane.set_aside(delivery, now + unreadable_pause, budget),
+        });
+        if why == Unmade::NotWanted {
+            self.dismiss(key.webhook);
+        }
+        self.review(key.webhook, now);
+    }
+
+    /// How long before it is due a sleeping webhook is read, so that one read serves what becomes due together.
+    fn lead(&self) -> Duration {
+        self.limits.horizon / 2
+    }
+
+    fn has_queue_room(&self) -> bool {
+        self.refill_queue.len() < self.limits.refill_queue_max
+    }
+
+    fn see(&mut self, as_of: AsOf) {
+        self.seen = self.seen.max(as_of);
+    }
+
+    fn lane(&mut self, webhook: WebhookNo) -> Option<(&mut Lane, &mut Budget)> {
+        let lane = self.entries.get_mut(&webhook)?.lane.as_deref_mut()?;
+        Some((lane, &mut self.budget))
+    }
+
+    fn awaken(&mut self, webhook: WebhookNo, tenant: Tenant) -> (&mut Lane, &mut Budget) {
+        let entry = self.entries.entry(webhook).or_default();
+        (entry.lane.get_or_insert_with(|| Box::new(Lane::new(tenant))), &mut self.budget)
+    }
+
+    /// Takes note of a delivery that reads from `as_of` on see.
+    fn note(&mut self, webhook: WebhookNo, hint: &Hint, as_of: AsOf, now: Timestamp) {
+        if hint.due > now + self.limits.horizon {
+            self.expect(webhook, hint.due, as_of);
+        } else if let Some((lane, budget)) = self.lane(webhook) {
+            lane.admit(hint, as_of, budget);
+        }
+    }
+
+    /// Something is due then, as reads from `as_of` on see.
+    fn expect(&mut self, webhook: WebhookNo, due: Timestamp, as_of: AsOf) {
+        let entry = self.entries.entry(webhook).or_default();
+        let next = match entry.next_due {
+            Some((earlier, seen)) => (earlier.min(due), seen.max(as_of)),
+            None => (due, as_of),
+        };
+        if let Some((replaced, _)) = entry.next_due.replace(next) {
+            self.sleepers.remove(&(replaced, webhook));
+        }
+        self.sleepers.insert((next.0, webhook));
+    }
+
+    /// Forgets all of a webhook but its attempts under way. What is pending for it stays on disk.
+    fn dismiss(&mut self, webhook: WebhookNo) {
+        let Some(entry) = self.entries.get_mut(&webhook) else { return };
+        if let Some((due, _)) = entry.next_due.take() {
+            self.sleepers.remove(&(due, webhook));
+        }
+        if let Some(lane) = entry.lane.as_deref_mut() {
+            lane.clear(&mut self.budget);
+        }
+    }
+
+    /// Gives a launched delivery's permits back. False: it had none.
+    fn land(&mut self, key: DeliveryKey, how: impl FnOnce(&mut Lane, DeliveryInLane, &Budget) -> bool) -> bool {
+        let Some(entry) = self.entries.get_mut(&key.webhook) else { return false };
+        let Some(lane) = entry.lane.as_deref_mut() else { return false };
+        let landed = how(lane, (key.event, key.replay), &self.budget);
+        if landed {
+            self.in_flight -= 1;
+            self.slow_in_flight -= usize::from(entry.slow);
+        }
+        landed
+    }
+
+    fn set_slow(&mut self, webhook: WebhookNo, slow: bool) {
+        let Some(entry) = self.entries.get_mut(&webhook).filter(|entry| entry.slow != slow) else { return };
+        entry.slow = slow;
+        let Some(lane) = entry.lane.as_deref_mut() else { return };
+        if slow {
+            self.slow_in_flight += lane.in_flight();
+        } else {
+            self.slow_in_flight -= lane.in_flight();
+            if lane.listed == Listed::Parked {
+                self.parked.remove(&lane.tenant, webhook);
+                lane.listed = Listed::No;
+            }
+        }
+    }
+
+    /// Lets a parked lane back into the round if slow ones may launch. One at a time: it may find no permit left.
+    fn unpark(&mut self) {
+        if self.slow_in_flight >= self.limits.slow_in_flight_max {
+            return;
+        }
+        let Some(webhook) = self.parked.front() else { return };
+        self.parked.served(false);
+        let (lane, _) = self.lane(webhook).expect("what is listed is kept");
+        lane.listed = Listed::Ready;
+        let tenant = lane.tenant.clone();
+        self.ready.push(&tenant, webhook);
+    }
+
+    /// Trims the windows to their fair shares if room for hints is short.
+    fn make_room(&mut self) {
+        if !self.budget.wants_trim() {
+            return;
+        }
+        let keep = self.budget.lane_cap();
+        for lane in self.entries.values_mut().filter_map(|entry| entry.lane.as_deref_mut()) {
+            lane.trim(keep, self.seen, &mut self.budget);
+        }
+    }
+
+    /// Draws the consequences of what happened to a lane: lists it, queues it for a read, sets its alarm, puts it to sleep.
+    fn review(&mut self, webhook: WebhookNo, now: Timestamp) {
+        let Some(entry) = self.entries.get_mut(&webhook) else { return };
+        if let Some(lane) = entry.lane.as_deref_mut() {
+            if lane.listed == Listed::No && lane.is_ready(now, self.limits.webhook_in_flight_max) {
+                lane.listed = Listed::Ready;
+                self.ready.push(&lane.tenant, webhook);
+            }
+            if lane.wants_refill(&self.budget) {
+                lane.queue_refill();
+                self.refill_queue.push_back(webhook);
+            }
+            let alarm = lane.next_alarm(now);
+            if alarm != lane.alarm {
+                lane.alarm.map(|at| self.alarms.remove(&(at, webhook)));
+                alarm.map(|at| self.alarms.insert((at, webhook)));
+                lane.alarm = alarm;
+            }
+            if lane.is_idle() {
+                entry.lane = None;
+            }
+        }
+        if entry.lane.is_none() && entry.next_due.is_none() {
+            self.entries.remove(&webhook);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Scheduler {
+    /// The counts are what they count, and within their limits.
+    pub(super) fn check(&self, now: Timestamp) {
+        let lanes = || self.entries.values().filter_map(|entry| Some((entry.slow, entry.lane.as_deref()?)));
+        assert_eq!(self.budget.hints(), lanes().map(|(_, lane)| lane.hints()).sum::<usize>());
+        assert!(self.budget.hints() <= self.limits.hints_max);
+        assert!(lanes().all(|(_, lane)| lane.hints() <= self.limits.lane_hints_max));
+        assert!(lanes().all(|(_, lane)| lane.latest().is_none_or(|due| due <= now + self.limits.horizon)));
+        assert_eq!(self.in_flight, lanes().map(|(_, lane)| lane.in_flight()).sum::<usize>());
+        let slow: usize = lanes().filter(|(slow, _)| *slow).map(|(_, lane)| lane.in_flight()).sum();
+        assert_eq!(self.slow_in_flight, slow);
+        assert_eq!(self.alarms.len(), lanes().filter(|(_, lane)| lane.alarm.is_some()).count());
+        assert_eq!(self.sleepers.len(), self.entries.values().filter(|entry| entry.next_due.is_some()).count());
+    }
+
+    /// Nothing is remembered when there is nothing to do.
+    pub(super) fn check_empty(&self) {
+        assert!(self.entries.is_empty() && self.alarms.is_empty() && self.sleepers.is_empty(), "{self:?}");
+        assert!(self.ready.front().is_none() && self.parked.front().is_none() && self.refill_queue.is_empty());
+        assert_eq!((self.in_flight, self.slow_in_flight, self.budget.hints()), (0, 0, 0));
+    }
+}
