@@ -41,12 +41,31 @@ pub const REQUEST_ID_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 /// Longest status message; longer trailers break some gRPC clients.
 pub const STATUS_MESSAGE_BYTES_MAX: usize = 1024;
+/// Most wrong fields one status names; the rest are counted.
+pub const STATUS_VIOLATIONS_MAX: usize = 10;
+/// Longest path, and longest description, of one wrong field in a status.
+pub const STATUS_VIOLATION_BYTES_MAX: usize = 200;
+/// A page is closed early at this size, so that every gRPC client can receive it under its default limit.
+pub const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Longest error text of one attempt.
 pub const ATTEMPT_ERROR_BYTES_MAX: usize = 256;
 /// How much of a receiver's answer is kept.
 pub const RESPONSE_KEPT_BYTES_MAX: usize = 16 * 1024;
 /// How much of a receiver's answer is read before its connection is cut.
 pub const RESPONSE_READ_BYTES_MAX: usize = 64 * 1024;
+
+// --- Transport --------------------------------------------------------------------------------------------------
+
+/// Most calls at a time on one connection.
+pub const GRPC_STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Largest head of one call.
+pub const GRPC_HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// A connection that is silent for this long is asked whether it lives.
+pub const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A connection that does not answer that within this long is closed.
+pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the creation of a webhook waits for its host name to be resolved and judged.
+pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
 // --- Flow -------------------------------------------------------------------------------------------------------
 
@@ -92,4 +111,6 @@ const _: () = assert!(EVENT_BODY_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < ACCEPT_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
 const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
+// A page that is just short of full still fits a message with the largest entry on top.
+const _: () = assert!(PAGE_BYTES + 64 * 1024 < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

@@ -1,1 +1,175 @@
-//! accept
+//! Accepting events: find the webhooks an event goes to, hand both to the store, answer after the durable commit.
+//!
+//! Invariant: the bytes of everything on its way to a commit are bounded over all callers. The permit for them is held by
+//! the commit, not by the caller who waits for it, so that one who goes away or stops reading gives nothing back early and
+//! keeps nothing late.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, future::BoxFuture};
+use thiserror::Error;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::error;
+
+use crate::{
+    clock::Clock,
+    model::event::Event,
+    store::{Publish, Published, Store, StoreError},
+    tasks::Tasks,
+};
+
+/// What the stage needs to be told.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Most bytes of events waiting for their commit, over all callers.
+    pub bytes_in_flight_max: usize,
+}
+
+impl Config {
+    /// Builds the stage.
+    pub fn build(self, store: Arc<dyn Store>, clock: Clock, tasks: Tasks) -> Accept {
+        let bytes_max = self.bytes_in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
+        Accept { store, clock, tasks, bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max }
+    }
+}
+
+/// Takes valid events in. Cheap to clone.
+#[derive(Clone)]
+pub struct Accept {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    tasks: Tasks,
+    bytes: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+/// The event is durably stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// How many webhooks it goes to.
+    pub deliveries: u32,
+    /// Whether it was stored before; `deliveries` is then what it was at that time.
+    pub duplicate: bool,
+}
+
+/// Why an event was not stored.
+#[derive(Debug, Clone, Error)]
+pub enum Rejected {
+    /// Its id belongs to an event with other content.
+    #[error("the id belongs to another event")]
+    IdReused,
+    /// More webhooks match than one event may go to.
+    #[error("more webhooks match than one event may go to")]
+    TooManyTargets,
+    /// As many deliveries are pending as may be.
+    #[error("the backlog is full")]
+    BacklogFull,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+type Answers = Vec<Result<Accepted, Rejected>>;
+
+impl Accept {
+    /// Stores a batch of events, each on its own merits. One answer for each, in order, after the durable commit.
+    pub async fn publish(&self, batch: Vec<Event>) -> Vec<Result<Accepted, Rejected>> {
+        self.submit(batch).await.answers().await
+    }
+
+    /// Hands a batch to the store and returns as soon as there is room for it; the answers come later.
+    ///
+    /// Batches submitted one after the other are stored in that order. What was submitted is carried through even if the
+    /// answers are no longer wanted.
+    pub async fn submit(&self, batch: Vec<Event>) -> Submitted {
+        if batch.is_empty() {
+            return Submitted::Answered(Vec::new());
+        }
+        let events = batch.len();
+        let weight = batch.iter().map(Event::weight_bytes).sum::<usize>().min(self.bytes_max);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        let permit = self.bytes.clone().acquire_many_owned(weight).await.expect("the semaphore is never closed");
+
+        let publishes = self.matched(batch);
+        let store = self.store.clone();
+        let mut commit: BoxFuture<'static, Answers> = Box::pin(async move {
+            let published = store.publish(publishes).await;
+            drop(permit);
+            answers(events, published)
+        });
+        // The first poll takes the batch's place in the store's queue: here, where it keeps the caller's order.
+        if let Some(answers) = (&mut commit).now_or_never() {
+            return Submitted::Answered(answers);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.tasks.spawn("accept", async move {
+            // Nobody waits any more: the events are stored all the same.
+            let _ = answer.send(commit.await);
+        });
+        Submitted::Waiting { events, answered }
+    }
+
+    fn matched(&self, batch: Vec<Event>) -> Vec<Publish> {
+        let accept_time = self.clock.now();
+        let catalog = self.store.catalog();
+        batch
+            .into_iter()
+            .map(|event| Publish { targets: catalog.targets(&event.tenant, &event.event_type), event, accept_time })
+            .collect()
+    }
+}
+
+impl std::fmt::Debug for Accept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accept").field("bytes_available", &self.bytes.available_permits()).finish_non_exhaustive()
+    }
+}
+
+/// A batch on its way to its commit.
+#[derive(Debug)]
+pub enum Submitted {
+    /// It is answered already.
+    Answered(Vec<Result<Accepted, Rejected>>),
+    /// Its commit is under way.
+    Waiting {
+        /// How many events it has.
+        events: usize,
+        /// Gets the answers.
+        answered: oneshot::Receiver<Vec<Result<Accepted, Rejected>>>,
+    },
+}
+
+impl Submitted {
+    /// One answer for each event, in order, after the durable commit.
+    pub async fn answers(self) -> Vec<Result<Accepted, Rejected>> {
+        match self {
+            Self::Answered(answers) => answers,
+            Self::Waiting { events, answered } => {
+                answered.await.unwrap_or_else(|_| vec![Err(Rejected::Store(StoreError::Closed)); events])
+            }
+        }
+    }
+}
+
+fn answers(events: usize, published: Result<Vec<Published>, StoreError>) -> Answers {
+    match published {
+        Ok(published) => {
+            debug_assert_eq!(published.len(), events, "the store answers every event");
+            published.into_iter().map(answer).collect()
+        }
+        Err(error) => {
+            error!(%error, events, "a batch of events could not be stored");
+            vec![Err(Rejected::Store(error)); events]
+        }
+    }
+}
+
+fn answer(published: Published) -> Result<Accepted, Rejected> {
+    match published {
+        Published::New { deliveries } => Ok(Accepted { deliveries, duplicate: false }),
+        Published::Duplicate { deliveries } => Ok(Accepted { deliveries, duplicate: true }),
+        Published::Conflict => Err(Rejected::IdReused),
+        Published::TooManyTargets => Err(Rejected::TooManyTargets),
+        Published::BacklogFull => Err(Rejected::BacklogFull),
+    }
+}

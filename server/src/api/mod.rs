@@ -1,1 +1,154 @@
-//! api
+//! The edge: gRPC services over the stages and the store.
+//!
+//! One file per service; `convert*` turns what callers write into the model's values and back; `status` alone picks codes.
+//! Deliberately absent: what lies below a connection (listening, accepting, TLS) and the decision when to stop.
+
+mod convert;
+mod convert_event;
+mod deliveries;
+mod event_types;
+mod events;
+mod json;
+mod page;
+mod publish;
+mod status;
+mod webhooks;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use postrider_proto::v1::{
+    delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
+    webhook_service_server::WebhookServiceServer,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, service::Routes, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::util::MapResponseLayer;
+
+use self::{
+    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, status::Failure,
+    webhooks::WebhookService,
+};
+use crate::{
+    accept::Accept,
+    clock::Clock,
+    limits::{
+        GRPC_HEADER_LIST_BYTES_MAX, GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_MESSAGE_BYTES_MAX,
+        GRPC_STREAMS_PER_CONNECTION_MAX,
+    },
+    model::target::{Target, TargetRules},
+    store::Store,
+    watch::Watch,
+};
+
+/// What the edge needs to be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which URLs webhooks may have.
+    pub target_rules: TargetRules,
+}
+
+/// Judges host names when a webhook is created.
+#[async_trait]
+pub trait NameJudge: Send + Sync + 'static {
+    /// Fails, saying why, if the host of `target` resolves to an address this server may not call. A name that does not
+    /// resolve passes.
+    async fn judge(&self, target: &Target) -> Result<(), String>;
+}
+
+/// What the services work on.
+pub struct Deps {
+    /// Holds everything.
+    pub store: Arc<dyn Store>,
+    /// Takes events in.
+    pub accept: Accept,
+    /// Follows outcomes.
+    pub watch: Watch,
+    /// Says when.
+    pub clock: Clock,
+    /// Judges host names.
+    pub names: Arc<dyn NameJudge>,
+    /// Fires when calls are no longer taken and publish streams are to wind up.
+    pub stop: CancellationToken,
+    /// Fires when the last outcome is committed and watch streams are to end.
+    pub stop_watching: CancellationToken,
+}
+
+/// The services, ready to be served.
+pub struct Api {
+    /// Every service, health and reflection included: for [`server`].
+    pub routes: Routes,
+    /// What the health service says.
+    pub health: Health,
+}
+
+impl Config {
+    /// Builds the services. Health says `NOT_SERVING` until told otherwise.
+    pub async fn build(self, deps: Deps) -> Api {
+        let Deps { store, accept, watch, clock, names, stop, stop_watching } = deps;
+        let webhooks =
+            WebhookService { store: store.clone(), clock, rules: self.target_rules, names, stop: stop.clone() };
+        let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
+        let events = EventService { accept, stop: stop.clone() };
+        let deliveries = DeliveryService { store, watch, stop, stop_watching };
+
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let health = Health { reporter };
+        health.set_serving(false).await;
+        let routes = Routes::new(health_service)
+            .add_service(WebhookServiceServer::new(webhooks).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(EventTypeServiceServer::new(event_types).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(events)
+            .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
+            .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));
+        let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).into();
+        Api { routes, health }
+    }
+}
+
+/// A server with our transport limits, for [`Api::routes`].
+pub fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(GRPC_STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(GRPC_HEADER_LIST_BYTES_MAX)
+        .http2_keepalive_interval(Some(GRPC_KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(GRPC_KEEPALIVE_TIMEOUT))
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(postrider_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// What the health service says about the server and each of its services.
+#[derive(Debug, Clone)]
+pub struct Health {
+    reporter: HealthReporter,
+}
+
+impl Health {
+    /// Says `SERVING` or `NOT_SERVING` of the whole and of every service.
+    pub async fn set_serving(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in [
+            "",
+            WebhookServiceServer::<WebhookService>::NAME,
+            EventTypeServiceServer::<EventTypeService>::NAME,
+            EventService::NAME,
+            DeliveryServiceServer::<DeliveryService>::NAME,
+        ] {
+            self.reporter.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// Every call asks this first.
+fn refuse_if(stop: &CancellationToken) -> Result<(), Failure> {
+    if stop.is_cancelled() { Err(Failure::stopping()) } else { Ok(()) }
+}

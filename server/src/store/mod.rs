@@ -8,6 +8,8 @@
 //! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
 
 mod catalog;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod redb;
 mod types;
 

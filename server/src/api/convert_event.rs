@@ -1,0 +1,143 @@
+//! Contract → model for events: every rule that `Event` documents.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use postrider_proto::v1;
+
+use super::{
+    convert::{event_type, tenant},
+    json::{JsonError, to_json},
+    status::{Failure, Violations},
+};
+use crate::{
+    limits::{
+        CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ID_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
+        ORDERING_KEY_BYTES_MAX,
+    },
+    model::{
+        event::{Event, JSON},
+        ids::{EventId, InvalidId},
+        time::Timestamp,
+    },
+};
+
+/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, in seconds since the Unix epoch: what `google.protobuf.Timestamp` may hold.
+const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// The event a caller means; an id is assigned if it has none.
+pub(super) fn event(event: Option<v1::Event>) -> Result<Event, Failure> {
+    let mut violations = Violations::default();
+    let Some(event) = event else {
+        violations.add("event", "must be set");
+        return Err(violations.into());
+    };
+    let id = violations.note("event.id", event_id(&event.id));
+    let tenant = tenant(&mut violations, "event.tenant", &event.tenant);
+    let event_type = event_type(&mut violations, || "event.type".into(), &event.r#type);
+    let labels = labels(&mut violations, event.labels);
+    if event.ordering_key.len() > ORDERING_KEY_BYTES_MAX {
+        violations.add("event.ordering_key", format!("must not be longer than {ORDERING_KEY_BYTES_MAX} bytes"));
+    }
+    let occur_time = event.occur_time.and_then(|time| occur_time(&mut violations, time));
+    let is_data = matches!(event.payload, Some(v1::event::Payload::Data(_)));
+    let content_type = content_type(&mut violations, event.content_type, is_data);
+    let body = body(&mut violations, event.payload);
+    violations.check()?;
+
+    Ok(Event {
+        id: id.expect("no violations"),
+        tenant: tenant.expect("no violations"),
+        event_type: event_type.expect("no violations"),
+        labels,
+        ordering_key: event.ordering_key,
+        occur_time,
+        content_type,
+        body: body.expect("no violations"),
+    })
+}
+
+fn event_id(text: &str) -> Result<EventId, InvalidId> {
+    if text.is_empty() { Ok(EventId::generate()) } else { text.parse() }
+}
+
+fn labels(violations: &mut Violations, labels: HashMap<String, String>) -> BTreeMap<String, String> {
+    if labels.len() > LABELS_MAX {
+        violations.add("event.labels", format!("must not be more than {LABELS_MAX}"));
+        return BTreeMap::new();
+    }
+    let labels: BTreeMap<_, _> = labels.into_iter().collect();
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    for (key, value) in &labels {
+        let field = || format!("event.labels[{:?}]", key.chars().take(ID_BYTES_MAX).collect::<String>());
+        if !(1..=ID_BYTES_MAX).contains(&key.len()) || !key.bytes().all(allowed) {
+            violations.add(field(), "its key must be [A-Za-z0-9_.-]{1,64}");
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            violations.add(field(), format!("must not be longer than {LABEL_VALUE_BYTES_MAX} bytes"));
+        }
+    }
+    labels
+}
+
+/// To the microsecond, rounded down.
+fn occur_time(violations: &mut Violations, time: prost_types::Timestamp) -> Option<Timestamp> {
+    const FIELD: &str = "event.occur_time";
+    if !TIMESTAMP_SECONDS.contains(&time.seconds) {
+        violations.add(FIELD, "must be in the years 0001 to 9999");
+        return None;
+    }
+    if !(0..1_000_000_000).contains(&time.nanos) {
+        violations.add(FIELD, "must have 0 to 999,999,999 nanoseconds");
+        return None;
+    }
+    Some(Timestamp::from_micros(time.seconds * 1_000_000 + i64::from(time.nanos / 1_000)))
+}
+
+/// The media type of the body; never empty.
+fn content_type(violations: &mut Violations, text: String, is_data: bool) -> String {
+    const FIELD: &str = "event.content_type";
+    if text.is_empty() {
+        return JSON.to_owned();
+    }
+    // A blank is not visible, but `application/json; charset=utf-8` has one.
+    let visible = text.bytes().all(|b| (b' '..=b'~').contains(&b)) && text.trim() == text;
+    if text.len() > CONTENT_TYPE_BYTES_MAX || !visible {
+        violations.add(FIELD, format!("must be at most {CONTENT_TYPE_BYTES_MAX} visible ASCII bytes"));
+    } else if is_data && !is_json(&text) {
+        violations.add(FIELD, "must be empty, `application/json` or end in `+json` when `data` is set");
+    }
+    text
+}
+
+/// Whether a media type is JSON's: `application/json` or `TYPE/SUBTYPE+json`, with any parameters.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some((kind, subtype)) = essence.split_once('/') else { return false };
+    essence == JSON || (!kind.is_empty() && subtype.strip_suffix("+json").is_some_and(|name| !name.is_empty()))
+}
+
+fn body(violations: &mut Violations, payload: Option<v1::event::Payload>) -> Option<Bytes> {
+    match payload {
+        None => {
+            violations.add("event.payload", "one of `data` and `body` must be set");
+            None
+        }
+        Some(v1::event::Payload::Body(body)) if body.len() > EVENT_BODY_BYTES_MAX => {
+            violations.add("event.body", format!("must not be larger than {EVENT_BODY_BYTES_MAX} bytes"));
+            None
+        }
+        Some(v1::event::Payload::Body(body)) => Some(body),
+        Some(v1::event::Payload::Data(data)) => match to_json(&data, EVENT_BODY_BYTES_MAX) {
+            Ok(body) => Some(body),
+            Err(error) => {
+                let path = match &error {
+                    JsonError::NotFinite { path } | JsonError::NoKind { path } => path,
+                    JsonError::TooLarge { .. } => "",
+                };
+                violations.add(format!("event.data{path}"), error);
+                None
+            }
+        },
+    }
+}

@@ -1,0 +1,160 @@
+//! `EventService`: publishing.
+//!
+//! The one service whose routing is written by hand: the generated one fails a whole call or stream at the first message it
+//! cannot decode (text that is not UTF-8, `data` nested too deeply), and here one bad event never touches its neighbours.
+
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+};
+
+use bytes::Buf as _;
+use futures::{StreamExt as _, future::BoxFuture, stream::BoxStream};
+use postrider_proto::v1;
+use prost::{DecodeError, Message};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codec::{Codec, DecodeBuf, Decoder},
+    server::{Grpc, NamedService, StreamingService, UnaryService},
+};
+use tonic_prost::ProstEncoder;
+
+use super::{
+    publish::{Incoming, Reply, publish_all, publish_one},
+    status::Failure,
+};
+use crate::{accept::Accept, limits::GRPC_MESSAGE_BYTES_MAX};
+
+/// Publishes what comes in, until told to stop.
+#[derive(Debug, Clone)]
+pub(super) struct EventService {
+    pub(super) accept: Accept,
+    pub(super) stop: CancellationToken,
+}
+
+impl NamedService for EventService {
+    const NAME: &'static str = v1::event_service_server::SERVICE_NAME;
+}
+
+impl tower::Service<http::Request<Body>> for EventService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+            Ok(match method {
+                "PublishEvents" => grpc().streaming(PublishEvents(service), request).await,
+                "PublishEvent" => grpc().unary(PublishEvent(service), request).await,
+                _ => Status::unimplemented("").into_http(),
+            })
+        })
+    }
+}
+
+fn grpc<Q, R>() -> Grpc<Lenient<Q, R>>
+where
+    Lenient<Q, R>: Codec,
+{
+    Grpc::new(Lenient::default()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+}
+
+struct PublishEvents(EventService);
+
+impl StreamingService<Incoming> for PublishEvents {
+    type Response = v1::PublishEventsResponse;
+    type ResponseStream = BoxStream<'static, Result<v1::PublishEventsResponse, Status>>;
+    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Incoming>>) -> Self::Future {
+        let EventService { accept, stop } = self.0.clone();
+        if stop.is_cancelled() {
+            return std::future::ready(Err(Failure::stopping().into()));
+        }
+        let replies = publish_all(request.into_inner(), accept, stop);
+        std::future::ready(Ok(Response::new(replies.map(|reply| reply.map(Into::into)).boxed())))
+    }
+}
+
+struct PublishEvent(EventService);
+
+impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent {
+    type Response = v1::PublishEventResponse;
+    type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
+
+    fn call(&mut self, request: Request<Result<v1::PublishEventRequest, DecodeError>>) -> Self::Future {
+        let EventService { accept, stop } = self.0.clone();
+        Box::pin(async move {
+            if stop.is_cancelled() {
+                return Err(Failure::stopping().into());
+            }
+            let reply = match request.into_inner() {
+                Ok(request) => publish_one(&accept, request.event).await,
+                Err(problem) => Reply::unreadable(&problem),
+            };
+            Ok(Response::new(reply.into()))
+        })
+    }
+}
+
+impl From<Reply> for v1::PublishEventsResponse {
+    fn from(Reply { event_id, result }: Reply) -> Self {
+        use v1::publish_events_response::Result::{Accepted, Rejected};
+        Self { event_id, result: Some(result.map_or_else(Rejected, Accepted)) }
+    }
+}
+
+impl From<Reply> for v1::PublishEventResponse {
+    fn from(Reply { event_id, result }: Reply) -> Self {
+        use v1::publish_event_response::Result::{Accepted, Rejected};
+        Self { event_id, result: Some(result.map_or_else(Rejected, Accepted)) }
+    }
+}
+
+/// Protobuf, except that a message which cannot be decoded is handed on as such.
+struct Lenient<Q, R>(std::marker::PhantomData<(Q, R)>);
+
+impl<Q, R> Default for Lenient<Q, R> {
+    fn default() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+impl<Q, R> Codec for Lenient<Q, R>
+where
+    Q: Message + Default + 'static,
+    R: Message + 'static,
+{
+    type Encode = R;
+    type Decode = Result<Q, DecodeError>;
+    type Encoder = ProstEncoder<R>;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::default()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Self::default()
+    }
+}
+
+impl<Q: Message + Default, R> Decoder for Lenient<Q, R> {
+    type Item = Result<Q, DecodeError>;
+    type Error = Status;
+
+    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        let decoded = Q::decode(&mut *message);
+        // The next message begins where this one ends, wherever decoding gave up.
+        message.advance(message.remaining());
+        Ok(Some(decoded))
+    }
+}

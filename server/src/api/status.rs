@@ -1,0 +1,339 @@
+//! The one place that picks gRPC codes: what went wrong becomes a `google.rpc.Status` with its details.
+
+use std::{fmt, time::Duration};
+
+use postrider_proto::error_info as reason;
+use prost::Message as _;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _, pb};
+use tracing::warn;
+
+use crate::{
+    accept::Rejected,
+    limits::{STATUS_MESSAGE_BYTES_MAX, STATUS_VIOLATION_BYTES_MAX, STATUS_VIOLATIONS_MAX},
+    store::StoreError,
+    watch::WatchError,
+};
+
+/// How long a publisher whom a full backlog turns away should wait.
+const BACKLOG_RETRY: Duration = Duration::from_secs(5);
+/// How long a caller whom the store or a stopping server turns away should wait.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+
+/// A call, or one event of it, that failed: all a caller is told about it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Failure {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    metadata: Option<(&'static str, String)>,
+    violations: Vec<Violation>,
+    retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), metadata: None, violations: Vec::new(), retry_after: None }
+    }
+
+    fn retry_after(self, delay: Duration) -> Self {
+        Self { retry_after: Some(delay), ..self }
+    }
+
+    /// One field is wrong.
+    pub(super) fn field(reason: &'static str, field: impl Into<String>, problem: impl fmt::Display) -> Self {
+        let mut violations = Violations::default();
+        violations.add_as(reason, field, problem);
+        violations.into()
+    }
+
+    /// The server is stopping.
+    pub(super) fn stopping() -> Self {
+        Self::new(Code::Unavailable, reason::STOPPING, "the server is stopping").retry_after(UNAVAILABLE_RETRY)
+    }
+
+    /// The tenant has no such webhook.
+    pub(super) fn webhook_not_found() -> Self {
+        Self::new(Code::NotFound, reason::WEBHOOK_NOT_FOUND, "this tenant has no such webhook")
+    }
+
+    /// The tenant has no such delivery, or none any more.
+    pub(super) fn delivery_not_found() -> Self {
+        Self::new(
+            Code::NotFound,
+            reason::DELIVERY_NOT_FOUND,
+            "this tenant has no such delivery, or it is no longer retained",
+        )
+    }
+
+    /// The caller's etag is not the present one.
+    pub(super) fn etag_mismatch() -> Self {
+        Self::new(
+            Code::Aborted,
+            reason::ETAG_MISMATCH,
+            "the webhook has changed since this etag was read; read it again and decide anew",
+        )
+    }
+
+    /// The request id was used with another request.
+    pub(super) fn request_id_reused() -> Self {
+        Self::new(Code::AlreadyExists, reason::REQUEST_ID_REUSED, "request_id was used with another request")
+    }
+
+    /// No more webhooks fit.
+    pub(super) fn too_many_webhooks() -> Self {
+        Self::new(Code::ResourceExhausted, reason::TOO_MANY_WEBHOOKS, "the store holds as many webhooks as it may")
+    }
+
+    /// The store answered something that does not belong to the question.
+    pub(super) fn store_confused() -> Self {
+        Self::new(Code::Internal, reason::STORE_UNAVAILABLE, "the store gave an answer that makes no sense")
+    }
+
+    /// A message could not be decoded.
+    pub(super) fn unreadable(problem: impl fmt::Display) -> Self {
+        Self::new(
+            Code::InvalidArgument,
+            reason::INVALID_FIELD,
+            format!("the message cannot be decoded: {problem}; `data` nested too deeply, or text that is not UTF-8?"),
+        )
+    }
+
+    /// What tonic itself found wrong with a call or a message, in our words where it is about size or encoding.
+    pub(super) fn transport(status: &Status) -> Self {
+        match status.code() {
+            // tonic's code for a message above the limit.
+            Code::OutOfRange => Self::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, status.message()),
+            code => Self::new(code, reason::INVALID_FIELD, status.message()),
+        }
+    }
+
+    /// For the end of a call.
+    pub(super) fn into_status(mut self) -> Status {
+        cut(&mut self.message, STATUS_MESSAGE_BYTES_MAX);
+        let mut details = ErrorDetails::new();
+        let metadata = self.metadata.into_iter().map(|(key, value)| (key.to_owned(), value));
+        details.set_error_info(self.reason, reason::DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
+        for violation in self.violations {
+            details.add_bad_request_violation(violation.field, violation.problem);
+        }
+        if self.retry_after.is_some() {
+            details.set_retry_info(self.retry_after);
+        }
+        Status::with_error_details(self.code, self.message, details)
+    }
+
+    /// For a reply that carries it.
+    pub(super) fn into_rpc(self) -> pb::Status {
+        pb::Status::decode(self.into_status().details())
+            .expect("the details of a status of ours are a google.rpc.Status")
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        failure.into_status()
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Failed(cause) => {
+                // What an engine says about its files is for the operator.
+                warn!(error = %cause, "a call failed because the store did");
+                Self::new(Code::Unavailable, reason::STORE_UNAVAILABLE, "the store failed; try again")
+                    .retry_after(UNAVAILABLE_RETRY)
+            }
+            StoreError::Closed => Self::stopping(),
+        }
+    }
+}
+
+impl From<Rejected> for Failure {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::IdReused => Self::new(
+                Code::AlreadyExists,
+                reason::EVENT_ID_REUSED,
+                "event.id belongs to an event with other content",
+            ),
+            Rejected::TooManyTargets => Self::new(
+                Code::FailedPrecondition,
+                reason::TOO_MANY_TARGETS,
+                "more webhooks match this event than one event may go to",
+            ),
+            Rejected::BacklogFull => {
+                Self::new(Code::ResourceExhausted, reason::BACKLOG_FULL, "as many deliveries are pending as may be")
+                    .retry_after(BACKLOG_RETRY)
+            }
+            Rejected::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::InvalidCursor => {
+                Self::field(reason::INVALID_CURSOR, "cursor", "is malformed or belongs to another store")
+            }
+            WatchError::Expired { oldest_cursor } => Self {
+                metadata: Some(("oldest_cursor", oldest_cursor)),
+                ..Self::new(
+                    Code::OutOfRange,
+                    reason::CURSOR_EXPIRED,
+                    "outcomes at the cursor are no longer retained; metadata oldest_cursor is the oldest usable cursor",
+                )
+            },
+            WatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// One thing wrong with one field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Violation {
+    reason: &'static str,
+    field: String,
+    problem: String,
+}
+
+/// Everything wrong with the fields of one request. Keeps the first `STATUS_VIOLATIONS_MAX`.
+#[derive(Debug, Default)]
+pub(super) struct Violations {
+    kept: Vec<Violation>,
+    left_out: usize,
+}
+
+impl Violations {
+    /// The field is wrong.
+    pub(super) fn add(&mut self, field: impl Into<String>, problem: impl fmt::Display) {
+        self.add_as(reason::INVALID_FIELD, field, problem);
+    }
+
+    /// The field is wrong, for a reason that has a name of its own.
+    pub(super) fn add_as(&mut self, reason: &'static str, field: impl Into<String>, problem: impl fmt::Display) {
+        if self.kept.len() >= STATUS_VIOLATIONS_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let (mut field, mut problem) = (field.into(), problem.to_string());
+        cut(&mut field, STATUS_VIOLATION_BYTES_MAX);
+        cut(&mut problem, STATUS_VIOLATION_BYTES_MAX);
+        self.kept.push(Violation { reason, field, problem });
+    }
+
+    /// The value, or `None` and a violation.
+    pub(super) fn note<T, E: fmt::Display>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|problem| self.add(field, problem)).ok()
+    }
+
+    /// Fails if anything was wrong.
+    pub(super) fn check(self) -> Result<(), Failure> {
+        if self.kept.is_empty() { Ok(()) } else { Err(self.into()) }
+    }
+}
+
+impl From<Violations> for Failure {
+    fn from(violations: Violations) -> Self {
+        let kept = violations.kept;
+        let mut message = String::new();
+        for violation in &kept {
+            let separator = if message.is_empty() { "" } else { "; " };
+            message.push_str(&format!("{separator}{}: {}", violation.field, violation.problem));
+        }
+        if violations.left_out > 0 {
+            message.push_str(&format!("; and {} more", violations.left_out));
+        }
+        // One name for all of it only if it is all of one kind.
+        let first = kept.first().map_or(reason::INVALID_FIELD, |violation| violation.reason);
+        let common = kept.iter().all(|violation| violation.reason == first);
+        let reason = if common { first } else { reason::INVALID_FIELD };
+        Self { violations: kept, ..Self::new(Code::InvalidArgument, reason, message) }
+    }
+}
+
+/// Rewrites what tonic answers by itself, before any code of ours runs: see [`Failure::transport`].
+pub(super) fn in_our_words<B: Default>(response: http::Response<B>) -> http::Response<B> {
+    // Only a response that ends with its head has a status there, and only ours have details.
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.details().is_empty() && status.code() == Code::OutOfRange => {
+            Failure::transport(&status).into_status().into_http()
+        }
+        Some(status) if status.details().is_empty() && status.code() == Code::Internal => {
+            Failure::unreadable(status.message()).into_status().into_http()
+        }
+        _ => response,
+    }
+}
+
+/// Shortens to at most `max` bytes, at a character's boundary.
+pub(super) fn cut(text: &mut String, max: usize) {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        text.truncate(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_stay_small_whatever_a_caller_sends() {
+        let mut violations = Violations::default();
+        for index in 0..10_000 {
+            violations.add(format!("é{}[{index}]", "é".repeat(5_000)), "ü".repeat(5_000));
+        }
+        let status = Failure::from(violations).into_status();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().len() <= STATUS_MESSAGE_BYTES_MAX);
+        assert!(status.details().len() <= 8 * 1024, "{}", status.details().len());
+        assert_eq!(status.get_error_details().bad_request().unwrap().field_violations.len(), STATUS_VIOLATIONS_MAX);
+    }
+
+    #[test]
+    fn the_reason_is_the_common_one() {
+        let check = |reasons: &[&'static str], expected: &str| {
+            let mut violations = Violations::default();
+            for reason in reasons {
+                violations.add_as(reason, "field", "is wrong");
+            }
+            let details = Failure::from(violations).into_status().get_error_details();
+            let info = details.error_info().unwrap().clone();
+            assert_eq!((info.domain.as_str(), info.reason.as_str()), (reason::DOMAIN, expected), "{reasons:?}");
+        };
+        check(&[reason::URL_NOT_ALLOWED], reason::URL_NOT_ALLOWED);
+        check(&[reason::UNKNOWN_EVENT_TYPE, reason::UNKNOWN_EVENT_TYPE], reason::UNKNOWN_EVENT_TYPE);
+        check(&[reason::UNKNOWN_EVENT_TYPE, reason::URL_NOT_ALLOWED], reason::INVALID_FIELD);
+    }
+
+    #[test]
+    fn an_expired_cursor_comes_with_the_oldest_and_a_full_backlog_with_a_delay() {
+        let status = Failure::from(WatchError::Expired { oldest_cursor: "abc".into() }).into_status();
+        assert_eq!(status.code(), Code::OutOfRange);
+        assert_eq!(status.get_error_details().error_info().unwrap().metadata["oldest_cursor"], "abc");
+
+        let rpc = Failure::from(Rejected::BacklogFull).into_rpc();
+        assert_eq!(rpc.code, Code::ResourceExhausted as i32);
+        let status = Failure::from(Rejected::BacklogFull).into_status();
+        assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(BACKLOG_RETRY));
+    }
+
+    #[test]
+    fn what_tonic_says_is_said_in_our_words_and_what_we_say_is_left_alone() {
+        let check = |status: Status, code: Code, reason: Option<&str>| {
+            let response = in_our_words(status.into_http::<String>());
+            let status = Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(status.code(), code);
+            let details = status.get_error_details();
+            assert_eq!(details.error_info().map(|info| info.reason.as_str()), reason);
+        };
+        check(Status::out_of_range("too large"), Code::ResourceExhausted, Some(reason::MESSAGE_TOO_LARGE));
+        check(Status::internal("bad wire type"), Code::InvalidArgument, Some(reason::INVALID_FIELD));
+        check(Status::unimplemented(""), Code::Unimplemented, None);
+        let expired = Failure::from(WatchError::Expired { oldest_cursor: "abc".into() });
+        check(expired.into_status(), Code::OutOfRange, Some(reason::CURSOR_EXPIRED));
+    }
+}

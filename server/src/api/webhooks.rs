@@ -1,0 +1,159 @@
+//! `WebhookService`: which URL wants which events.
+
+use std::sync::Arc;
+
+use postrider_proto::v1;
+use prost::Message as _;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, async_trait};
+use tracing::info;
+
+use super::{
+    NameJudge, convert,
+    page::{self, Scope},
+    refuse_if,
+    status::{Failure, Violations},
+};
+use crate::{
+    clock::Clock,
+    limits::{NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
+    model::{
+        ids::{Tenant, WebhookId, WebhookNo},
+        signing::Secret,
+        target::{Target, TargetRules},
+    },
+    store::{ConfigAnswer, ConfigChange, Registered, Store},
+};
+
+/// Manages webhooks.
+pub(super) struct WebhookService {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Clock,
+    pub(super) rules: TargetRules,
+    pub(super) names: Arc<dyn NameJudge>,
+    pub(super) stop: CancellationToken,
+}
+
+#[async_trait]
+impl v1::webhook_service_server::WebhookService for WebhookService {
+    async fn create_webhook(
+        &self,
+        request: Request<v1::CreateWebhookRequest>,
+    ) -> Result<Response<v1::CreateWebhookResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let (spec, request) = convert::create_webhook(request.into_inner(), &self.rules)?;
+        self.judge(&spec.target).await?;
+        let secret = Secret::generate(&mut rand::rng());
+        let change = ConfigChange::CreateWebhook { spec, secret, request, time: self.clock.now() };
+        let webhook = match self.store.put_config(change).await.map_err(Failure::from)? {
+            ConfigAnswer::Created(webhook) => webhook,
+            other => return Err(refusal(&other).into()),
+        };
+        info!(webhook.id = %webhook.id, tenant = %webhook.tenant, "created a webhook");
+        let signing_secret = webhook.secret.reveal();
+        Ok(Response::new(v1::CreateWebhookResponse {
+            // A repeat gets what the first call got: nothing was pending then.
+            webhook: Some(convert::webhook_reply(&webhook, 0)),
+            signing_secret,
+        }))
+    }
+
+    async fn get_webhook(
+        &self,
+        request: Request<v1::GetWebhookRequest>,
+    ) -> Result<Response<v1::GetWebhookResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let request = request.into_inner();
+        let (tenant, id) = convert::webhook_key(&request.tenant, &request.id)?;
+        let webhook = self.find(&tenant, id)?;
+        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(reply(&webhook)) }))
+    }
+
+    async fn list_webhooks(
+        &self,
+        request: Request<v1::ListWebhooksRequest>,
+    ) -> Result<Response<v1::ListWebhooksResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let request = request.into_inner();
+        let sealer = self.store.sealer();
+        let mut violations = Violations::default();
+        let tenant = convert::tenant_or_all(&mut violations, &request.tenant);
+        let size = page::size(&mut violations, request.page_size, PAGE_SIZE_DEFAULT);
+        let scope = Scope::new("ListWebhooks").with(tenant.as_ref().map_or("", Tenant::as_str));
+        let after = scope.counted_after(&mut violations, sealer, &request.page_token);
+        violations.check()?;
+
+        // One more than the page holds tells whether there is a next one.
+        let found = self.store.catalog().list(tenant.as_ref(), after.map(WebhookNo), size + 1);
+        let more_by_count = found.len() > size;
+        let mut webhooks = Vec::new();
+        let mut last = None;
+        let mut bytes = 0;
+        for registered in found.iter().take(size) {
+            if bytes > PAGE_BYTES {
+                break;
+            }
+            let webhook = reply(registered);
+            bytes += webhook.encoded_len();
+            last = Some(registered.webhook.no.0);
+            webhooks.push(webhook);
+        }
+        let more = more_by_count || webhooks.len() < found.len();
+        let next_page_token = last.filter(|_| more).map_or_else(String::new, |last| scope.counted_token(sealer, last));
+        Ok(Response::new(v1::ListWebhooksResponse { webhooks, next_page_token }))
+    }
+
+    async fn delete_webhook(
+        &self,
+        request: Request<v1::DeleteWebhookRequest>,
+    ) -> Result<Response<v1::DeleteWebhookResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let request = request.into_inner();
+        let (tenant, id) = convert::webhook_key(&request.tenant, &request.id)?;
+        let webhook = self.find(&tenant, id)?.webhook;
+        let guarded = !request.etag.is_empty();
+        if guarded && request.etag != webhook.etag() {
+            return Err(Failure::etag_mismatch().into());
+        }
+        // The store looks again: the webhook may change between here and there.
+        let expect = guarded.then_some(webhook.version);
+        let change = ConfigChange::DeleteWebhook { tenant, id, expect, time: self.clock.now() };
+        match self.store.put_config(change).await.map_err(Failure::from)? {
+            ConfigAnswer::Deleted { cancelled } => {
+                info!(webhook.id = %id, deliveries = cancelled, "deleted a webhook");
+                Ok(Response::new(v1::DeleteWebhookResponse { cancelled_deliveries: convert::count(cancelled) }))
+            }
+            other => Err(refusal(&other).into()),
+        }
+    }
+}
+
+impl WebhookService {
+    fn find(&self, tenant: &Tenant, id: WebhookId) -> Result<Registered, Failure> {
+        self.store.catalog().find(tenant, id).ok_or_else(Failure::webhook_not_found)
+    }
+
+    /// Refuses a host name that resolves to something this server may not call. One that does not resolve, or not soon, is
+    /// judged at each attempt.
+    async fn judge(&self, target: &Target) -> Result<(), Failure> {
+        match timeout(NAME_JUDGED_WITHIN, self.names.judge(target)).await {
+            Ok(Err(why)) => Err(convert::name_not_allowed(&why)),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn reply(registered: &Registered) -> v1::Webhook {
+    convert::webhook_reply(&registered.webhook, registered.pending())
+}
+
+fn refusal(answer: &ConfigAnswer) -> Failure {
+    match answer {
+        ConfigAnswer::NotFound => Failure::webhook_not_found(),
+        ConfigAnswer::VersionMismatch => Failure::etag_mismatch(),
+        ConfigAnswer::RequestReused => Failure::request_id_reused(),
+        ConfigAnswer::TooManyWebhooks => Failure::too_many_webhooks(),
+        ConfigAnswer::Created(_) | ConfigAnswer::Deleted { .. } => Failure::store_confused(),
+    }
+}

@@ -1,0 +1,234 @@
+//! A store in memory for the tests of what stands on the seam: it keeps no promise but the shapes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
+    FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish,
+    Published, Store, StoreError,
+};
+use crate::model::{
+    event::StoredEvent,
+    ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
+    seal::Sealer,
+    time::Timestamp,
+    webhook::{DisableReason, Switch, Webhook},
+};
+
+/// A store whose commits can be held up and whose log is written by the test.
+pub(crate) struct FakeStore {
+    catalog: Catalog,
+    sealer: Sealer,
+    head: watch::Sender<Position>,
+    log: Mutex<Log>,
+    config: Mutex<Configuration>,
+    published: Mutex<HashMap<EventId, u128>>,
+    /// Events in the order in which commits took them.
+    pub(crate) order: Mutex<Vec<EventId>>,
+    /// Every commit takes one permit for good.
+    pub(crate) commits: Semaphore,
+    /// What [`Store::get`] answers.
+    pub(crate) detail: Mutex<Option<DeliveryDetail>>,
+    /// What [`Store::list`] answers, and what it was last asked.
+    pub(crate) page: Mutex<(DeliveryPage, Option<DeliveryQuery>)>,
+}
+
+#[derive(Default)]
+struct Log {
+    entries: Vec<LogEntry>,
+    oldest: u64,
+    examined_max: usize,
+}
+
+#[derive(Default)]
+struct Configuration {
+    seq: u64,
+    requests: HashMap<(Tenant, String), (u128, Webhook)>,
+}
+
+impl FakeStore {
+    /// An empty store that commits at once.
+    pub(crate) fn new() -> Arc<Self> {
+        let store = Self::held();
+        store.commits.add_permits(Semaphore::MAX_PERMITS);
+        store
+    }
+
+    /// An empty store that commits nothing before `commits` has permits.
+    pub(crate) fn held() -> Arc<Self> {
+        Arc::new(Self {
+            catalog: Catalog::default(),
+            sealer: Sealer::new([7; 16]),
+            head: watch::Sender::new(Position(0)),
+            log: Mutex::new(Log { examined_max: usize::MAX, ..Log::default() }),
+            config: Mutex::default(),
+            published: Mutex::default(),
+            order: Mutex::default(),
+            commits: Semaphore::new(0),
+            detail: Mutex::default(),
+            page: Mutex::new((DeliveryPage { deliveries: Vec::new(), next: None }, None)),
+        })
+    }
+
+    /// Commits log entries.
+    pub(crate) fn log(&self, entries: impl IntoIterator<Item = LogEntry>) {
+        let mut log = self.log.lock();
+        log.entries.extend(entries);
+        self.head.send_replace(Position(log.entries.len() as u64));
+    }
+
+    /// Forgets the log up to `oldest`.
+    pub(crate) fn forget(&self, oldest: u64) {
+        self.log.lock().oldest = oldest;
+    }
+
+    /// Makes [`Store::feed`] examine no more than this many entries a call.
+    pub(crate) fn examine(&self, max: usize) {
+        self.log.lock().examined_max = max;
+    }
+
+    fn create(&self, change: ConfigChange) -> ConfigAnswer {
+        let ConfigChange::CreateWebhook { spec, secret, request, time } = change else { unreachable!("a create") };
+        let mut config = self.config.lock();
+        let key = request.map(|request| ((spec.tenant.clone(), request.id), request.hash));
+        if let Some((hash, webhook)) = key.as_ref().and_then(|(key, _)| config.requests.get(key)) {
+            let same = key.as_ref().is_some_and(|(_, asked)| asked == hash);
+            return if same { ConfigAnswer::Created(webhook.clone()) } else { ConfigAnswer::RequestReused };
+        }
+        config.seq += 1;
+        let disabled = Switch::Disabled { reason: DisableReason::Requested, since: time };
+        let webhook = Webhook {
+            no: WebhookNo(config.seq),
+            id: WebhookId::generate(),
+            tenant: spec.tenant,
+            target: spec.target,
+            subscription: spec.subscription,
+            description: spec.description,
+            switch: if spec.enabled { Switch::Enabled } else { disabled },
+            version: config.seq,
+            create_time: time,
+            update_time: time,
+            secret,
+        };
+        self.catalog.put(ConfigSeq(config.seq), webhook.clone());
+        if let Some((key, hash)) = key {
+            config.requests.insert(key, (hash, webhook.clone()));
+        }
+        ConfigAnswer::Created(webhook)
+    }
+}
+
+#[async_trait]
+impl Store for FakeStore {
+    async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, StoreError> {
+        self.order.lock().extend(batch.iter().map(|publish| publish.event.id.clone()));
+        self.commits.acquire().await.expect("never closed").forget();
+        let mut published = self.published.lock();
+        let answer = |publish: Publish| {
+            let deliveries = u32::try_from(publish.targets.webhooks.len()).expect("few");
+            let hash = publish.event.content_hash();
+            match published.insert(publish.event.id, hash) {
+                None => Published::New { deliveries },
+                Some(known) if known == hash => Published::Duplicate { deliveries },
+                Some(_) => Published::Conflict,
+            }
+        };
+        Ok(batch.into_iter().map(answer).collect())
+    }
+
+    async fn lanes(&self, _: Option<WebhookNo>, _: usize) -> Result<LanePage, StoreError> {
+        unreachable!("not asked")
+    }
+
+    async fn due(&self, _: WebhookNo, _: Timestamp, _: usize) -> Result<DuePage, StoreError> {
+        unreachable!("not asked")
+    }
+
+    async fn events(&self, _: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+        unreachable!("not asked")
+    }
+
+    async fn commit(&self, _: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
+    }
+
+    fn owner(&self) -> Owner {
+        Owner(0)
+    }
+
+    async fn feed(&self, after: Position, filter: &FeedFilter, limit: usize) -> Result<FeedPage, FeedError> {
+        let log = self.log.lock();
+        if after.0 < log.oldest {
+            return Err(FeedError::Expired { oldest: Position(log.oldest) });
+        }
+        let from = usize::try_from(after.0).expect("small");
+        let rest = log.entries.get(from..).ok_or(FeedError::Unknown)?;
+        let mut page = FeedPage { entries: Vec::new(), position: after };
+        for entry in rest.iter().take(log.examined_max) {
+            if page.entries.len() == limit {
+                break;
+            }
+            page.position.0 += 1;
+            page.entries.extend(filter.passes(entry).then(|| entry.clone()));
+        }
+        Ok(page)
+    }
+
+    fn head(&self) -> watch::Receiver<Position> {
+        self.head.subscribe()
+    }
+
+    async fn list(
+        &self,
+        query: &DeliveryQuery,
+        _: Option<ListPosition>,
+        _: usize,
+    ) -> Result<DeliveryPage, StoreError> {
+        let mut page = self.page.lock();
+        page.1 = Some(query.clone());
+        Ok(page.0.clone())
+    }
+
+    async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
+        Ok(self.detail.lock().clone())
+    }
+
+    async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
+        let (tenant, id, expect) = match &change {
+            ConfigChange::CreateWebhook { .. } => return Ok(self.create(change)),
+            ConfigChange::DeleteWebhook { tenant, id, expect, .. } => (tenant, *id, *expect),
+        };
+        let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
+        if expect.is_some_and(|version| version != found.webhook.version) {
+            return Ok(ConfigAnswer::VersionMismatch);
+        }
+        let mut config = self.config.lock();
+        config.seq += 1;
+        self.catalog.remove(ConfigSeq(config.seq), found.webhook.no);
+        Ok(ConfigAnswer::Deleted { cancelled: 3 })
+    }
+
+    async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {
+        Ok(ConfigPage { steps: Vec::new(), more: false })
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    async fn upkeep(&self, _: Timestamp) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
