@@ -1,1 +1,154 @@
-//! daemon
+//! The composition root: the only place that sees every part. Channels are made here, and all of them are bounded.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    api,
+    clock::Clock,
+    config::Config,
+    dispatch,
+    flow::News,
+    shutdown::{Levers, Overdue},
+    store::{Store, redb},
+    tasks::Tasks,
+};
+
+/// Batches of committed outcomes on their way to dispatch, which always takes them promptly.
+const SETTLED_BATCHES: usize = 1024;
+
+/// Why the daemon did not start. Nothing was acknowledged, and nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken, or the address is not this machine's.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The data directory is in use, damaged, of a newer version, or cannot be reached.
+    #[error("cannot open the data directory {path}: {error}")]
+    Open {
+        /// The data directory.
+        path: String,
+        /// What the store says.
+        error: redb::OpenError,
+    },
+    /// The delivery threads cannot be started.
+    #[error("cannot start delivering: {0}")]
+    Deliver(#[from] io::Error),
+}
+
+/// Starts daemons.
+#[derive(Debug)]
+pub struct Daemon;
+
+/// A daemon at work. Dropped, it stops at once and without order.
+pub struct Running {
+    config: Config,
+    address: SocketAddr,
+    tasks: Tasks,
+    levers: Levers,
+}
+
+impl Daemon {
+    /// Takes the port, opens and recovers the store, starts every stage, and serves.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        let address = config.serve.address;
+        let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
+        let address = server.address();
+        let (tasks, clock, news) = (Tasks::default(), Clock::start(), Arc::new(News::default()));
+        let opened = redb::open(&config.data, config.store.clone(), news.clone(), clock).await;
+        let path = || config.data.display().to_string();
+        let store: Arc<dyn Store> = Arc::new(opened.map_err(|error| StartError::Open { path: path(), error })?);
+
+        let [calls, work, attempts, watches, connections] = std::array::from_fn(|_| CancellationToken::new());
+        let (attempted, attempted_ends) = mpsc::channel(config.dispatch.in_flight_max);
+        let (settled, settled_ends) = mpsc::channel(SETTLED_BATCHES);
+
+        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone())?;
+        let dispatch = config.dispatch.clone().build(dispatch::Deps {
+            store: store.clone(),
+            news,
+            clock,
+            jobs,
+            settled: settled_ends,
+        });
+        let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, settled, rand::random());
+        let retention = config.retention.clone().build(store.clone(), clock);
+        let api = api::Config { targets: config.targets.clone() }.build(api::Deps {
+            store: store.clone(),
+            accept: config.accept.clone().build(store.clone(), clock),
+            watch: config.watch.clone().build(store.clone()),
+            clock,
+            calls: calls.clone(),
+            watches: watches.clone(),
+        });
+
+        let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
+        tasks.spawn("dispatch", dispatch.run(work.clone()));
+        tasks.spawn("retention", retention.run(work.clone()));
+        let serving_ended = tasks.spawn_ending("serve", server.run(api.routes, calls.clone(), connections.clone()));
+
+        announce(&config, address);
+        let levers = Levers {
+            health: api.health,
+            calls,
+            work,
+            attempts,
+            watches,
+            connections,
+            outcomes_ended,
+            serving_ended,
+            tasks: tasks.clone(),
+            store,
+        };
+        Ok(Running { config, address, tasks, levers })
+    }
+}
+
+impl Running {
+    /// Where gRPC is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Completes when a part of the daemon has panicked, with its name. The daemon should be stopped then.
+    pub async fn broken(&self) -> &'static str {
+        self.tasks.broken().await
+    }
+
+    /// Stops in order, within the grace and a second.
+    pub async fn stop(self) -> Result<(), Overdue> {
+        self.levers.stop(self.config.shutdown.grace).await
+    }
+}
+
+/// Says what runs, and what an operator has opened.
+fn announce(config: &Config, address: SocketAddr) {
+    for range in &config.opened {
+        warn!(targets.range = %range, "webhooks may point into this range, and over plain http: --allow-cidr");
+    }
+    if config.targets.allow_http {
+        warn!("webhooks may use plain http to any public address: --allow-http");
+    }
+    if !address.ip().to_canonical().is_loopback() {
+        warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
+    }
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen.address = %address,
+        data = %config.data.display(),
+        delivery.loops = config.deliver.loops,
+        delivery.in_flight_max = config.dispatch.in_flight_max,
+        delivery.webhook_in_flight_max = config.dispatch.webhook_in_flight_max,
+        store.pending_max = config.store.pending_max,
+        store.webhooks_max = config.store.webhooks_max,
+        "postriderd serves"
+    );
+}
