@@ -152,3 +152,56 @@ fn announce(config: &Config, address: SocketAddr) {
         "postriderd serves"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::shutdown::LAST_WORDS;
+
+    fn config(data: &tempfile::TempDir) -> Config {
+        let data = data.path().to_str().expect("a temporary directory has a plain name");
+        Config::from_flags(["--listen", "127.0.0.1:0", "--shutdown-grace", "10s", "--data", data]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn idle_clients_do_not_hold_up_the_end_and_the_data_can_be_opened_again() {
+        let data = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let running = Daemon::start(config(&data)).await.unwrap();
+            let _silent = TcpStream::connect(running.address()).await.unwrap();
+            let mut greeted = TcpStream::connect(running.address()).await.unwrap();
+            greeted.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            greeted.read_exact(&mut [0; 9]).await.unwrap();
+
+            let started = Instant::now();
+            running.stop().await.unwrap();
+            // Nothing is under way, so none of the grace is spent.
+            assert!(started.elapsed() < LAST_WORDS + Duration::from_secs(5), "{:?}", started.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_an_error_of_its_own() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let running = Daemon::start(config(&one)).await.unwrap();
+        let mut config = config(&other);
+        config.serve.address = running.address();
+        assert!(matches!(Daemon::start(config).await.err(), Some(StartError::Bind { .. })));
+        running.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_data_directory_in_use_is_an_error_of_its_own() {
+        let data = tempfile::tempdir().unwrap();
+        let running = Daemon::start(config(&data)).await.unwrap();
+        assert!(matches!(Daemon::start(config(&data)).await.err(), Some(StartError::Open { .. })));
+        running.stop().await.unwrap();
+    }
+}

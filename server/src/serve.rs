@@ -101,7 +101,7 @@ impl Server {
             .initial_stream_window_size(CALL_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_routes(routes);
-        let incoming = connections(listener, config, cut);
+        let incoming = connections(listener, &config, cut);
         if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
             error!(%error, "serving ended early");
         }
@@ -111,9 +111,10 @@ impl Server {
 /// Connections as they come, each with a permit that it gives back when it ends.
 fn connections(
     listener: TcpListener,
-    config: Config,
+    config: &Config,
     cut: CancellationToken,
-) -> impl Stream<Item = Result<Connection, Infallible>> {
+) -> impl Stream<Item = Result<Connection, Infallible>> + use<> {
+    let greeting_timeout = config.keepalive_timeout;
     let permits = Arc::new(Semaphore::new(config.connections_max));
     let state = (listener, permits, cut);
     stream::unfold(state, move |(listener, permits, cut)| async move {
@@ -126,10 +127,7 @@ fn connections(
         let connection = Connection {
             stream,
             cut: Box::pin(cut.clone().cancelled_owned()),
-            greeting: Some(Greeting {
-                missing_bytes: GREETING_BYTES,
-                until: Box::pin(sleep(config.keepalive_timeout)),
-            }),
+            greeting: Some(Greeting { missing_bytes: GREETING_BYTES, until: Box::pin(sleep(greeting_timeout)) }),
             _permit: permit,
         };
         Some((Ok(connection), (listener, permits, cut)))

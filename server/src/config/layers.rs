@@ -137,13 +137,11 @@ fn file_path(flags: &ArgMatches, environment: Environment<'_>, problems: &mut Ve
 
 /// A variable's value, unless it is unset, empty or not text.
 fn variable(name: String, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Option<String> {
-    match environment(&name)?.into_string() {
-        Ok(value) => Some(value).filter(|value| !value.is_empty()),
-        Err(_) => {
-            problems.push(Problem::new(name, "is not valid UTF-8"));
-            None
-        }
-    }
+    let Ok(value) = environment(&name)?.into_string() else {
+        problems.push(Problem::new(name, "is not valid UTF-8"));
+        return None;
+    };
+    Some(value).filter(|value| !value.is_empty())
 }
 
 fn read_environment(environment: Environment<'_>, layers: &mut Layers, problems: &mut Vec<Problem>) {

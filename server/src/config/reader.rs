@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
             None => (default.as_slice(), Source::Default(name)),
         };
         let entries: Vec<&str> = texts.iter().flat_map(|text| text.split(',')).map(str::trim).collect();
-        if let [] | [""] | ["none"] = entries.as_slice() {
+        if let [] | ["" | "none"] = entries.as_slice() {
             return Vec::new();
         }
         let mut values = Vec::with_capacity(entries.len());
