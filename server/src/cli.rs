@@ -8,6 +8,7 @@ use tracing::{error, info};
 use crate::{
     config::{Command, Config, process_environment},
     daemon::{Daemon, StartError},
+    descriptors,
     shutdown::{Signal, Signals},
 };
 
@@ -33,6 +34,7 @@ pub fn run() -> ExitCode {
         }
     };
     config.telemetry.start();
+    descriptors::provide(&config);
     // One worker for each processor: gRPC, the store's readers and the stages share them; delivery loops bring their own.
     let runtime = match Builder::new_multi_thread().enable_all().thread_name("worker").build() {
         Ok(runtime) => runtime,
