@@ -104,7 +104,7 @@ fn end_at_once(signal: Signal) -> u8 {
 fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Bind { .. } => code::UNAVAILABLE,
-        StartError::Open { .. } => code::CANNOT_CREATE,
+        StartError::Open(_) => code::CANNOT_CREATE,
         StartError::Deliver(_) => code::SOFTWARE,
     }
 }

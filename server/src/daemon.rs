@@ -2,7 +2,8 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::sync::mpsc;
+use async_trait::async_trait;
+use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -10,10 +11,11 @@ use crate::{
     api,
     clock::Clock,
     config::Config,
-    dispatch,
+    deliver, dispatch,
     flow::News,
+    model::target::Target,
     shutdown::{Levers, Overdue},
-    store::{Store, redb},
+    store::redb::{self, RedbStore},
     tasks::Tasks,
 };
 
@@ -32,16 +34,11 @@ pub enum StartError {
         error: io::Error,
     },
     /// The data directory is in use, damaged, of a newer version, or cannot be reached.
-    #[error("cannot open the data directory {path}: {error}")]
-    Open {
-        /// The data directory.
-        path: String,
-        /// What the store says.
-        error: redb::OpenError,
-    },
-    /// The delivery threads cannot be started.
-    #[error("cannot start delivering: {0}")]
-    Deliver(#[from] io::Error),
+    #[error(transparent)]
+    Open(#[from] redb::OpenError),
+    /// Delivery cannot be started.
+    #[error(transparent)]
+    Deliver(#[from] deliver::BuildError),
 }
 
 /// Starts daemons.
@@ -53,6 +50,7 @@ pub struct Running {
     config: Config,
     address: SocketAddr,
     tasks: Tasks,
+    engine: Arc<RedbStore>,
     levers: Levers,
 }
 
@@ -63,9 +61,8 @@ impl Daemon {
         let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
         let address = server.address();
         let (tasks, clock, news) = (Tasks::default(), Clock::start(), Arc::new(News::default()));
-        let opened = redb::open(&config.data, config.store.clone(), news.clone(), clock).await;
-        let path = || config.data.display().to_string();
-        let store: Arc<dyn Store> = Arc::new(opened.map_err(|error| StartError::Open { path: path(), error })?);
+        let engine = Arc::new(open(&config, news.clone(), clock).await?);
+        let store = engine.clone();
 
         let [calls, work, attempts, watches, connections] = std::array::from_fn(|_| CancellationToken::new());
         let (attempted, attempted_ends) = mpsc::channel(config.dispatch.in_flight_max);
@@ -81,20 +78,23 @@ impl Daemon {
         });
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, settled, rand::random());
         let retention = config.retention.clone().build(store.clone(), clock);
-        let api = api::Config { targets: config.targets.clone() }.build(api::Deps {
+        let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
             store: store.clone(),
-            accept: config.accept.clone().build(store.clone(), clock),
+            accept: config.accept.clone().build(store.clone(), clock, tasks.clone()),
             watch: config.watch.clone().build(store.clone()),
             clock,
-            calls: calls.clone(),
-            watches: watches.clone(),
+            names: Arc::new(config.deliver.names()),
+            stop: calls.clone(),
+            stop_watching: watches.clone(),
         });
+        let api = api.await;
 
         let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
         let serving_ended = tasks.spawn_ending("serve", server.run(api.routes, calls.clone(), connections.clone()));
 
+        api.health.set_serving(true).await;
         announce(&config, address);
         let levers = Levers {
             health: api.health,
@@ -108,7 +108,21 @@ impl Daemon {
             tasks: tasks.clone(),
             store,
         };
-        Ok(Running { config, address, tasks, levers })
+        Ok(Running { config, address, tasks, engine, levers })
+    }
+}
+
+/// Opens the store, recovering what there is, off the runtime's threads.
+async fn open(config: &Config, news: Arc<News>, clock: Clock) -> Result<RedbStore, redb::OpenError> {
+    let (path, config) = (config.data.clone(), config.store.clone());
+    let opened = spawn_blocking(move || redb::open(&path, config, news, clock)).await;
+    opened.expect("opening reports its failures")
+}
+
+#[async_trait]
+impl api::NameJudge for deliver::Names {
+    async fn judge(&self, target: &Target) -> Result<(), String> {
+        deliver::Names::judge(self, target).await.map_err(|refusal| refusal.to_string())
     }
 }
 
@@ -120,7 +134,10 @@ impl Running {
 
     /// Completes when a part of the daemon has panicked, with its name. The daemon should be stopped then.
     pub async fn broken(&self) -> &'static str {
-        self.tasks.broken().await
+        tokio::select! {
+            name = self.tasks.broken() => name,
+            name = self.engine.broken() => name,
+        }
     }
 
     /// Stops in order, within the grace and a second.
@@ -201,7 +218,7 @@ mod tests {
     async fn a_data_directory_in_use_is_an_error_of_its_own() {
         let data = tempfile::tempdir().unwrap();
         let running = Daemon::start(config(&data)).await.unwrap();
-        assert!(matches!(Daemon::start(config(&data)).await.err(), Some(StartError::Open { .. })));
+        assert!(matches!(Daemon::start(config(&data)).await.err(), Some(StartError::Open(_))));
         running.stop().await.unwrap();
     }
 }

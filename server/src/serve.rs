@@ -27,7 +27,12 @@ use tonic::{
     service::Routes,
     transport::server::{Connected, TcpConnectInfo},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
+
+use crate::limits::{
+    GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HEADER_LIST_BYTES_MAX,
+    GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
+};
 
 /// Where and how gRPC is served.
 #[derive(Debug, Clone)]
@@ -36,11 +41,7 @@ pub struct Config {
     pub address: SocketAddr,
     /// Most connections at once; more wait in the kernel's queue.
     pub connections_max: usize,
-    /// Most calls at once on one connection.
-    pub calls_per_connection_max: u32,
-    /// A connection is asked this often whether it is still there.
-    pub keepalive_interval: Duration,
-    /// It is closed if it does not answer that, or does not complete its HTTP/2 greeting, within this time.
+    /// A connection is closed if it does not complete its HTTP/2 greeting, or does not answer a ping, within this time.
     pub keepalive_timeout: Duration,
 }
 
@@ -48,19 +49,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            connections_max: 1024,
-            calls_per_connection_max: 128,
-            keepalive_interval: Duration::from_secs(30),
-            keepalive_timeout: Duration::from_secs(10),
+            connections_max: GRPC_CONNECTIONS_MAX,
+            keepalive_timeout: GRPC_KEEPALIVE_TIMEOUT,
         }
     }
 }
 
-/// Unread bytes a client may send ahead, on one call and on one connection.
-const CALL_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Most bytes of a call's headers.
-const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// What every HTTP/2 connection begins with: RFC 9113, section 3.4.
 const GREETING_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 /// First and longest pause after a failed accept.
@@ -94,12 +88,12 @@ impl Server {
     pub async fn run(self, routes: Routes, stop: CancellationToken, cut: CancellationToken) {
         let Self { config, listener, .. } = self;
         let server = tonic::transport::Server::builder()
-            .max_concurrent_streams(config.calls_per_connection_max)
-            .http2_keepalive_interval(Some(config.keepalive_interval))
+            .max_concurrent_streams(GRPC_STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(GRPC_KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))
-            .http2_max_header_list_size(HEADERS_BYTES_MAX)
-            .initial_stream_window_size(CALL_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_max_header_list_size(GRPC_HEADER_LIST_BYTES_MAX)
+            .initial_stream_window_size(GRPC_CALL_WINDOW_BYTES)
+            .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
             .add_routes(routes);
         let incoming = connections(listener, &config, cut);
         if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
@@ -122,7 +116,7 @@ fn connections(
         let (stream, _) = accept(|| listener.accept()).await;
         if let Err(error) = stream.set_nodelay(true) {
             // The client has gone already; reading will tell.
-            tracing::debug!(%error, "a new connection cannot be set up");
+            debug!(%error, "a new connection cannot be set up");
         }
         let connection = Connection {
             stream,

@@ -21,10 +21,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info, warn};
 
-use crate::{store::Store, tasks::Tasks};
+use crate::{api::Health, store::Store, tasks::Tasks};
 
 /// How the daemon stops.
 #[derive(Debug, Clone)]
@@ -52,7 +51,7 @@ pub enum Overdue {
 /// What stops the parts of a daemon. Dropped without [`Levers::stop`], it stops them all at once.
 pub(crate) struct Levers {
     /// What callers are told.
-    pub(crate) health: HealthReporter,
+    pub(crate) health: Health,
     /// Ends everything that takes new work from callers.
     pub(crate) calls: CancellationToken,
     /// Ends everything that begins work of its own: dispatch, retention.
@@ -80,7 +79,7 @@ impl Levers {
         let deadline = started + grace;
         let end = deadline + LAST_WORDS;
 
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.health.set_serving(false).await;
         self.calls.cancel();
         self.work.cancel();
         if timeout_at(deadline, self.outcomes_ended.cancelled()).await.is_err() {
@@ -91,24 +90,25 @@ impl Levers {
             self.attempts.cancel();
         }
         // Closing must have its turn even if this has not.
-        let outcomes = timeout_at(end - LAST_WORDS / 4, self.outcomes_ended.cancelled()).await;
+        let outcomes = timeout_at(end - LAST_WORDS / 2, self.outcomes_ended.cancelled()).await;
 
         self.watches.cancel();
-        let farewell = (Instant::now() + FAREWELL).min(end - LAST_WORDS / 8);
+        let farewell = (Instant::now() + FAREWELL).min(end - LAST_WORDS / 4);
         if timeout_at(farewell, self.serving_ended.cancelled()).await.is_err() {
             info!("some clients keep their connections open; they are cut off");
         }
         self.connections.cancel();
 
-        let closed = timeout_at(end, async {
-            if let Err(error) = self.store.close().await {
-                error!(%error, "the store did not close well; it recovers at the next start");
-            }
-            self.tasks.ended().await;
-        });
-        let closed = closed.await;
+        // A store closes cleanly only if nobody reads it any more, but better late than never.
+        if timeout_at(end - LAST_WORDS / 8, self.tasks.ended()).await.is_err() {
+            warn!("some parts of the daemon have not ended");
+        }
+        let closed = timeout_at(end, self.store.close()).await;
+        if let Ok(Err(error)) = &closed {
+            error!(%error, "the store did not close well; it recovers at the next start");
+        }
         info!(duration_ms = duration_ms(started.elapsed()), "stopped");
-        outcomes.map_err(|_| Overdue::Outcomes).and(closed.map_err(|_| Overdue::Store))
+        outcomes.map_err(|_| Overdue::Outcomes).and(closed.map(|_| ()).map_err(|_| Overdue::Store))
     }
 }
 

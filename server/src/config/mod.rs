@@ -159,7 +159,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const MIB: u64 = 1 << 20;
 
 /// Most entries of a retry schedule.
 const RETRIES_MAX: usize = 100;
@@ -186,11 +185,11 @@ fn check_serve(reader: &mut Reader<'_>) -> serve::Config {
 
 fn check_store(reader: &mut Reader<'_>) -> redb::Config {
     redb::Config {
-        cache_bytes: reader.one("store-cache", |text| reader::bytes(text, &(4 * MIB..=MIB * MIB))),
+        cache_bytes: reader.one("store-cache", |text| reader::bytes(text, &(4 << 20..=1 << 40))),
         retention: reader.duration("retention", MINUTE..=DAY * 3650),
-        dedup_window: reader.duration("dedup-window", MINUTE..=DAY * 30),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
+        ..redb::Config::default()
     }
 }
 

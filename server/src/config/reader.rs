@@ -123,9 +123,9 @@ pub(super) fn fraction(text: &str) -> Result<f64, String> {
 }
 
 /// A number of bytes, with or without a binary unit.
-pub(super) fn bytes(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, String> {
+pub(super) fn bytes(text: &str, bounds: &RangeInclusive<usize>) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+    let unit: usize = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "kib" => 1 << 10,
         "mib" => 1 << 20,
@@ -133,7 +133,7 @@ pub(super) fn bytes(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, Str
         "tib" => 1 << 40,
         _ => return Err("does not end in one of the units B, KiB, MiB, GiB and TiB".into()),
     };
-    let value = digits.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let value = digits.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
     value
         .filter(|value| bounds.contains(value))
         .ok_or_else(|| format!("is not a size between {}MiB and {}MiB", bounds.start() >> 20, bounds.end() >> 20))
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn sizes() {
         let bounds = 1 << 20..=1 << 40;
-        let check = |text: &str, expect: Option<u64>| assert_eq!(bytes(text, &bounds).ok(), expect, "{text}");
+        let check = |text: &str, expect: Option<usize>| assert_eq!(bytes(text, &bounds).ok(), expect, "{text}");
         check("1048576", Some(1 << 20));
         check("64MiB", Some(64 << 20));
         check("64 mib", Some(64 << 20));

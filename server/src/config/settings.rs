@@ -167,15 +167,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "retention",
         kind: Kind::One("DURATION"),
         default: "30d",
-        help: "How long finished deliveries, their events and the outcome log are kept (1m to 3650d)",
-        group: KEEPING,
-    },
-    Setting {
-        name: "dedup-window",
-        kind: Kind::One("DURATION"),
-        default: "24h",
-        help: "How long at least a published event's id is remembered, so that publishing it again changes nothing (1m \
-               to 30d)",
+        help: "How long finished deliveries, their events and the outcome log are kept; for as long, publishing an event's id \
+               again changes nothing (1m to 3650d)",
         group: KEEPING,
     },
     Setting {
