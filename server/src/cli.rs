@@ -1,1 +1,110 @@
-//! cli
+//! The process: command line, logs, runtime, signals, exit codes.
+
+use std::{env, process::ExitCode};
+
+use tokio::runtime::{Builder, Runtime};
+use tracing::{error, info};
+
+use crate::{
+    config::{Command, Config, process_environment},
+    daemon::{Daemon, StartError},
+    descriptors,
+    shutdown::{Signal, Signals},
+};
+
+/// Exit codes of `sysexits.h`, which supervisors know.
+mod code {
+    pub(super) const USAGE: u8 = 64;
+    pub(super) const UNAVAILABLE: u8 = 69;
+    pub(super) const SOFTWARE: u8 = 70;
+    pub(super) const CANNOT_CREATE: u8 = 73;
+}
+
+/// Runs `postriderd` with this process' arguments and environment, until it is told to stop.
+pub fn run() -> ExitCode {
+    let config = match Command::read(env::args_os(), &process_environment) {
+        Ok(Command::Run(config)) => *config,
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(problems) => {
+            eprintln!("postriderd: {problems}");
+            return ExitCode::from(code::USAGE);
+        }
+    };
+    config.telemetry.start();
+    descriptors::provide(&config);
+    // One worker for each processor: gRPC, the store's readers and the stages share them; delivery loops bring their own.
+    let runtime = match Builder::new_multi_thread().enable_all().thread_name("worker").build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "the runtime cannot be started");
+            return ExitCode::from(code::SOFTWARE);
+        }
+    };
+    let code = runtime.block_on(supervise(config));
+    abandon(runtime);
+    ExitCode::from(code)
+}
+
+/// Leaves threads behind that hang in the kernel; what had to end in order has.
+fn abandon(runtime: Runtime) {
+    runtime.shutdown_background();
+}
+
+/// Starts, waits for a reason to stop, stops.
+async fn supervise(config: Config) -> u8 {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            error!(%error, "signals cannot be received");
+            return code::SOFTWARE;
+        }
+    };
+    let started = tokio::select! {
+        started = Daemon::start(config) => started,
+        // Nothing was promised yet.
+        signal = signals.next() => return signal.exit_code(),
+    };
+    let running = match started {
+        Ok(running) => running,
+        Err(error) => {
+            error!("{error}");
+            return exit_code(&error);
+        }
+    };
+    let code = tokio::select! {
+        signal = signals.next() => {
+            info!(?signal, "stopping; a second signal ends at once");
+            0
+        }
+        name = running.broken() => {
+            error!(task.name = name, "stopping, because a part of the daemon has failed");
+            code::SOFTWARE
+        }
+    };
+    tokio::select! {
+        stopped = running.stop() => match stopped {
+            Ok(()) => code,
+            Err(overdue) => {
+                error!("{overdue}");
+                code::SOFTWARE
+            }
+        },
+        signal = signals.next() => end_at_once(signal),
+    }
+}
+
+fn end_at_once(signal: Signal) -> u8 {
+    error!(?signal, "ended by a second signal; attempts under way will be repeated");
+    signal.exit_code()
+}
+
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Bind { .. } => code::UNAVAILABLE,
+        StartError::Open(_) => code::CANNOT_CREATE,
+        StartError::Deliver(_) => code::SOFTWARE,
+    }
+}

@@ -1,1 +1,224 @@
-//! daemon
+//! The composition root: the only place that sees every part. Channels are made here, and all of them are bounded.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    api,
+    clock::Clock,
+    config::Config,
+    deliver, dispatch,
+    flow::News,
+    model::target::Target,
+    shutdown::{Levers, Overdue},
+    store::redb::{self, RedbStore},
+    tasks::Tasks,
+};
+
+/// Batches of committed outcomes on their way to dispatch, which always takes them promptly.
+const SETTLED_BATCHES: usize = 1024;
+
+/// Why the daemon did not start. Nothing was acknowledged, and nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken, or the address is not this machine's.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The data directory is in use, damaged, of a newer version, or cannot be reached.
+    #[error(transparent)]
+    Open(#[from] redb::OpenError),
+    /// Delivery cannot be started.
+    #[error(transparent)]
+    Deliver(#[from] deliver::BuildError),
+}
+
+/// Starts daemons.
+#[derive(Debug)]
+pub struct Daemon;
+
+/// A daemon at work. Dropped, it stops at once and without order.
+pub struct Running {
+    config: Config,
+    address: SocketAddr,
+    tasks: Tasks,
+    engine: Arc<RedbStore>,
+    levers: Levers,
+}
+
+impl Daemon {
+    /// Takes the port, opens and recovers the store, starts every stage, and serves.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        let address = config.serve.address;
+        let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
+        let address = server.address();
+        let (tasks, clock, news) = (Tasks::default(), Clock::start(), Arc::new(News::default()));
+        let engine = Arc::new(open(&config, news.clone(), clock).await?);
+        let store = engine.clone();
+
+        let [calls, work, attempts, watches, connections] = std::array::from_fn(|_| CancellationToken::new());
+        let (attempted, attempted_ends) = mpsc::channel(config.dispatch.in_flight_max);
+        let (settled, settled_ends) = mpsc::channel(SETTLED_BATCHES);
+
+        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone())?;
+        let dispatch = config.dispatch.clone().build(dispatch::Deps {
+            store: store.clone(),
+            news,
+            clock,
+            jobs,
+            settled: settled_ends,
+        });
+        let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, settled, rand::random());
+        let retention = config.retention.clone().build(store.clone(), clock);
+        let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
+            store: store.clone(),
+            accept: config.accept.clone().build(store.clone(), clock, tasks.clone()),
+            watch: config.watch.clone().build(store.clone()),
+            clock,
+            names: Arc::new(config.deliver.names()),
+            stop: calls.clone(),
+            stop_watching: watches.clone(),
+        });
+        let api = api.await;
+
+        let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
+        tasks.spawn("dispatch", dispatch.run(work.clone()));
+        tasks.spawn("retention", retention.run(work.clone()));
+        let serving_ended = tasks.spawn_ending("serve", server.run(api.routes, calls.clone(), connections.clone()));
+
+        api.health.set_serving(true).await;
+        announce(&config, address);
+        let levers = Levers {
+            health: api.health,
+            calls,
+            work,
+            attempts,
+            watches,
+            connections,
+            outcomes_ended,
+            serving_ended,
+            tasks: tasks.clone(),
+            store,
+        };
+        Ok(Running { config, address, tasks, engine, levers })
+    }
+}
+
+/// Opens the store, recovering what there is, off the runtime's threads.
+async fn open(config: &Config, news: Arc<News>, clock: Clock) -> Result<RedbStore, redb::OpenError> {
+    let (path, config) = (config.data.clone(), config.store.clone());
+    let opened = spawn_blocking(move || redb::open(&path, config, news, clock)).await;
+    opened.expect("opening reports its failures")
+}
+
+#[async_trait]
+impl api::NameJudge for deliver::Names {
+    async fn judge(&self, target: &Target) -> Result<(), String> {
+        deliver::Names::judge(self, target).await.map_err(|refusal| refusal.to_string())
+    }
+}
+
+impl Running {
+    /// Where gRPC is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Completes when a part of the daemon has panicked, with its name. The daemon should be stopped then.
+    pub async fn broken(&self) -> &'static str {
+        tokio::select! {
+            name = self.tasks.broken() => name,
+            name = self.engine.broken() => name,
+        }
+    }
+
+    /// Stops in order, within the grace and a second.
+    pub async fn stop(self) -> Result<(), Overdue> {
+        self.levers.stop(self.config.shutdown.grace).await
+    }
+}
+
+/// Says what runs, and what an operator has opened.
+fn announce(config: &Config, address: SocketAddr) {
+    for range in &config.opened {
+        warn!(targets.range = %range, "webhooks may point into this range, and over plain http: --allow-cidr");
+    }
+    if config.targets.allow_http {
+        warn!("webhooks may use plain http to any public address: --allow-http");
+    }
+    if !address.ip().to_canonical().is_loopback() {
+        warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
+    }
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen.address = %address,
+        data = %config.data.display(),
+        delivery.loops = config.deliver.loops,
+        delivery.in_flight_max = config.dispatch.in_flight_max,
+        delivery.webhook_in_flight_max = config.dispatch.webhook_in_flight_max,
+        store.pending_max = config.store.pending_max,
+        store.webhooks_max = config.store.webhooks_max,
+        "postriderd serves"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::shutdown::LAST_WORDS;
+
+    fn config(data: &tempfile::TempDir) -> Config {
+        let data = data.path().to_str().expect("a temporary directory has a plain name");
+        Config::from_flags(["--listen", "127.0.0.1:0", "--shutdown-grace", "10s", "--data", data]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn idle_clients_do_not_hold_up_the_end_and_the_data_can_be_opened_again() {
+        let data = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let running = Daemon::start(config(&data)).await.unwrap();
+            let _silent = TcpStream::connect(running.address()).await.unwrap();
+            let mut greeted = TcpStream::connect(running.address()).await.unwrap();
+            greeted.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            greeted.read_exact(&mut [0; 9]).await.unwrap();
+
+            let started = Instant::now();
+            running.stop().await.unwrap();
+            // Nothing is under way, so none of the grace is spent.
+            assert!(started.elapsed() < LAST_WORDS + Duration::from_secs(5), "{:?}", started.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_an_error_of_its_own() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let running = Daemon::start(config(&one)).await.unwrap();
+        let mut config = config(&other);
+        config.serve.address = running.address();
+        assert!(matches!(Daemon::start(config).await.err(), Some(StartError::Bind { .. })));
+        running.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_data_directory_in_use_is_an_error_of_its_own() {
+        let data = tempfile::tempdir().unwrap();
+        let running = Daemon::start(config(&data)).await.unwrap();
+        assert!(matches!(Daemon::start(config(&data)).await.err(), Some(StartError::Open(_))));
+        running.stop().await.unwrap();
+    }
+}

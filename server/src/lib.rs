@@ -3,7 +3,7 @@
 //! Layers, imports point down only:
 //!
 //! ```text
-//! process   cli, config, daemon (composition root), shutdown, telemetry
+//! process   cli, config, daemon (composition root), serve, shutdown, telemetry, descriptors
 //! edges     api
 //! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
 //! plumbing  store, flow, tasks, clock
@@ -17,12 +17,14 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod deliver;
+pub mod descriptors;
 pub mod dispatch;
 pub mod flow;
 pub mod limits;
 pub mod model;
 pub mod outcomes;
 pub mod retention;
+pub mod serve;
 pub mod shutdown;
 pub mod store;
 pub mod tasks;

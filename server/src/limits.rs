@@ -56,13 +56,19 @@ pub const RESPONSE_READ_BYTES_MAX: usize = 64 * 1024;
 
 // --- Transport --------------------------------------------------------------------------------------------------
 
+/// Most connections at a time; more wait in the kernel's queue.
+pub const GRPC_CONNECTIONS_MAX: usize = 1024;
 /// Most calls at a time on one connection.
-pub const GRPC_STREAMS_PER_CONNECTION_MAX: u32 = 256;
+pub const GRPC_STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// Largest head of one call.
 pub const GRPC_HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Unread bytes a client may send ahead on one call.
+pub const GRPC_CALL_WINDOW_BYTES: u32 = 256 * 1024;
+/// Unread bytes a client may send ahead on one connection.
+pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// A connection that is silent for this long is asked whether it lives.
 pub const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// A connection that does not answer that within this long is closed.
+/// A connection that does not answer that within this long, or does not complete its HTTP/2 greeting, is closed.
 pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);

@@ -1,1 +1,5 @@
-fn main() {}
+//! `postriderd`.
+
+fn main() -> std::process::ExitCode {
+    postrider_server::cli::run()
+}

@@ -7,7 +7,7 @@ use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, thread};
 
 use futures::FutureExt as _;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, error, error_span};
 
 /// Spawns tasks and knows when the last one ended. Cheap to clone.
@@ -35,6 +35,21 @@ impl Tasks {
             }
         };
         self.tracker.spawn(watched.instrument(error_span!("task", name)));
+    }
+
+    /// Runs `task`; the token is cancelled when it has ended, however it ended.
+    pub fn spawn_ending(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> CancellationToken {
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        self.spawn(name, async move {
+            let _guard = guard;
+            task.await;
+        });
+        ended
     }
 
     /// Runs `work` on a thread of its own.
@@ -75,6 +90,7 @@ mod tests {
         tasks.spawn("fine", async {});
         tasks.thread("thread", || panic!("planted")).unwrap();
         assert_eq!(tasks.broken().await, "thread");
+        tasks.spawn_ending("ending", async { panic!("planted") }).cancelled().await;
         tasks.ended().await;
     }
 }

@@ -25,7 +25,7 @@ use postrider_proto::v1::{
     webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, service::Routes, transport::Server};
+use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::util::MapResponseLayer;
 
@@ -36,10 +36,7 @@ use self::{
 use crate::{
     accept::Accept,
     clock::Clock,
-    limits::{
-        GRPC_HEADER_LIST_BYTES_MAX, GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_MESSAGE_BYTES_MAX,
-        GRPC_STREAMS_PER_CONNECTION_MAX,
-    },
+    limits::GRPC_MESSAGE_BYTES_MAX,
     model::target::{Target, TargetRules},
     store::Store,
     watch::Watch,
@@ -80,7 +77,7 @@ pub struct Deps {
 
 /// The services, ready to be served.
 pub struct Api {
-    /// Every service, health and reflection included: for [`server`].
+    /// Every service, health and reflection included.
     pub routes: Routes,
     /// What the health service says.
     pub health: Health,
@@ -109,15 +106,6 @@ impl Config {
         let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).into();
         Api { routes, health }
     }
-}
-
-/// A server with our transport limits, for [`Api::routes`].
-pub fn server() -> Server {
-    Server::builder()
-        .max_concurrent_streams(GRPC_STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(GRPC_HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(GRPC_KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(GRPC_KEEPALIVE_TIMEOUT))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -1,1 +1,257 @@
-//! config
+//! Settings: flags over environment over file over defaults, checked as a whole before anything is opened or bound.
+//!
+//! ```text
+//! flags  environment  file          layers.rs    who gave which texts for a setting; the uppermost layer counts
+//!    └───────┼─────────┘
+//!         Layers                    settings.rs  the table of all settings: names, help, defaults
+//!            │
+//!         Reader                    reader.rs    texts to values, each on its own
+//!            │
+//!         Config                    mod.rs       values that fit each other, in the stages' own Config types
+//! ```
+//!
+//! All problems are found in one go, and each says where its value was given.
+//!
+//! Deliberately absent: a check for unknown `POSTRIDER_…` variables. Container platforms define such variables of their own
+//! accord for every service they know by name.
+
+mod layers;
+mod reader;
+mod settings;
+
+use std::{ffi::OsString, fmt, path::PathBuf, thread, time::Duration};
+
+use ipnet::IpNet;
+
+use self::{
+    layers::{Layers, Request},
+    reader::Reader,
+};
+use crate::{
+    accept, deliver, dispatch,
+    limits::ACCEPT_BYTES_IN_FLIGHT_MAX,
+    model::{address::AddressPolicy, retry::RetryPolicy, target::TargetRules},
+    outcomes, retention, serve, shutdown,
+    store::redb,
+    telemetry::{self, LogFormat},
+    watch,
+};
+
+pub use self::layers::{Environment, process_environment};
+
+/// Everything the daemon can be told: the sum of its parts' own settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where and how gRPC is served.
+    pub serve: serve::Config,
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// How it is kept.
+    pub store: redb::Config,
+    /// What webhooks may point at.
+    pub targets: TargetRules,
+    /// The address ranges that were opened, as they were written.
+    pub opened: Vec<IpNet>,
+    /// How much may wait for its commit.
+    pub accept: accept::Config,
+    /// How much may be under way.
+    pub dispatch: dispatch::Config,
+    /// How attempts are made.
+    pub deliver: deliver::Config,
+    /// What follows from them.
+    pub outcomes: outcomes::Config,
+    /// How outcomes are followed.
+    pub watch: watch::Config,
+    /// How often the store is tended.
+    pub retention: retention::Config,
+    /// How the daemon stops.
+    pub shutdown: shutdown::Config,
+    /// What is logged, and how.
+    pub telemetry: telemetry::Config,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// To run the daemon so.
+    Run(Box<Config>),
+    /// To print this and end: help, or the version.
+    Print(String),
+}
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// A flag, a variable, or a place in a file.
+    pub source: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(source: impl fmt::Display, message: impl fmt::Display) -> Self {
+        Self { source: source.to_string(), message: message.to_string() }
+    }
+}
+
+/// Everything that is wrong with the configuration; never empty.
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is wrong:")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {}: {}", problem.source, problem.message))
+    }
+}
+
+impl Command {
+    /// Reads the command line, whose first argument is the program's name, the environment and the configuration file.
+    pub fn read(args: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let layers = match layers::read(args, environment, &mut problems) {
+            Request::Print(text) => return Ok(Self::Print(text)),
+            Request::Run(layers) => layers,
+        };
+        let config = Config::check(&layers, &mut problems);
+        if problems.is_empty() { Ok(Self::Run(Box::new(config))) } else { Err(Problems(problems)) }
+    }
+}
+
+impl Config {
+    /// What these flags say, such as `["--data", "/tmp/x"]`, the environment left aside: for a daemon inside another program.
+    pub fn from_flags<F: Into<OsString>>(flags: impl IntoIterator<Item = F>) -> Result<Self, Problems> {
+        let args = [OsString::from("postriderd")].into_iter().chain(flags.into_iter().map(Into::into));
+        match Command::read(args, &|_| None)? {
+            Command::Run(config) => Ok(*config),
+            Command::Print(text) => Err(Problems(vec![Problem::new("command line", text)])),
+        }
+    }
+
+    /// Reads every setting and relates them. The result is good only if no problem was added.
+    fn check(layers: &Layers, problems: &mut Vec<Problem>) -> Self {
+        let mut reader = Reader::new(layers, problems);
+        let reader = &mut reader;
+        let opened = reader.many("allow-cidr", reader::range);
+        let targets =
+            TargetRules { allow_http: reader.switch("allow-http"), policy: AddressPolicy::new(opened.clone()) };
+        let dispatch = check_dispatch(reader);
+        Self {
+            serve: check_serve(reader),
+            data: reader.one("data", |text| Ok(PathBuf::from(text))),
+            store: check_store(reader),
+            accept: accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX },
+            deliver: check_deliver(reader, dispatch.in_flight_max, &targets),
+            dispatch,
+            outcomes: check_outcomes(reader),
+            watch: watch::Config { heartbeat: reader.duration("watch-heartbeat", MILLISECOND * 100..=MINUTE * 5) },
+            retention: retention::Config { interval: SECOND },
+            shutdown: shutdown::Config { grace: reader.duration("shutdown-grace", Duration::ZERO..=HOUR) },
+            telemetry: check_telemetry(reader),
+            targets,
+            opened,
+        }
+    }
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Most entries of a retry schedule.
+const RETRIES_MAX: usize = 100;
+/// An answer that takes longer than this makes a receiver a slow one.
+const SLOW_AFTER: Duration = Duration::from_secs(5);
+/// The share of all permits that slow receivers may hold together, so that the others always find some.
+const SLOW_SHARE: f64 = 0.5;
+
+fn check_serve(reader: &mut Reader<'_>) -> serve::Config {
+    let address = reader.one("listen", reader::address);
+    let insecure = reader.switch("insecure-listen");
+    if !insecure && !address.ip().to_canonical().is_loopback() {
+        reader.refuse(
+            "listen",
+            format_args!(
+                "{address} can be reached by other machines, and there is neither TLS nor authentication in this version: \
+                 listen on a loopback address and put an authenticating proxy in front, or accept the risk with \
+                 --insecure-listen"
+            ),
+        );
+    }
+    serve::Config { address, ..serve::Config::default() }
+}
+
+fn check_store(reader: &mut Reader<'_>) -> redb::Config {
+    let mut config = redb::Config::default();
+    config.cache_bytes = reader.one("store-cache", |text| reader::bytes(text, &(4 << 20..=1 << 40)));
+    config.retention = reader.duration("retention", MINUTE..=DAY * 3650);
+    config.pending_max = reader.count("max-pending", 1..=u64::MAX);
+    config.webhooks_max = reader.count("max-webhooks", 1..=10_000_000);
+    config
+}
+
+fn check_dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
+    let in_flight_max = reader.count("in-flight", 1..=65_536);
+    let mut webhook_in_flight_max = reader.count("in-flight-per-webhook", 1..=65_536);
+    if webhook_in_flight_max > in_flight_max {
+        if reader.is_given("in-flight-per-webhook") {
+            reader.refuse("in-flight-per-webhook", format_args!("is more than in-flight, {in_flight_max}"));
+        }
+        webhook_in_flight_max = in_flight_max;
+    }
+    dispatch::Config { in_flight_max, webhook_in_flight_max, slow_share: SLOW_SHARE }
+}
+
+fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &TargetRules) -> deliver::Config {
+    let attempt_timeout = reader.duration("attempt-timeout", SECOND..=MINUTE);
+    let mut connect_timeout = reader.duration("connect-timeout", MILLISECOND * 100..=MINUTE);
+    if connect_timeout > attempt_timeout {
+        if reader.is_given("connect-timeout") {
+            let attempt_timeout = humantime::format_duration(attempt_timeout);
+            reader.refuse("connect-timeout", format_args!("is longer than attempt-timeout, {attempt_timeout}"));
+        }
+        connect_timeout = attempt_timeout;
+    }
+    let loops = reader.one("delivery-loops", |text| match text {
+        "auto" => Ok(thread::available_parallelism().map_or(1, usize::from).min(64)),
+        text => reader::count(text, &(1..=64)),
+    });
+    deliver::Config {
+        attempt_timeout,
+        connect_timeout,
+        loops,
+        idle_per_host: in_flight_max.div_ceil(loops),
+        rules: targets.clone(),
+        user_agent: format!("Postrider/{}", env!("CARGO_PKG_VERSION")),
+    }
+}
+
+fn check_outcomes(reader: &mut Reader<'_>) -> outcomes::Config {
+    let schedule = reader.many("retry-schedule", |text| reader::duration(text, &(Duration::ZERO..=DAY * 30)));
+    if schedule.len() > RETRIES_MAX {
+        reader.refuse("retry-schedule", format_args!("has {} entries, more than {RETRIES_MAX}", schedule.len()));
+    }
+    let retry = RetryPolicy {
+        schedule,
+        jitter: reader.one("retry-jitter", reader::fraction),
+        retry_after_max: reader.duration("retry-after-max", Duration::ZERO..=DAY * 30),
+    };
+    outcomes::Config { retry, slow_after: SLOW_AFTER }
+}
+
+fn check_telemetry(reader: &mut Reader<'_>) -> telemetry::Config {
+    telemetry::Config {
+        filter: reader.one("log", telemetry::Filter::parse),
+        format: reader.one("log-format", |text| match text {
+            "auto" => Ok(LogFormat::Auto),
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("is none of auto, text and json".into()),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

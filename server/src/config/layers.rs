@@ -1,0 +1,203 @@
+//! Where settings come from: the command line, the environment, the configuration file.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Problem,
+    settings::{self, CONFIG_FILE, Kind, SETTINGS},
+};
+
+/// Looks a variable of the environment up. Tests pass a map.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// The environment of this process.
+#[expect(clippy::disallowed_methods, reason = "this is where the environment enters")]
+pub fn process_environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// Where a value was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    Flag(&'static str),
+    Variable(String),
+    Key { file: PathBuf, line: usize, key: String },
+    Default(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "--{name}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Key { file, line, key } => write!(f, "{}:{line}: {key}", file.display()),
+            Self::Default(name) => write!(f, "default of {name}"),
+        }
+    }
+}
+
+/// The values one setting was given in one place.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    pub(super) source: Source,
+    pub(super) values: Vec<String>,
+}
+
+/// What the layers together say: for each setting, the values of the uppermost layer that gives any.
+pub(super) type Layers = BTreeMap<&'static str, Given>;
+
+/// What the command line asks for instead of running.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Go on with these settings.
+    Run(Layers),
+    /// Print this and end well: help or version.
+    Print(String),
+}
+
+/// Reads all layers. Problems are added to `problems`, and whatever can be read nevertheless is returned.
+pub(super) fn read(
+    args: impl IntoIterator<Item = OsString>,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+) -> Request {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let flags = match command().try_get_matches_from(&args) {
+        Ok(flags) => flags,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Request::Print(error.render().to_string());
+        }
+        Err(error) => {
+            problems.push(Problem::new("command line", first_paragraph(&error.render().to_string())));
+            // What else is wrong should be known at the same time.
+            command().ignore_errors(true).try_get_matches_from(&args).unwrap_or_default()
+        }
+    };
+
+    let mut layers = Layers::new();
+    if let Some(path) = file_path(&flags, environment, problems) {
+        read_file(&path, &mut layers, problems);
+    }
+    read_environment(environment, &mut layers, problems);
+    read_flags(&flags, &mut layers);
+    Request::Run(layers)
+}
+
+/// The command line, made from the table of settings.
+pub(super) fn command() -> Command {
+    let about = "Accepts events over gRPC and delivers them, signed, to webhooks.";
+    let after = "Every setting is a flag, an environment variable and a key of the TOML file named by --config; if it is \
+                 given in several places, the flag wins over the variable, and that over the file. An empty variable \
+                 counts as none. Lists are not merged; `none` is an empty one.\n\
+                 Durations: 100ms, 15s, 5m, 24h, 30d. Sizes: 4096, 512KiB, 64MiB, 1GiB.\n\n\
+                 Exit codes: 0 stopped in order, 64 wrong configuration, 69 the port cannot be bound, 73 the data directory \
+                 cannot be opened, 70 anything else; 130 and 143 after a second SIGINT or SIGTERM.";
+    let file = Arg::new(CONFIG_FILE)
+        .long(CONFIG_FILE)
+        .value_name("FILE")
+        .help("Read settings from this TOML file [env: POSTRIDER_CONFIG]");
+    let settings = SETTINGS.iter().map(|setting| {
+        let help = format!("{} [default: {}] [env: {}]", setting.help, setting.default, setting.variable());
+        let arg = Arg::new(setting.name).long(setting.name).help(help).help_heading(setting.group);
+        match setting.kind {
+            Kind::One(value) => arg.value_name(value),
+            Kind::Many(value) => arg.value_name(value).action(ArgAction::Append),
+            Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL"),
+        }
+    });
+    Command::new("postriderd")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .after_help(after)
+        .max_term_width(120)
+        .arg(file)
+        .args(settings)
+}
+
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    lines.join(" ")
+}
+
+fn file_path(flags: &ArgMatches, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+    if let Ok(Some(path)) = flags.try_get_one::<String>(CONFIG_FILE) {
+        return Some(path.into());
+    }
+    variable("POSTRIDER_CONFIG".into(), environment, problems).map(PathBuf::from)
+}
+
+/// A variable's value, unless it is unset, empty or not text.
+fn variable(name: String, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Option<String> {
+    let Ok(value) = environment(&name)?.into_string() else {
+        problems.push(Problem::new(name, "is not valid UTF-8"));
+        return None;
+    };
+    Some(value).filter(|value| !value.is_empty())
+}
+
+fn read_environment(environment: Environment<'_>, layers: &mut Layers, problems: &mut Vec<Problem>) {
+    for setting in SETTINGS {
+        let name = setting.variable();
+        if let Some(value) = variable(name.clone(), environment, problems) {
+            layers.insert(setting.name, Given { source: Source::Variable(name), values: vec![value] });
+        }
+    }
+}
+
+fn read_flags(flags: &ArgMatches, layers: &mut Layers) {
+    for setting in SETTINGS {
+        if let Ok(Some(values)) = flags.try_get_many::<String>(setting.name) {
+            let values = values.cloned().collect();
+            layers.insert(setting.name, Given { source: Source::Flag(setting.name), values });
+        }
+    }
+}
+
+fn read_file(path: &Path, layers: &mut Layers, problems: &mut Vec<Problem>) {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return problems.push(Problem::new(path.display(), format!("cannot be read: {error}"))),
+    };
+    let line = |offset: usize| text[..offset].matches('\n').count() + 1;
+    let (table, errors) = DeTable::parse_recoverable(&text);
+    for error in errors {
+        let place = error.span().map_or(1, |span| line(span.start));
+        problems.push(Problem::new(format_args!("{}:{place}", path.display()), error.message()));
+    }
+    for (key, value) in table.get_ref() {
+        let key_text = key.get_ref().to_string();
+        let source = Source::Key { file: path.to_owned(), line: line(key.span().start), key: key_text.clone() };
+        let found = settings::in_file(&key_text)
+            .and_then(|setting| Ok((setting, values(value.get_ref(), matches!(setting.kind, Kind::Many(_)))?)));
+        match found {
+            Ok((setting, values)) => drop(layers.insert(setting.name, Given { source, values })),
+            Err(problem) => problems.push(Problem::new(source, problem)),
+        }
+    }
+}
+
+/// A TOML value as somebody would write it on the command line.
+fn values(value: &DeValue<'_>, list: bool) -> Result<Vec<String>, String> {
+    match value {
+        DeValue::String(text) => Ok(vec![text.to_string()]),
+        DeValue::Integer(number) => Ok(vec![number.to_string()]),
+        DeValue::Float(number) => Ok(vec![number.to_string()]),
+        DeValue::Boolean(on) => Ok(vec![on.to_string()]),
+        DeValue::Array(items) if list => {
+            let nested: Result<Vec<_>, _> = items.iter().map(|item| values(item.get_ref(), false)).collect();
+            Ok(nested?.concat())
+        }
+        DeValue::Array(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
+            Err(format!("does not take a value of type {}", value.type_str()))
+        }
+    }
+}

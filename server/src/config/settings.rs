@@ -1,0 +1,253 @@
+//! Every setting, declared once: its flag, variable, file key, help text and default all come from this table.
+
+/// What a setting looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One value; the word for it in the help text.
+    One(&'static str),
+    /// Any number of values, separated by commas or given repeatedly; `none` stands for no value at all.
+    Many(&'static str),
+    /// On or off.
+    Switch,
+}
+
+/// One setting.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// Its flag without the dashes, and its key in the file.
+    pub(super) name: &'static str,
+    /// What it looks like.
+    pub(super) kind: Kind,
+    /// The value it has when no layer gives one, as somebody would write it.
+    pub(super) default: &'static str,
+    /// What it does, for people.
+    pub(super) help: &'static str,
+    /// Under which heading it stands.
+    pub(super) group: &'static str,
+}
+
+impl Setting {
+    /// Its environment variable.
+    pub(super) fn variable(&self) -> String {
+        format!("POSTRIDER_{}", self.name.to_uppercase().replace('-', "_"))
+    }
+}
+
+/// The setting of that name, or the problem that there is none, with the name that was probably meant.
+pub(super) fn find(name: &str) -> Result<&'static Setting, String> {
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
+        return Ok(setting);
+    }
+    let meant = SETTINGS
+        .iter()
+        .map(|setting| (strsim::jaro_winkler(&name.to_lowercase().replace('_', "-"), setting.name), setting.name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.8);
+    Err(match meant {
+        Some((_, meant)) => format!("there is no such setting; did you mean `{meant}`?"),
+        None => "there is no such setting; `postriderd --help` lists all of them".into(),
+    })
+}
+
+/// A setting the code asks for.
+pub(super) fn known(name: &str) -> &'static Setting {
+    find(name).unwrap_or_else(|problem: String| unreachable!("{name}: {problem}"))
+}
+
+const SERVING: &str = "Serving";
+const RECEIVERS: &str = "Receivers";
+const DELIVERING: &str = "Delivering";
+const KEEPING: &str = "Keeping";
+const PROCESS: &str = "Process";
+
+/// The table. Its order is that of the help text.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "listen",
+        kind: Kind::One("ADDRESS"),
+        default: "127.0.0.1:50051",
+        help: "Where gRPC is served: an IP address and a port; port 0 takes a free one, which the log names",
+        group: SERVING,
+    },
+    Setting {
+        name: "insecure-listen",
+        kind: Kind::Switch,
+        default: "false",
+        help: "Allow an address for --listen that other machines can reach. There is neither TLS nor authentication yet: \
+               whoever reaches the port reads, sends and deletes everything",
+        group: SERVING,
+    },
+    Setting {
+        name: "watch-heartbeat",
+        kind: Kind::One("DURATION"),
+        default: "15s",
+        help: "An idle watch stream says where it stands this often (100ms to 5m)",
+        group: SERVING,
+    },
+    Setting {
+        name: "allow-cidr",
+        kind: Kind::Many("CIDR"),
+        default: "none",
+        help: "Address range that webhooks may point at although it is not public, such as 127.0.0.0/8; plain http is \
+               allowed there too",
+        group: RECEIVERS,
+    },
+    Setting {
+        name: "allow-http",
+        kind: Kind::Switch,
+        default: "false",
+        help: "Allow plain http to public addresses as well; events then travel readable",
+        group: RECEIVERS,
+    },
+    Setting {
+        name: "attempt-timeout",
+        kind: Kind::One("DURATION"),
+        default: "15s",
+        help: "Longest an attempt may take, from looking up the name to the end of the answer (1s to 60s)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "connect-timeout",
+        kind: Kind::One("DURATION"),
+        default: "5s",
+        help: "Longest an attempt may take to connect; at most attempt-timeout, and that if it is shorter (100ms to 60s)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "retry-schedule",
+        kind: Kind::Many("DURATION"),
+        default: "5s,5m,30m,2h,5h,10h,14h,20h,24h",
+        help: "How long to wait after the first, second, … failed attempt; there is one attempt more than delays (at \
+               most 100, 30d each)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "retry-jitter",
+        kind: Kind::One("FRACTION"),
+        default: "0.2",
+        help: "Stretch or shrink each of those delays at random by up to this fraction (0 to 1)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "retry-after-max",
+        kind: Kind::One("DURATION"),
+        default: "24h",
+        help: "Longest delay that a receiver's Retry-After can ask for (0s to 30d)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "in-flight",
+        kind: Kind::One("COUNT"),
+        default: "512",
+        help: "Most attempts under way at once (1 to 65536)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "in-flight-per-webhook",
+        kind: Kind::One("COUNT"),
+        default: "10",
+        help: "Most attempts under way at once to one webhook; at most in-flight, and that if it is fewer",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "delivery-loops",
+        kind: Kind::One("COUNT"),
+        default: "auto",
+        help: "Threads that deliver, each with its own connections; auto: one for each processor (1 to 64)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "data",
+        kind: Kind::One("DIRECTORY"),
+        default: "./postrider-data",
+        help: "Where everything is kept; made if it is missing, and used by one daemon at a time",
+        group: KEEPING,
+    },
+    Setting {
+        name: "retention",
+        kind: Kind::One("DURATION"),
+        default: "30d",
+        help: "How long finished deliveries, their events and the outcome log are kept; for as long, publishing an event's id \
+               again changes nothing (1m to 3650d)",
+        group: KEEPING,
+    },
+    Setting {
+        name: "max-pending",
+        kind: Kind::One("COUNT"),
+        default: "10000000",
+        help: "Most deliveries pending; beyond, publishing is refused with RESOURCE_EXHAUSTED",
+        group: KEEPING,
+    },
+    Setting {
+        name: "max-webhooks",
+        kind: Kind::One("COUNT"),
+        default: "1000000",
+        help: "Most webhooks, of all tenants together (1 to 10000000)",
+        group: KEEPING,
+    },
+    Setting {
+        name: "store-cache",
+        kind: Kind::One("SIZE"),
+        default: "64MiB",
+        help: "Memory in which the store keeps pages of its files (4MiB to 1TiB)",
+        group: KEEPING,
+    },
+    Setting {
+        name: "shutdown-grace",
+        kind: Kind::One("DURATION"),
+        default: "10s",
+        help: "Longest that attempts under way may take to end after SIGTERM or SIGINT; the daemon exits within a second \
+               of it (0s to 1h)",
+        group: PROCESS,
+    },
+    Setting {
+        name: "log",
+        kind: Kind::One("FILTER"),
+        default: "info",
+        help: "What is logged: a level, or directives such as info,postrider_server::deliver=debug",
+        group: PROCESS,
+    },
+    Setting {
+        name: "log-format",
+        kind: Kind::One("FORMAT"),
+        default: "auto",
+        help: "text or json, on standard error; auto: text on a terminal, JSON otherwise",
+        group: PROCESS,
+    },
+];
+
+/// The one thing that is no key of the file: where the file is.
+pub(super) const CONFIG_FILE: &str = "config";
+
+/// Refuses what an operator probably did not mean to write: the file key of the file itself.
+pub(super) fn in_file(key: &str) -> Result<&'static Setting, String> {
+    if key == CONFIG_FILE {
+        return Err("a configuration file cannot name another one".into());
+    }
+    find(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_speak_for_themselves() {
+        let names: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+        assert_eq!(names.len(), SETTINGS.len());
+        assert!(!names.contains(CONFIG_FILE));
+        assert_eq!(known("allow-cidr").variable(), "POSTRIDER_ALLOW_CIDR");
+    }
+
+    #[test]
+    fn a_slip_gets_a_hint() {
+        for (written, meant) in [("listn", "`listen`"), ("attempt_timeout", "`attempt-timeout`"), ("LOG", "`log`")] {
+            let problem = in_file(written).unwrap_err();
+            assert!(problem.contains(meant), "{written}: {problem}");
+        }
+        assert!(in_file("zzz").unwrap_err().contains("--help"));
+        assert!(in_file("config").unwrap_err().contains("another"));
+    }
+}

@@ -1,0 +1,335 @@
+//! Connections: how they are accepted, how many there may be, and how the last one ends in time.
+//!
+//! tonic serves; what it lacks is added around it. Its accept loop spins when file descriptors run out, so there is one here
+//! that pauses. Its graceful stop waits for every connection without a deadline, and a client that never completes the
+//! HTTP/2 greeting keeps it waiting, so each connection can be cut from outside and has to greet in time.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{
+    service::Routes,
+    transport::server::{Connected, TcpConnectInfo},
+};
+use tracing::{debug, error, info, warn};
+
+use crate::limits::{
+    GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HEADER_LIST_BYTES_MAX,
+    GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
+};
+
+/// Where and how gRPC is served.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Most connections at once; more wait in the kernel's queue.
+    pub connections_max: usize,
+    /// A connection is closed if it does not complete its HTTP/2 greeting, or does not answer a ping, within this time.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            connections_max: GRPC_CONNECTIONS_MAX,
+            keepalive_timeout: GRPC_KEEPALIVE_TIMEOUT,
+        }
+    }
+}
+
+/// What every HTTP/2 connection begins with: RFC 9113, section 3.4.
+const GREETING_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+/// First and longest pause after a failed accept.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+impl Config {
+    /// Takes the port. Connections wait until [`Server::run`] accepts them.
+    pub async fn bind(self) -> io::Result<Server> {
+        let listener = TcpListener::bind(self.address).await?;
+        Ok(Server { address: listener.local_addr()?, listener, config: self })
+    }
+}
+
+/// A port that is taken.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`, then accepts nothing more, lets calls under way end, and completes when the last connection is
+    /// closed. `cut` closes whatever is still open.
+    pub async fn run(self, routes: Routes, stop: CancellationToken, cut: CancellationToken) {
+        let Self { config, listener, .. } = self;
+        let server = tonic::transport::Server::builder()
+            .max_concurrent_streams(GRPC_STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(GRPC_KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(config.keepalive_timeout))
+            .http2_max_header_list_size(GRPC_HEADER_LIST_BYTES_MAX)
+            .initial_stream_window_size(GRPC_CALL_WINDOW_BYTES)
+            .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
+            .add_routes(routes);
+        let incoming = connections(listener, &config, cut);
+        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+            error!(%error, "serving ended early");
+        }
+    }
+}
+
+/// Connections as they come, each with a permit that it gives back when it ends.
+fn connections(
+    listener: TcpListener,
+    config: &Config,
+    cut: CancellationToken,
+) -> impl Stream<Item = Result<Connection, Infallible>> + use<> {
+    let greeting_timeout = config.keepalive_timeout;
+    let permits = Arc::new(Semaphore::new(config.connections_max));
+    let state = (listener, permits, cut);
+    stream::unfold(state, move |(listener, permits, cut)| async move {
+        let permit = permits.clone().acquire_owned().await.expect("nobody closes it");
+        let (stream, _) = accept(|| listener.accept()).await;
+        if let Err(error) = stream.set_nodelay(true) {
+            // The client has gone already; reading will tell.
+            debug!(%error, "a new connection cannot be set up");
+        }
+        let connection = Connection {
+            stream,
+            cut: Box::pin(cut.clone().cancelled_owned()),
+            greeting: Some(Greeting { missing_bytes: GREETING_BYTES, until: Box::pin(sleep(greeting_timeout)) }),
+            _permit: permit,
+        };
+        Some((Ok(connection), (listener, permits, cut)))
+    })
+}
+
+/// Tries until it succeeds.
+async fn accept<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
+    let mut failures = 0;
+    loop {
+        match accept().await {
+            Ok(accepted) => {
+                if failures > 0 {
+                    info!(accept.failures = failures, "connections are accepted again");
+                }
+                return accepted;
+            }
+            Err(error) if concerns_the_client(&error) => {}
+            Err(error) => {
+                failures += 1;
+                let pause = pause_after(failures);
+                if failures.is_power_of_two() {
+                    warn!(%error, accept.failures = failures, "a connection cannot be accepted; trying again");
+                }
+                sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Whether the error says only that this one client went away before it was accepted.
+fn concerns_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// How long to wait after so many failures in a row: doubling, up to a limit.
+fn pause_after(failures: u32) -> Duration {
+    let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    PAUSE_MIN.saturating_mul(factor).min(PAUSE_MAX)
+}
+
+/// A connection that ends with an error when it is cut, or when its client does not greet in time.
+struct Connection {
+    stream: TcpStream,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    greeting: Option<Greeting>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What is still to come of a greeting, and until when.
+struct Greeting {
+    missing_bytes: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server has stopped"));
+        }
+        if let Some(greeting) = &mut self.greeting
+            && greeting.until.as_mut().poll(context).is_ready()
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the client did not speak HTTP/2 in time"));
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, bytes: usize) {
+        if let Some(greeting) = &mut self.greeting {
+            greeting.missing_bytes = greeting.missing_bytes.saturating_sub(bytes);
+            if greeting.missing_bytes == 0 {
+                self.greeting = None;
+            }
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        let filled = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.received(buffer.filled().len() - filled);
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    async fn start(config: Config) -> (SocketAddr, CancellationToken, CancellationToken, impl Future<Output = ()>) {
+        let server = config.bind().await.unwrap();
+        let address = server.address();
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (_, health) = tonic_health::server::health_reporter();
+        (address, stop.clone(), cut.clone(), server.run(Routes::new(health), stop, cut))
+    }
+
+    /// Reads until the other side closes.
+    async fn drain(stream: &mut TcpStream) {
+        let mut received = Vec::new();
+        // A reset is as good an end as a close.
+        drop(timeout(LONG, stream.read_to_end(&mut received)).await.expect("the server closes"));
+    }
+
+    #[tokio::test]
+    async fn accepting_goes_on_after_errors() {
+        let attempts = Cell::new(0);
+        let accepted = accept(|| {
+            attempts.set(attempts.get() + 1);
+            let result = match attempts.get() {
+                1 => Err(io::Error::from_raw_os_error(24)),
+                2 => Err(io::ErrorKind::ConnectionAborted.into()),
+                3 => Err(io::Error::other("planted")),
+                _ => Ok(()),
+            };
+            async { result }
+        });
+        accepted.await;
+        assert_eq!(attempts.get(), 4);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit() {
+        let pauses: Vec<u128> = [1, 2, 3, 8, 9, 33, u32::MAX].map(|n| pause_after(n).as_millis()).into();
+        assert_eq!(pauses, [5, 10, 20, 640, 1000, 1000, 1000]);
+    }
+
+    #[tokio::test]
+    async fn a_half_open_client_is_cut() {
+        let (address, stop, cut, run) = start(Config::default()).await;
+        let served = tokio::join!(run, async {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            let mut greeted = TcpStream::connect(address).await.unwrap();
+            greeted.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            greeted.read_exact(&mut [0; 9]).await.unwrap();
+            stop.cancel();
+            cut.cancel();
+            drain(&mut silent).await;
+            drain(&mut greeted).await;
+        });
+        let ((), ()) = served;
+        assert!(TcpStream::connect(address).await.is_err(), "the port is free again");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_greet_makes_room_for_others() {
+        let config = Config { connections_max: 1, keepalive_timeout: Duration::from_millis(50), ..Config::default() };
+        let (address, stop, _cut, run) = start(config).await;
+        let ((), ()) = tokio::join!(run, async {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            silent.write_all(b"PRI").await.unwrap();
+            let mut next = TcpStream::connect(address).await.unwrap();
+            drain(&mut silent).await;
+            drain(&mut next).await;
+            stop.cancel();
+        });
+    }
+}
