@@ -1,0 +1,336 @@
+//! Calls of the API.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use futures::stream::{self, Stream, TryStreamExt as _};
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{
+    Batches, Error, PublishError, Publisher, PublisherConfig, Receipt, Watch, WatchConfig,
+    publisher::{check_size, ensure_id, receipt},
+    v1::{
+        CreateWebhookRequest, CreateWebhookResponse, DeleteWebhookRequest, Delivery, Event, EventType,
+        GetDeliveryRequest, GetDeliveryResponse, GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse,
+        ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, PublishEventRequest,
+        WatchDeliveriesRequest, Webhook, delivery_service_client::DeliveryServiceClient,
+        event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
+        publish_event_response, webhook_service_client::WebhookServiceClient,
+    },
+};
+
+/// Largest reply taken: a full page of the widest webhooks is above tonic's default of 4 MiB.
+const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How to connect. Made by [`Client::builder`].
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    endpoint: String,
+    tenant: String,
+    timeout: Duration,
+    connect_timeout: Duration,
+    keep_alive_interval: Duration,
+    keep_alive_timeout: Duration,
+}
+
+impl ClientBuilder {
+    /// The tenant of every request that names none. Empty, and the default, is the server's `default`.
+    #[must_use]
+    pub fn tenant(self, tenant: impl Into<String>) -> Self {
+        Self { tenant: tenant.into(), ..self }
+    }
+
+    /// How long one call may take, connecting included; 30 s by default. Streams are not calls and have no such limit.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How long making a connection may take; 5 s by default.
+    #[must_use]
+    pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
+        Self { connect_timeout, ..self }
+    }
+
+    /// How often the connection is probed, and how long the answer may take before it is given up as dead; 20 s and 10 s
+    /// by default.
+    #[must_use]
+    pub fn keep_alive(self, interval: Duration, timeout: Duration) -> Self {
+        Self { keep_alive_interval: interval, keep_alive_timeout: timeout, ..self }
+    }
+
+    /// Makes the client. The connection is made by the first call, and made again by the first call after a break.
+    ///
+    /// Must run inside a Tokio runtime. Fails with `INVALID_ARGUMENT` if the endpoint is not an `http` URL.
+    pub fn connect_lazy(self) -> Result<Client, Error> {
+        let invalid = |why: &str| {
+            let endpoint = &self.endpoint;
+            Error::new(Code::InvalidArgument, format!("the server `{endpoint}` {why}; give it as http://HOST:PORT"))
+        };
+        let uri: Uri = self.endpoint.parse().map_err(|_| invalid("is not a URL"))?;
+        if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
+            return Err(invalid("is not a plain http URL"));
+        }
+        let channel = Endpoint::from(uri)
+            .connect_timeout(self.connect_timeout)
+            .http2_keep_alive_interval(self.keep_alive_interval)
+            .keep_alive_timeout(self.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        Ok(Client { channel, tenant: self.tenant, timeout: self.timeout })
+    }
+}
+
+/// A client of one Postrider server. Cheap to clone; clones share the connection.
+///
+/// Requests are those of the contract; a `tenant` left empty becomes the client's.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    tenant: String,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client with defaults for the server at `endpoint`, such as `http://127.0.0.1:50051`; see
+    /// [`ClientBuilder::connect_lazy`].
+    pub fn connect_lazy(endpoint: impl Into<String>) -> Result<Self, Error> {
+        Self::builder(endpoint).connect_lazy()
+    }
+
+    /// Starts from the defaults for the server at `endpoint`.
+    pub fn builder(endpoint: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            endpoint: endpoint.into(),
+            tenant: String::new(),
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            keep_alive_interval: Duration::from_secs(20),
+            keep_alive_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// A client over a channel of your own making: another transport, TLS, a test.
+    pub fn from_channel(channel: Channel) -> Self {
+        Self { channel, tenant: String::new(), timeout: Duration::from_secs(30) }
+    }
+
+    /// The same client for another tenant.
+    #[must_use]
+    pub fn for_tenant(&self, tenant: impl Into<String>) -> Self {
+        Self { tenant: tenant.into(), ..self.clone() }
+    }
+
+    // --- Webhooks ---------------------------------------------------------------------------------------------------
+
+    /// Registers a webhook. The reply holds its signing secret, this once. Set `request_id` to make a retry safe.
+    pub async fn create_webhook(&self, mut request: CreateWebhookRequest) -> Result<CreateWebhookResponse, Error> {
+        let webhook = request.webhook.get_or_insert_default();
+        webhook.tenant = self.tenant_or(std::mem::take(&mut webhook.tenant));
+        self.call(self.webhook_service().create_webhook(request)).await
+    }
+
+    /// Reads one webhook. `NOT_FOUND` if this tenant has none of that id.
+    pub async fn webhook(&self, id: impl Into<String>) -> Result<Webhook, Error> {
+        let request = GetWebhookRequest { tenant: self.tenant.clone(), id: id.into() };
+        let reply = self.call(self.webhook_service().get_webhook(request)).await?;
+        reply.webhook.ok_or_else(|| incomplete("webhook"))
+    }
+
+    /// Reads one page of webhooks, oldest first.
+    pub async fn list_webhooks(&self, mut request: ListWebhooksRequest) -> Result<ListWebhooksResponse, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        self.call(self.webhook_service().list_webhooks(request)).await
+    }
+
+    /// All webhooks, oldest first, read page by page as the stream is.
+    pub fn webhooks(&self) -> Pages<'_, Webhook> {
+        pages(move |page_token| async move {
+            let page = self.list_webhooks(ListWebhooksRequest { page_token, ..Default::default() }).await?;
+            Ok((page.webhooks, page.next_page_token))
+        })
+    }
+
+    /// Deletes a webhook for good, and says how many pending deliveries were cancelled with it.
+    ///
+    /// `etag`: delete only if it is still the webhook's present one (`ABORTED` otherwise); empty: whatever it is.
+    pub async fn delete_webhook(&self, id: impl Into<String>, etag: impl Into<String>) -> Result<i64, Error> {
+        let request = DeleteWebhookRequest { tenant: self.tenant.clone(), id: id.into(), etag: etag.into() };
+        let reply = self.call(self.webhook_service().delete_webhook(request)).await?;
+        Ok(reply.cancelled_deliveries)
+    }
+
+    // --- Event types ------------------------------------------------------------------------------------------------
+
+    /// Reads one page of event types, in catalogue order.
+    pub async fn list_event_types(&self, mut request: ListEventTypesRequest) -> Result<ListEventTypesResponse, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        let mut service = EventTypeServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX);
+        self.call(service.list_event_types(request)).await
+    }
+
+    /// All event types, in catalogue order, read page by page as the stream is.
+    pub fn event_types(&self) -> Pages<'_, EventType> {
+        pages(move |page_token| async move {
+            let page = self.list_event_types(ListEventTypesRequest { page_token, ..Default::default() }).await?;
+            Ok((page.event_types, page.next_page_token))
+        })
+    }
+
+    // --- Events -----------------------------------------------------------------------------------------------------
+
+    /// Publishes one event, once. An event without an id is given one; publishing it again under the id that the error
+    /// names is safe. For more than a few events use a [`Publisher`].
+    pub async fn publish_event(&self, mut event: Event) -> Result<Receipt, PublishError> {
+        event.tenant = self.tenant_or(event.tenant);
+        ensure_id(&mut event);
+        let event_id = event.id.clone();
+        let request = PublishEventRequest { event: Some(event) };
+        check_size(&request, request.event.as_ref().expect("just set"))?;
+        let mut service = self.event_service();
+        match self.call(service.publish_event(request)).await {
+            Ok(reply) => {
+                let result = reply.result.map(|result| match result {
+                    publish_event_response::Result::Accepted(accepted) => Ok(accepted),
+                    publish_event_response::Result::Rejected(status) => Err(status.into()),
+                });
+                receipt(&event_id, result)
+            }
+            Err(error) => Err(PublishError::Unanswered { event_id, error: Some(error) }),
+        }
+    }
+
+    /// Starts a publisher. Must run inside a Tokio runtime.
+    pub fn publisher(&self, config: PublisherConfig) -> Publisher {
+        Publisher::start(self.clone(), config)
+    }
+
+    // --- Deliveries -------------------------------------------------------------------------------------------------
+
+    /// Reads one delivery with its attempts. `NOT_FOUND` if this tenant has none of that id, or no longer.
+    pub async fn delivery(&self, id: impl Into<String>) -> Result<GetDeliveryResponse, Error> {
+        let request = GetDeliveryRequest { tenant: self.tenant.clone(), id: id.into() };
+        self.call(self.delivery_service().get_delivery(request)).await
+    }
+
+    /// Reads one page of deliveries, those of the newest events first. A page may be short, even empty, and not the last.
+    pub async fn list_deliveries(&self, mut request: ListDeliveriesRequest) -> Result<ListDeliveriesResponse, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        self.call(self.delivery_service().list_deliveries(request)).await
+    }
+
+    /// All deliveries that pass the request's filters, newest events first, read page by page as the stream is.
+    pub fn deliveries(&self, request: ListDeliveriesRequest) -> Pages<'_, Delivery> {
+        pages(move |page_token| {
+            let request = ListDeliveriesRequest { page_token, ..request.clone() };
+            async move {
+                let page = self.list_deliveries(request).await?;
+                Ok((page.deliveries, page.next_page_token))
+            }
+        })
+    }
+
+    /// Follows outcomes one by one. The request's filters and `start` are those of the contract; see [`Watch`]. Must run
+    /// inside a Tokio runtime.
+    pub fn watch(&self, request: WatchDeliveriesRequest, config: WatchConfig) -> Watch {
+        Watch::new(self.watch_batches(request, config))
+    }
+
+    /// Follows outcomes in batches, each with the place to go on from. Must run inside a Tokio runtime.
+    pub fn watch_batches(&self, mut request: WatchDeliveriesRequest, config: WatchConfig) -> Batches {
+        request.tenant = self.tenant_or(request.tenant);
+        Batches::new(self.clone(), request, config)
+    }
+
+    // --- Plumbing ---------------------------------------------------------------------------------------------------
+
+    pub(crate) fn tenant_or(&self, given: String) -> String {
+        if given.is_empty() { self.tenant.clone() } else { given }
+    }
+
+    pub(crate) fn event_service(&self) -> EventServiceClient<Channel> {
+        EventServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn delivery_service(&self) -> DeliveryServiceClient<Channel> {
+        DeliveryServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    fn webhook_service(&self) -> WebhookServiceClient<Channel> {
+        WebhookServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    async fn call<T>(&self, reply: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+        match tokio::time::timeout(self.timeout, reply).await {
+            Ok(reply) => Ok(reply?.into_inner()),
+            Err(_) => {
+                Err(Error::new(Code::DeadlineExceeded, format!("the server did not answer within {:?}", self.timeout)))
+            }
+        }
+    }
+}
+
+/// Entries of a list, read page by page.
+pub type Pages<'a, T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send + 'a>>;
+
+/// Follows page tokens from the first page (an empty token) to the last (an empty next token).
+fn pages<'a, T, F>(page: impl Fn(String) -> F + Send + 'a) -> Pages<'a, T>
+where
+    T: Send + 'a,
+    F: Future<Output = Result<(Vec<T>, String), Error>> + Send + 'a,
+{
+    let first = Some(String::new());
+    let lists = stream::try_unfold((page, first), |(page, token)| async move {
+        let Some(token) = token else { return Ok(None) };
+        let (entries, next) = page(token).await?;
+        let next = (!next.is_empty()).then_some(next);
+        Ok::<_, Error>(Some((stream::iter(entries.into_iter().map(Ok)), (page, next))))
+    });
+    Box::pin(lists.try_flatten())
+}
+
+fn incomplete(field: &str) -> Error {
+    Error::new(Code::Internal, format!("the server's reply lacks `{field}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    #[tokio::test(start_paused = true)]
+    async fn lists_are_read_to_the_last_page_past_empty_ones() {
+        let page = |ids: &[&str], next: &str| ListDeliveriesResponse {
+            deliveries: ids.iter().map(|id| Delivery { id: (*id).into(), ..Delivery::default() }).collect(),
+            next_page_token: next.into(),
+        };
+        let fake = Fake::default();
+        fake.state().pages.extend([page(&["a", "b"], "1"), page(&[], "2"), page(&["c"], "")]);
+        let client = fake.serve().for_tenant("acme");
+        let request = ListDeliveriesRequest { webhook_id: "wh".into(), ..Default::default() };
+        let deliveries: Vec<Delivery> = client.deliveries(request).try_collect().await.unwrap();
+        assert_eq!(deliveries.iter().map(|d| &d.id[..]).collect::<Vec<_>>(), ["a", "b", "c"]);
+        let state = fake.state();
+        assert!(state.listed.iter().all(|request| request.tenant == "acme" && request.webhook_id == "wh"));
+        assert_eq!(state.listed.iter().map(|r| &r.page_token[..]).collect::<Vec<_>>(), ["", "1", "2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_not_answered_ends() {
+        let error = Fake::default().serve().delivery("dlv").await.unwrap_err();
+        assert_eq!(error.code(), Code::DeadlineExceeded);
+        assert!(error.is_unreachable());
+    }
+
+    #[tokio::test]
+    async fn endpoints_are_plain_http() {
+        for endpoint in ["", "127.0.0.1:50051", "https://host", "unix:/run/socket", "http://"] {
+            let error = Client::connect_lazy(endpoint).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument, "{endpoint}");
+        }
+        assert!(Client::connect_lazy("http://[::1]:50051").is_ok());
+    }
+}
