@@ -1,0 +1,37 @@
+//! End to end: the real binary, real gRPC, real HTTP receivers. Each test starts a daemon of its own on a fresh directory
+//! and proves the promise in its doc comment; none sleeps.
+
+mod bad_input;
+mod default_start;
+mod delete;
+mod directory;
+mod fan_out;
+mod grpcurl;
+mod listing;
+mod main_job;
+mod publish_stream;
+mod request_id;
+mod restart;
+mod retries;
+mod shutdown;
+mod verifier;
+
+use postrider_tests::daemon::Setup;
+
+/// The binary under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_postriderd-under-test");
+
+/// A daemon on a fresh directory that may deliver to 127.0.0.0/8.
+fn setup() -> Setup {
+    Setup::new(BINARY)
+}
+
+/// A daemon that tries again every 100 ms, many times.
+fn impatient() -> Setup {
+    setup().flag("--retry-schedule", &["100ms"; 100].join(","))
+}
+
+/// A daemon that, after a failure, tries again in an hour: what fails once stays pending.
+fn patient() -> Setup {
+    setup().flag("--retry-schedule", "1h,1h")
+}

@@ -1,0 +1,3 @@
+//! The daemon, built as a binary of this crate so that its tests can start and kill it.
+
+fn main() {}

@@ -1,0 +1,305 @@
+//! The daemon under test: the real binary, in a process of its own, killed when the test lets go of it.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{
+    client::Client,
+    deadline::{within, within_at_most},
+};
+
+/// Lines of the daemon's log that a failure shows.
+const LOG_LINES_KEPT: usize = 200;
+
+/// How to start a daemon. Starting it several times continues on the same data directory.
+#[derive(Debug)]
+pub struct Setup {
+    binary: PathBuf,
+    data: Arc<TempDir>,
+    arguments: Vec<String>,
+}
+
+impl Setup {
+    /// A daemon of `binary` on a fresh data directory that may deliver to the loopback interface.
+    pub fn new(binary: &str) -> Self {
+        Self::bare(binary).flag("--allow-cidr", "127.0.0.0/8")
+    }
+
+    /// A daemon with nothing but a data directory and an address.
+    pub fn bare(binary: &str) -> Self {
+        let data = tempfile::Builder::new().prefix("postrider-test-").tempdir().expect("a temporary directory");
+        Self { binary: binary.into(), data: Arc::new(data), arguments: Vec::new() }
+    }
+
+    /// Adds a flag.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Starts the daemon and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not serve in time; the message shows its log.
+    pub async fn start(&self) -> Daemon {
+        let mut daemon = self.spawn();
+        daemon.serving().await;
+        daemon
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub fn spawn(&self) -> Daemon {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["--listen", "127.0.0.1:0", "--log-format", "json", "--data"])
+            .arg(self.data.path())
+            .args(&self.arguments)
+            // What the developer's shell sets for a daemon of theirs is not for this one.
+            .env_clear()
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the daemon's binary starts");
+        let log = Log::follow(child.stderr.take().expect("stderr is a pipe"));
+        Daemon { child, log, address: None, _data: self.data.clone() }
+    }
+}
+
+/// A running daemon, killed on drop.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: Log,
+    address: Option<SocketAddr>,
+    _data: Arc<TempDir>,
+}
+
+impl Daemon {
+    /// Waits until health says SERVING.
+    ///
+    /// # Panics
+    /// When that does not come in time, or the daemon ends first; the message shows its log.
+    pub async fn serving(&mut self) {
+        let Some(address) = self.log.address().await else {
+            panic!("the daemon ended before it listened; its log:\n{}", self.log.text());
+        };
+        self.address = Some(address);
+        let serving = async {
+            let mut health = self.health().await;
+            while health.next_status().await != Some(ServingStatus::Serving) {}
+        };
+        within("health SERVING", serving).await;
+    }
+
+    /// Where it listens.
+    ///
+    /// # Panics
+    /// Before [`Daemon::serving`].
+    pub fn address(&self) -> SocketAddr {
+        self.address.expect("the daemon serves")
+    }
+
+    /// A new connection to it.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address())).expect("an address makes a URL");
+        within("a connection to the daemon", Box::pin(endpoint.connect()))
+            .await
+            .expect("the daemon accepts connections")
+    }
+
+    /// A client on a new connection.
+    pub async fn client(&self) -> Client {
+        Client::new(self.channel().await)
+    }
+
+    /// Follows the health of the whole server.
+    pub async fn health(&self) -> Health {
+        let request = HealthCheckRequest { service: String::new() };
+        let stream = HealthClient::new(self.channel().await).watch(request).await.expect("health can be watched");
+        Health { stream: stream.into_inner() }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Memory of the process that is in RAM, in bytes. Linux only.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc tells about the daemon");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a running process has VmRSS");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number of kB");
+        kibibytes * 1024
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().expect("the daemon is ours to kill");
+        self.log.ended().await;
+        self.child.wait().expect("the daemon can be waited for");
+    }
+
+    /// SIGTERM; returns at once.
+    pub fn terminate(&self) {
+        // The shell's own `kill` is the one way to send it that is everywhere and needs no unsafe code.
+        let status = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &self.pid().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
+    }
+
+    /// Waits until the daemon has ended by itself.
+    ///
+    /// # Panics
+    /// When that takes longer than `limit`; the message shows its log.
+    pub async fn ended(mut self, limit: Duration) -> Ended {
+        within_at_most(limit, "the daemon to end", self.log.ended()).await;
+        // Its stderr is closed, so it is ending; only the kernel's part is left.
+        let status = self.child.wait().expect("the daemon can be waited for");
+        Ended { status, log: self.log.text() }
+    }
+
+    /// SIGTERM, and waits until it has ended well.
+    ///
+    /// # Panics
+    /// When its exit code is not 0.
+    pub async fn stop(self) {
+        self.terminate();
+        let ended = self.ended(crate::deadline::PATIENCE).await;
+        assert!(ended.status.success(), "{}: {}", ended.status, ended.log);
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Fails only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- the daemon's last log lines ---\n{}", self.log.text());
+        }
+    }
+}
+
+/// How a daemon ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// The last lines of its log.
+    pub log: String,
+}
+
+/// A stream of health states.
+#[derive(Debug)]
+pub struct Health {
+    stream: tonic::Streaming<HealthCheckResponse>,
+}
+
+impl Health {
+    /// The next state; `None` when the server has gone.
+    pub async fn next_status(&mut self) -> Option<ServingStatus> {
+        let message = within("a health state", self.stream.message()).await;
+        message.ok().flatten().map(|response| response.status())
+    }
+}
+
+/// The daemon's log, drained by a thread so that the daemon never waits for the test.
+#[derive(Debug)]
+struct Log {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    progress: watch::Receiver<Progress>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    address: Option<SocketAddr>,
+    ended: bool,
+}
+
+impl Log {
+    fn follow(stderr: ChildStderr) -> Self {
+        let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let (sender, progress) = watch::channel(Progress::default());
+        let log = Self { lines: lines.clone(), progress };
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                if let Some(address) = listen_address(&line) {
+                    sender.send_modify(|progress| progress.address = Some(address));
+                }
+                let mut lines = lines.lock();
+                if lines.len() == LOG_LINES_KEPT {
+                    lines.pop_front();
+                }
+                lines.push_back(line);
+            }
+            sender.send_modify(|progress| progress.ended = true);
+        });
+        log
+    }
+
+    /// The address it listens on; `None` if it ended first.
+    async fn address(&self) -> Option<SocketAddr> {
+        let mut progress = self.progress.clone();
+        let known = progress.wait_for(|progress| progress.address.is_some() || progress.ended);
+        within("the daemon's address in its log", known).await.ok().and_then(|progress| progress.address)
+    }
+
+    async fn ended(&self) {
+        let mut progress = self.progress.clone();
+        let _ = progress.wait_for(|progress| progress.ended).await;
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().iter().fold(String::new(), |text, line| text + line + "\n")
+    }
+}
+
+/// The field `listen.address` of a JSON log line.
+fn listen_address(line: &str) -> Option<SocketAddr> {
+    let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = entry.get("fields").unwrap_or(&entry);
+    fields.get("listen.address")?.as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_found_in_the_log() {
+        let expected = Some(SocketAddr::from(([127, 0, 0, 1], 4711)));
+        assert_eq!(listen_address(r#"{"fields":{"message":"x","listen.address":"127.0.0.1:4711"}}"#), expected);
+        assert_eq!(listen_address(r#"{"message":"x","listen.address":"127.0.0.1:4711"}"#), expected);
+        assert_eq!(listen_address(r#"{"message":"x"}"#), None);
+        assert_eq!(listen_address("thread 'main' panicked"), None);
+    }
+}
