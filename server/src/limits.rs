@@ -101,6 +101,22 @@ pub const LANE_WINDOW_HINTS_MAX: usize = 256;
 pub const LANE_HORIZON: Duration = Duration::from_secs(2);
 /// Most bytes of bodies read for dispatch and not yet attempted to the end.
 pub const DISPATCH_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most that an event weighs in memory, with all that belongs to it.
+pub const EVENT_WEIGHT_BYTES_MAX: usize = EVENT_BODY_BYTES_MAX
+    + LABELS_MAX * (ID_BYTES_MAX + LABEL_VALUE_BYTES_MAX + 16)
+    + ORDERING_KEY_BYTES_MAX
+    + CONTENT_TYPE_BYTES_MAX
+    + 256;
+/// Most events dispatch reads with one call.
+pub const DISPATCH_LOAD_EVENTS_MAX: usize = 64;
+/// Most such calls at a time.
+pub const DISPATCH_LOADS_MAX: usize = 8;
+/// Most lanes dispatch reads at a time.
+pub const DISPATCH_REFILLS_MAX: usize = 16;
+/// Most lanes that wait to be read because they became due; the rest sleeps on meanwhile.
+pub const DISPATCH_REFILL_QUEUE_MAX: usize = 1_024;
+/// Most lanes on a page when dispatch surveys all of them.
+pub const DISPATCH_SURVEY_LANES_MAX: usize = 256;
 /// Most log entries a watch message carries.
 pub const WATCH_UPDATES_MAX: usize = 500;
 /// Most log entries one feed call examines.
@@ -115,7 +131,7 @@ const _: () = assert!(EVENT_BODY_BYTES_MAX <= COMMIT_EVENT_BYTES_MAX);
 const _: () = assert!(EVENT_BODY_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 // The largest event always fits the byte permits it needs, or it would wait for ever.
 const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < ACCEPT_BYTES_IN_FLIGHT_MAX);
-const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
+const _: () = assert!(4 * EVENT_WEIGHT_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
 const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
 // A page that is just short of full still fits a message with the largest entry on top.
 const _: () = assert!(PAGE_BYTES + 64 * 1024 < GRPC_MESSAGE_BYTES_MAX);

@@ -118,7 +118,7 @@ impl Catalog {
     }
 
     /// For the engine: the webhook is so since `seq`.
-    pub(super) fn put(&self, seq: ConfigSeq, webhook: Webhook) {
+    pub(crate) fn put(&self, seq: ConfigSeq, webhook: Webhook) {
         let mut inner = self.inner.write();
         let webhook = Arc::new(webhook);
         inner.by_id.insert(webhook.id, webhook.no);
@@ -131,7 +131,7 @@ impl Catalog {
     }
 
     /// For the engine: the webhook is gone since `seq`.
-    pub(super) fn remove(&self, seq: ConfigSeq, no: WebhookNo) {
+    pub(crate) fn remove(&self, seq: ConfigSeq, no: WebhookNo) {
         let mut inner = self.inner.write();
         let Some(Registered { webhook, .. }) = inner.webhooks.remove(&no) else { return };
         inner.by_id.remove(&webhook.id);

@@ -27,7 +27,7 @@ mod tables;
 mod views;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -57,8 +57,6 @@ const BATCH_ROWS_MAX: usize = 10 * REQUEST_ROWS_MAX;
 /// Settings of the embedded engine.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Set by [`open`].
-    dir: PathBuf,
     /// Page cache of the hot store.
     pub cache_bytes: usize,
     /// Newest and last read events kept in memory.
@@ -78,7 +76,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            dir: PathBuf::new(),
             cache_bytes: 64 * 1024 * 1024,
             chunk_cache_bytes: 16 * 1024 * 1024,
             log_cache_bytes: 8 * 1024 * 1024,

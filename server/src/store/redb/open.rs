@@ -46,8 +46,7 @@ pub(super) fn open(
 ) -> Result<(Arc<Shared>, Recovered), OpenError> {
     let unusable = |error| OpenError::Unusable { dir: dir.to_owned(), error };
     fs::create_dir_all(dir).map_err(unusable)?;
-    let config = Config { dir: dir.to_owned(), ..config };
-    let hot = database(&config).map_err(|error| match error {
+    let hot = database(dir, &config).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(dir.to_owned()),
         error => broken(dir, &error.into()),
     })?;
@@ -58,6 +57,7 @@ pub(super) fn open(
     };
     let segments = load_segments(&hot, dir).map_err(|error| broken(dir, &error))?;
     let opened = Opened {
+        dir: dir.to_owned(),
         hot,
         segments,
         counters: facts.counters,
@@ -72,7 +72,7 @@ pub(super) fn open(
 /// Opens a hot store that failed again and brings memory up to it. Blocks.
 pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
     shared.segments.close();
-    let hot = database(&shared.config)?;
+    let hot = database(&shared.dir, &shared.config)?;
     *shared.hot.write() = Some(Arc::new(hot));
     let recovered = load(shared)?;
     let (as_of, lanes) = (shared.committed(), recovered.pending.keys().map(|&no| WebhookNo(no)));
@@ -86,9 +86,9 @@ struct Facts {
     counters: CountersRecord,
 }
 
-fn database(config: &Config) -> Result<Database, DatabaseError> {
+fn database(dir: &Path, config: &Config) -> Result<Database, DatabaseError> {
     let mut builder = Database::builder();
-    builder.set_cache_size(config.cache_bytes).create(config.dir.join(HOT))
+    builder.set_cache_size(config.cache_bytes).create(dir.join(HOT))
 }
 
 /// Checks the schema, or lays it down; counts the opening. The inner error is the version of a newer schema.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,6 +38,7 @@ use crate::{
 /// The engine's common ground.
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) dir: PathBuf,
     pub(super) config: Config,
     pub(super) clock: Clock,
     pub(super) catalog: Catalog,
@@ -77,6 +79,7 @@ impl FanOut {
 
 /// What [`Shared::new`] is given.
 pub(super) struct Opened {
+    pub(super) dir: PathBuf,
     pub(super) hot: Database,
     pub(super) segments: Segments,
     pub(super) counters: CountersRecord,
@@ -88,6 +91,7 @@ impl Shared {
     pub(super) fn new(config: Config, clock: Clock, news: Arc<News>, opened: Opened) -> Self {
         let head = Position(opened.counters.log_head);
         Self {
+            dir: opened.dir,
             clock,
             catalog: Catalog::default(),
             sealer: opened.sealer,

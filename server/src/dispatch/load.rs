@@ -1,0 +1,169 @@
+//! Reading the events of what is launched, within the bytes dispatch may hold.
+//!
+//! How large an event is shows only once it is read. So the room of the largest one is taken before, and what was not needed
+//! is given back after: the bound holds at any time, also while reading, at the price that few events are read at once. That
+//! costs no speed, since a read of a dozen takes microseconds and the next one follows at once.
+//!
+//! Slow webhooks have a pool of their own, as they have of permits: large bodies that hang with them leave room for others.
+//!
+//! Nobody waits for bytes: who holds some is in flight, so that they are free before its outcome wakes the dispatcher.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::scheduler::Launch;
+use crate::{
+    limits::{DISPATCH_BODY_BYTES_MAX, DISPATCH_LOAD_EVENTS_MAX, DISPATCH_LOADS_MAX, EVENT_WEIGHT_BYTES_MAX},
+    model::{event::StoredEvent, ids::EventSeq},
+    store::{Store, StoreError},
+};
+
+/// One permit stands for as many bytes.
+const PERMIT_BYTES: usize = 1024;
+/// Permits of the largest event.
+const EVENT_PERMITS_MAX: usize = EVENT_WEIGHT_BYTES_MAX.div_ceil(PERMIT_BYTES);
+
+/// Launched deliveries whose events are still to be read.
+#[derive(Debug)]
+pub(super) struct Loader {
+    fast: Pool,
+    slow: Pool,
+    running: usize,
+}
+
+#[derive(Debug)]
+struct Pool {
+    /// Invariant: bounded, since each holds a permit of the scheduler.
+    waiting: VecDeque<Launch>,
+    bytes: Arc<Semaphore>,
+}
+
+/// Events to read, and the room for them.
+#[derive(Debug)]
+pub(super) struct Load {
+    launches: Vec<Launch>,
+    room: OwnedSemaphorePermit,
+}
+
+/// What became of a [`Load`].
+#[derive(Debug)]
+pub(super) enum Loaded {
+    /// The events with the room they take; `None` where the store has none.
+    Read(Vec<(Launch, Option<(StoredEvent, OwnedSemaphorePermit)>)>),
+    /// Nothing could be read.
+    Failed(Vec<Launch>, StoreError),
+}
+
+impl Loader {
+    /// With this share of the bytes, between 0 and 1, for slow webhooks.
+    pub(super) fn new(slow_share: f64) -> Self {
+        let permits = DISPATCH_BODY_BYTES_MAX / PERMIT_BYTES;
+        // Each pool has room for the largest event, whatever the share.
+        let slow = super::share_of(permits, slow_share).clamp(EVENT_PERMITS_MAX, permits - EVENT_PERMITS_MAX);
+        Self { fast: Pool::new(permits - slow), slow: Pool::new(slow), running: 0 }
+    }
+
+    /// Takes up a launched delivery.
+    pub(super) fn push(&mut self, launch: Launch) {
+        let pool = if launch.slow { &mut self.slow } else { &mut self.fast };
+        pool.waiting.push_back(launch);
+    }
+
+    /// The next events to read, if there are some and there is room. Ask again until there are none.
+    pub(super) fn next_load(&mut self) -> Option<Load> {
+        if self.running >= DISPATCH_LOADS_MAX {
+            return None;
+        }
+        let load = self.fast.next_load().or_else(|| self.slow.next_load())?;
+        self.running += 1;
+        Some(load)
+    }
+
+    /// A load has ended.
+    pub(super) fn ended(&mut self) {
+        self.running -= 1;
+    }
+}
+
+impl Pool {
+    fn new(permits: usize) -> Self {
+        Self { waiting: VecDeque::new(), bytes: Arc::new(Semaphore::new(permits)) }
+    }
+
+    fn next_load(&mut self) -> Option<Load> {
+        let room = self.bytes.available_permits() / EVENT_PERMITS_MAX;
+        let count = self.waiting.len().min(DISPATCH_LOAD_EVENTS_MAX).min(room);
+        if count == 0 {
+            return None;
+        }
+        let permits = u32::try_from(count * EVENT_PERMITS_MAX).expect("all permits together fit");
+        // Nobody else takes any, so this succeeds.
+        let room = self.bytes.clone().try_acquire_many_owned(permits).ok()?;
+        Some(Load { launches: self.waiting.drain(..count).collect(), room })
+    }
+}
+
+impl Load {
+    /// Reads, each event once, and gives back the room that is not needed.
+    pub(super) async fn read(mut self, store: Arc<dyn Store>) -> Loaded {
+        let mut seqs: Vec<_> = self.launches.iter().map(|launch| launch.key.event).collect();
+        seqs.sort_unstable();
+        seqs.dedup();
+        let events = match store.events(&seqs).await {
+            Ok(events) => events,
+            Err(error) => return Loaded::Failed(self.launches, error),
+        };
+        let events: HashMap<EventSeq, StoredEvent> =
+            events.into_iter().flatten().map(|stored| (stored.seq, stored)).collect();
+        let with_event = |launch: Launch| {
+            let stored = events.get(&launch.key.event)?;
+            let permits = stored.event.weight_bytes().div_ceil(PERMIT_BYTES).min(EVENT_PERMITS_MAX);
+            let room = self.room.split(permits).expect("room was taken for the largest event");
+            Some((stored.clone(), room))
+        };
+        let mut with_event = with_event;
+        Loaded::Read(self.launches.iter().map(|launch| (*launch, with_event(*launch))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{DeliveryKey, WebhookNo};
+
+    fn launch(event: u64, slow: bool) -> Launch {
+        let key = DeliveryKey { webhook: WebhookNo(1), event: EventSeq(event), replay: 0 };
+        Launch { key, attempt: 1, slow }
+    }
+
+    #[test]
+    fn no_more_is_read_than_fits_and_slow_ones_have_their_own_room() {
+        let mut loader = Loader::new(0.5);
+        for event in 0..100 {
+            loader.push(launch(event, false));
+        }
+        let first = loader.next_load().unwrap();
+        assert!(first.launches.len() * EVENT_WEIGHT_BYTES_MAX <= DISPATCH_BODY_BYTES_MAX / 2);
+        assert!(loader.next_load().is_none(), "the room is taken");
+        loader.push(launch(100, true));
+        assert_eq!(loader.next_load().unwrap().launches, [launch(100, true)]);
+        let read = first.launches.len() as u64;
+        drop(first);
+        assert_eq!(loader.next_load().unwrap().launches[0], launch(read, false), "in order");
+    }
+
+    #[test]
+    fn whatever_the_share_each_pool_takes_the_largest_event() {
+        for share in [0.0, 0.001, 0.5, 1.0] {
+            let mut loader = Loader::new(share);
+            loader.push(launch(1, false));
+            loader.push(launch(2, true));
+            let loads: Vec<_> = std::iter::from_fn(|| loader.next_load()).collect();
+            assert_eq!(loads.len(), 2, "share {share}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The shell, over a store in memory and in virtual time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use super::*;
+use crate::{
+    model::{
+        event::{Event, JSON, StoredEvent},
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, WebhookId},
+        seal::Sealer,
+        signing::Secret,
+        target::Target,
+        webhook::{Subscription, Switch, Webhook},
+    },
+    store::{
+        AsOf, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, FeedError,
+        FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner, Publish, Published,
+    },
+};
+
+const ONE: WebhookNo = WebhookNo(1);
+
+/// Holds due rows; whatever dispatch does not use is closed.
+struct Memory {
+    catalog: Catalog,
+    sealer: Sealer,
+    rows: Mutex<BTreeMap<(WebhookNo, EventSeq), Timestamp>>,
+    /// How many reads are still to fail.
+    failures: Mutex<usize>,
+}
+
+impl Memory {
+    fn new() -> Arc<Self> {
+        let catalog = Catalog::default();
+        catalog.put(ConfigSeq(1), webhook());
+        let sealer = Sealer::new([1; 16]);
+        Arc::new(Self { catalog, sealer, rows: Mutex::default(), failures: Mutex::default() })
+    }
+
+    fn insert(&self, event: u64, due: Timestamp) -> (WebhookNo, Hint) {
+        self.rows.lock().insert((ONE, EventSeq(event)), due);
+        (ONE, Hint { event: EventSeq(event), replay: 0, attempts: 0, due })
+    }
+
+    fn read(&self) -> Result<(), StoreError> {
+        let mut failures = self.failures.lock();
+        if *failures == 0 {
+            return Ok(());
+        }
+        *failures -= 1;
+        Err(StoreError::Failed("planted".into()))
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn publish(&self, _: Vec<Publish>) -> Result<Vec<Published>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn lanes(&self, after: Option<WebhookNo>, _: usize) -> Result<LanePage, StoreError> {
+        self.read()?;
+        let first_due = self.rows.lock().values().min().copied();
+        let lane = first_due.filter(|_| after.is_none()).map(|first_due| LaneDue { webhook: ONE, first_due });
+        Ok(LanePage { lanes: lane.into_iter().collect(), next: None, as_of: AsOf(1) })
+    }
+
+    async fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, StoreError> {
+        self.read()?;
+        let rows = self.rows.lock();
+        let mut all: Vec<_> = rows.iter().map(|((_, event), due)| (*due, *event)).collect();
+        all.sort_unstable();
+        let within = all.iter().take_while(|(due, _)| *due <= horizon).count();
+        assert_eq!(webhook, ONE);
+        let hint = |(due, event): &(Timestamp, EventSeq)| Hint { event: *event, replay: 0, attempts: 0, due: *due };
+        Ok(DuePage {
+            hints: all[..within.min(limit)].iter().map(hint).collect(),
+            more: within > limit,
+            next_due: all.get(within).map(|(due, _)| *due).filter(|_| within <= limit),
+            as_of: AsOf(1),
+        })
+    }
+
+    async fn events(&self, seqs: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+        self.read()?;
+        Ok(seqs.iter().map(|seq| Some(stored(*seq))).collect())
+    }
+
+    async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn owner(&self) -> Owner {
+        Owner(0)
+    }
+
+    async fn feed(&self, _: Position, _: &FeedFilter, _: usize) -> Result<FeedPage, FeedError> {
+        Err(StoreError::Closed.into())
+    }
+
+    fn head(&self) -> watch::Receiver<Position> {
+        watch::Sender::new(Position(0)).subscribe()
+    }
+
+    async fn list(&self, _: &DeliveryQuery, _: Option<ListPosition>, _: usize) -> Result<DeliveryPage, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn put_config(&self, _: ConfigChange) -> Result<ConfigAnswer, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    async fn upkeep(&self, _: Timestamp) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn webhook() -> Webhook {
+    Webhook {
+        no: ONE,
+        id: WebhookId::generate(),
+        tenant: Tenant::default(),
+        target: Target::from_stored("https://example.com/hook").unwrap(),
+        subscription: Subscription::All,
+        description: String::new(),
+        switch: Switch::Enabled,
+        version: 1,
+        create_time: Timestamp::UNIX_EPOCH,
+        update_time: Timestamp::UNIX_EPOCH,
+        secret: Secret::from_bytes(&[7; 32]).unwrap(),
+    }
+}
+
+fn stored(seq: EventSeq) -> StoredEvent {
+    let event = Event {
+        id: format!("e-{}", seq.0).parse().unwrap(),
+        tenant: Tenant::default(),
+        event_type: EventTypeName::new("ADD_TAG"),
+        labels: BTreeMap::new(),
+        ordering_key: String::new(),
+        occur_time: None,
+        content_type: JSON.into(),
+        body: Bytes::from_static(b"{}"),
+    };
+    StoredEvent { seq, accept_time: Timestamp::UNIX_EPOCH, event }
+}
+
+/// A running stage and what is at its ends.
+struct Stage {
+    store: Arc<Memory>,
+    news: Arc<News>,
+    clock: Clock,
+    jobs: mpsc::Receiver<Vec<Job>>,
+    settled: mpsc::Sender<Vec<Settled>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "each test joins its one task")]
+fn start(store: Arc<Memory>) -> Stage {
+    let config = Config { in_flight_max: 4, webhook_in_flight_max: 2, slow_share: 0.5 };
+    let (news, clock, stop) = (Arc::new(News::default()), Clock::start(), CancellationToken::new());
+    let (jobs_sender, jobs) = mpsc::channel(4);
+    let (settled, settled_receiver) = mpsc::channel(16);
+    let deps =
+        Deps { store: store.clone(), news: news.clone(), clock, jobs: vec![jobs_sender], settled: settled_receiver };
+    let task = tokio::spawn(config.build(deps).run(stop.clone()));
+    Stage { store, news, clock, jobs, settled, stop, task }
+}
+
+impl Stage {
+    /// The events of the next so many jobs, which are over at once.
+    async fn deliver(&mut self, count: usize) -> Vec<u64> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            for job in self.jobs.recv().await.expect("dispatch runs") {
+                assert!(job.body_permit.is_some());
+                assert_eq!(job.attempt, 1);
+                events.push(job.key.event.0);
+                self.end(job, None).await;
+            }
+        }
+        events.sort_unstable();
+        events
+    }
+
+    async fn end(&self, job: Job, next_attempt: Option<Timestamp>) {
+        let row = (job.key.webhook, job.key.event);
+        match next_attempt {
+            Some(due) => self.store.rows.lock().insert(row, due),
+            None => self.store.rows.lock().remove(&row),
+        };
+        let key = job.key;
+        drop(job);
+        let settled = Settled { key, attempts: 1, next_attempt, slow: false, as_of: AsOf(1) };
+        self.settled.send(vec![settled]).await.expect("dispatch runs");
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        assert!(self.jobs.recv().await.is_none(), "the senders are dropped");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn finds_the_backlog_takes_news_and_stops() {
+    let store = Memory::new();
+    for event in 1..=600 {
+        store.insert(event, Timestamp::UNIX_EPOCH);
+    }
+    let mut stage = start(store);
+    assert_eq!(stage.deliver(600).await, Vec::from_iter(1..=600));
+    let hint = stage.store.insert(601, stage.clock.now());
+    stage.news.post(AsOf(1), [hint], []);
+    assert_eq!(stage.deliver(1).await, [601]);
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sleeps_until_the_next_one_is_due() {
+    let store = Memory::new();
+    let mut stage = start(store);
+    let hour = Duration::from_secs(3600);
+    let started = Instant::now();
+    let hint = stage.store.insert(1, stage.clock.now() + hour);
+    stage.news.post(AsOf(1), [hint], []);
+    assert_eq!(stage.deliver(1).await, [1]);
+    let waited = started.elapsed();
+    assert!(waited >= hour && waited < hour + Duration::from_secs(1), "{waited:?}");
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_a_while_delays_and_loses_nothing() {
+    let store = Memory::new();
+    for event in 1..=5 {
+        store.insert(event, Timestamp::UNIX_EPOCH);
+    }
+    // The survey, the refill and a load fail in turn.
+    *store.failures.lock() = 6;
+    let mut stage = start(store);
+    assert_eq!(stage.deliver(5).await, [1, 2, 3, 4, 5]);
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_handed_out_once_the_webhook_is_gone() {
+    let store = Memory::new();
+    let mut stage = start(store);
+    let hints = [1, 2, 3].map(|event| stage.store.insert(event, stage.clock.now()));
+    stage.news.post(AsOf(1), hints, []);
+    let in_flight: Vec<_> = stage.jobs.recv().await.unwrap();
+    assert_eq!(in_flight.len(), 2, "as many as the webhook may have");
+    stage.store.catalog.remove(ConfigSeq(2), ONE);
+    for job in in_flight {
+        let key: DeliveryKey = job.key;
+        assert_eq!(key.webhook, ONE);
+        stage.end(job, None).await;
+    }
+    // Longer than any pause or survey of the stage.
+    let more = timeout(Duration::from_secs(300), stage.jobs.recv()).await;
+    assert!(more.is_err(), "{more:?}");
+    stage.stop().await;
+}
