@@ -36,7 +36,7 @@ pub(super) enum JsonError {
 /// Writes `data` as JSON text of at most `bytes_max`.
 pub(super) fn to_json(data: &Struct, bytes_max: usize) -> Result<Bytes, JsonError> {
     let mut writer = Writer { out: Vec::new(), bytes_max };
-    writer.object(data).map_err(|fault| fault.error())?;
+    writer.object(data).map_err(Fault::error)?;
     Ok(Bytes::from(writer.out))
 }
 

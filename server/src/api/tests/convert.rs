@@ -4,7 +4,10 @@ use tonic::Code;
 
 use super::{event, told};
 use crate::{
-    api::{convert, convert_event, status::Failure},
+    api::{
+        convert, convert_event,
+        status::{Failure, Violations},
+    },
     model::{address::AddressPolicy, event::JSON, target::TargetRules, time::Timestamp, webhook::Subscription},
     store::DeliveryView,
     watch::Start,
@@ -117,12 +120,12 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
 
 #[test]
 fn every_wrong_field_of_an_event_is_named() {
-    fn time(seconds: i64, nanos: i32) -> Option<prost_types::Timestamp> {
-        Some(prost_types::Timestamp { seconds, nanos })
+    fn time(seconds: i64, nanos: i32) -> prost_types::Timestamp {
+        prost_types::Timestamp { seconds, nanos }
     }
-    fn data(number: f64) -> Option<v1::event::Payload> {
+    fn data(number: f64) -> v1::event::Payload {
         let value = Value { kind: Some(Kind::NumberValue(number)) };
-        Some(v1::event::Payload::Data(Struct { fields: [("n".to_owned(), value)].into() }))
+        v1::event::Payload::Data(Struct { fields: [("n".to_owned(), value)].into() })
     }
     type Change = fn(&mut v1::Event);
     let cases: [(Change, &[&str]); 20] = [
@@ -135,16 +138,16 @@ fn every_wrong_field_of_an_event_is_named() {
         (|e| e.labels = [("k".into(), "v".repeat(257))].into(), &["event.labels[\"k\"]"]),
         (|e| e.labels = (0..17).map(|n| (n.to_string(), String::new())).collect(), &["event.labels"]),
         (|e| e.ordering_key = "x".repeat(257), &["event.ordering_key"]),
-        (|e| e.occur_time = time(253_402_300_800, 0), &["event.occur_time"]),
-        (|e| e.occur_time = time(-62_135_596_801, 0), &["event.occur_time"]),
-        (|e| e.occur_time = time(0, -1), &["event.occur_time"]),
-        (|e| e.occur_time = time(0, 1_000_000_000), &["event.occur_time"]),
+        (|e| e.occur_time = Some(time(253_402_300_800, 0)), &["event.occur_time"]),
+        (|e| e.occur_time = Some(time(-62_135_596_801, 0)), &["event.occur_time"]),
+        (|e| e.occur_time = Some(time(0, -1)), &["event.occur_time"]),
+        (|e| e.occur_time = Some(time(0, 1_000_000_000)), &["event.occur_time"]),
         (|e| e.content_type = "text/plain\r\nx: y".into(), &["event.content_type"]),
         (|e| e.content_type = "é".into(), &["event.content_type"]),
         (|e| e.content_type = "x".repeat(257), &["event.content_type"]),
-        (|e| (e.content_type, e.payload) = ("text/plain".into(), data(1.0)), &["event.content_type"]),
+        (|e| (e.content_type, e.payload) = ("text/plain".into(), Some(data(1.0))), &["event.content_type"]),
         (|e| e.payload = None, &["event.payload"]),
-        (|e| e.payload = data(f64::NAN), &["event.data.n"]),
+        (|e| e.payload = Some(data(f64::NAN)), &["event.data.n"]),
         (|e| e.payload = Some(v1::event::Payload::Body(vec![0; 1_048_577].into())), &["event.body"]),
     ];
     for (change, fields) in cases {
@@ -214,7 +217,7 @@ fn watch_filters_are_checked_whole() {
 
 #[test]
 fn list_filters_are_checked_whole() {
-    let mut violations = Default::default();
+    let mut violations = Violations::default();
     let wrong = v1::ListDeliveriesRequest {
         tenant: "!".into(),
         webhook_id: "x".into(),
@@ -225,7 +228,7 @@ fn list_filters_are_checked_whole() {
     convert::delivery_query(&mut violations, &wrong);
     refused(violations.check(), reason::INVALID_FIELD, &["tenant", "webhook_id", "event_id", "states[0]"]);
 
-    let mut violations = Default::default();
+    let mut violations = Violations::default();
     let held = v1::ListDeliveriesRequest { states: vec![5, 5], ..v1::ListDeliveriesRequest::default() };
     let query = convert::delivery_query(&mut violations, &held);
     assert_eq!((query.states, violations.check()), (vec![DeliveryView::Held], Ok(())));

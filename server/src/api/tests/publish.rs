@@ -15,6 +15,7 @@ use crate::{
     store::fake::FakeStore,
 };
 
+#[expect(clippy::unnecessary_wraps, reason = "a stream of messages may hold failures too")]
 fn message(event: Option<v1::Event>) -> Result<Incoming, Status> {
     Ok(Ok(v1::PublishEventsRequest { event }))
 }

@@ -337,7 +337,7 @@ async fn messages_above_the_transport_limit_are_refused_with_our_reason() {
         (1, (Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE.into(), vec![]))
     );
     for path in ["EventService/PublishEvent", "WebhookService/CreateWebhook", "DeliveryService/WatchDeliveries"] {
-        let (_, status) = call(&api, &format!("/postrider.v1.{path}"), &[too_large.clone()]).await;
+        let (_, status) = call(&api, &format!("/postrider.v1.{path}"), std::slice::from_ref(&too_large)).await;
         assert_eq!(told(&status), (Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE.into(), vec![]), "{path}");
     }
     let (_, status) = call(&api, "/postrider.v1.WebhookService/GetWebhook", &[frame(b"\x0a\x01\xff")]).await;
