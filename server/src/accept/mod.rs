@@ -90,10 +90,10 @@ impl Accept {
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let permit = self.bytes.clone().acquire_many_owned(weight).await.expect("the semaphore is never closed");
 
-        let publishes = self.matched(batch);
+        let matched = self.matched(batch);
         let store = self.store.clone();
         let mut commit: BoxFuture<'static, Answers> = Box::pin(async move {
-            let published = store.publish(publishes).await;
+            let published = store.publish(matched).await;
             drop(permit);
             answers(events, published)
         });

@@ -36,7 +36,7 @@ pub(super) enum JsonError {
 /// Writes `data` as JSON text of at most `bytes_max`.
 pub(super) fn to_json(data: &Struct, bytes_max: usize) -> Result<Bytes, JsonError> {
     let mut writer = Writer { out: Vec::new(), bytes_max };
-    writer.object(data).map_err(|fault| fault.error())?;
+    writer.object(data).map_err(Fault::error)?;
     Ok(Bytes::from(writer.out))
 }
 
@@ -171,7 +171,7 @@ mod tests {
             (1.5, "1.5"),
             (9_007_199_254_740_991.0, "9007199254740991"),
             (9_007_199_254_740_992.0, "9007199254740992.0"),
-            (1e300, "1e300"),
+            (1e300, "1e+300"),
             (0.1, "0.1"),
         ];
         for (number, expected) in cases {

@@ -48,19 +48,19 @@ impl Scope {
         self
     }
 
-    fn fingerprint(&self, sealer: &Sealer, sealed: &[u8; HALF_BYTES]) -> [u8; HALF_BYTES] {
+    fn fingerprint(&self, sealer: &Sealer, place: &[u8; HALF_BYTES]) -> [u8; HALF_BYTES] {
         let mut hasher = XxHash3_128::new();
         // Given to nobody: no log is this long.
         hasher.write(&sealer.cursor(Position(u64::MAX)));
-        hasher.write(sealed);
+        hasher.write(place);
         hasher.write(&self.0);
         hasher.finish_128().to_be_bytes()
     }
 
     /// The token of the page after `last`.
     pub(super) fn token(&self, sealer: &Sealer, last: DeliveryKey) -> String {
-        let sealed = *sealer.delivery_id(last).as_bytes();
-        URL_SAFE_NO_PAD.encode([sealed, self.fingerprint(sealer, &sealed)].concat())
+        let place = *sealer.delivery_id(last).as_bytes();
+        URL_SAFE_NO_PAD.encode([place, self.fingerprint(sealer, &place)].concat())
     }
 
     /// The token of the page after the `last`-th entry, for lists that are counted.
@@ -92,8 +92,8 @@ impl Scope {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
-        let (sealed, fingerprint) = bytes.split_first_chunk::<HALF_BYTES>()?;
-        (self.fingerprint(sealer, sealed) == fingerprint).then(|| sealer.delivery_key(DeliveryId::from_bytes(*sealed)))
+        let (place, fingerprint) = bytes.split_first_chunk::<HALF_BYTES>()?;
+        (self.fingerprint(sealer, place) == fingerprint).then(|| sealer.delivery_key(DeliveryId::from_bytes(*place)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one place that picks gRPC codes: what went wrong becomes a `google.rpc.Status` with its details.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use postrider_proto::error_info as reason;
 use prost::Message as _;
@@ -26,14 +26,15 @@ pub(super) struct Failure {
     code: Code,
     reason: &'static str,
     message: String,
-    metadata: Option<(&'static str, String)>,
+    /// Goes into the metadata of `ErrorInfo`.
+    oldest_cursor: Option<String>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
 }
 
 impl Failure {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), metadata: None, violations: Vec::new(), retry_after: None }
+        Self { code, reason, message: message.into(), oldest_cursor: None, violations: Vec::new(), retry_after: None }
     }
 
     fn retry_after(self, delay: Duration) -> Self {
@@ -101,19 +102,19 @@ impl Failure {
 
     /// What tonic itself found wrong with a call or a message, in our words where it is about size or encoding.
     pub(super) fn transport(status: &Status) -> Self {
-        match status.code() {
-            // tonic's code for a message above the limit.
-            Code::OutOfRange => Self::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, status.message()),
-            code => Self::new(code, reason::INVALID_FIELD, status.message()),
+        // tonic's code for a message above the limit.
+        if status.code() == Code::OutOfRange {
+            return Self::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, status.message());
         }
+        Self::new(status.code(), reason::INVALID_FIELD, status.message())
     }
 
     /// For the end of a call.
     pub(super) fn into_status(mut self) -> Status {
         cut(&mut self.message, STATUS_MESSAGE_BYTES_MAX);
         let mut details = ErrorDetails::new();
-        let metadata = self.metadata.into_iter().map(|(key, value)| (key.to_owned(), value));
-        details.set_error_info(self.reason, reason::DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
+        let metadata = self.oldest_cursor.map(|cursor| ("oldest_cursor".to_owned(), cursor));
+        details.set_error_info(self.reason, reason::DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
         for violation in self.violations {
             details.add_bad_request_violation(violation.field, violation.problem);
         }
@@ -179,7 +180,7 @@ impl From<WatchError> for Failure {
                 Self::field(reason::INVALID_CURSOR, "cursor", "is malformed or belongs to another store")
             }
             WatchError::Expired { oldest_cursor } => Self {
-                metadata: Some(("oldest_cursor", oldest_cursor)),
+                oldest_cursor: Some(oldest_cursor),
                 ..Self::new(
                     Code::OutOfRange,
                     reason::CURSOR_EXPIRED,
@@ -238,19 +239,16 @@ impl Violations {
 impl From<Violations> for Failure {
     fn from(violations: Violations) -> Self {
         let kept = violations.kept;
-        let mut message = String::new();
-        for violation in &kept {
-            let separator = if message.is_empty() { "" } else { "; " };
-            message.push_str(&format!("{separator}{}: {}", violation.field, violation.problem));
-        }
+        let mut told: Vec<_> =
+            kept.iter().map(|violation| format!("{}: {}", violation.field, violation.problem)).collect();
         if violations.left_out > 0 {
-            message.push_str(&format!("; and {} more", violations.left_out));
+            told.push(format!("and {} more", violations.left_out));
         }
         // One name for all of it only if it is all of one kind.
         let first = kept.first().map_or(reason::INVALID_FIELD, |violation| violation.reason);
         let common = kept.iter().all(|violation| violation.reason == first);
         let reason = if common { first } else { reason::INVALID_FIELD };
-        Self { violations: kept, ..Self::new(Code::InvalidArgument, reason, message) }
+        Self { violations: kept, ..Self::new(Code::InvalidArgument, reason, told.join("; ")) }
     }
 }
 

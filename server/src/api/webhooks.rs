@@ -46,15 +46,13 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         self.judge(&spec.target).await?;
         let secret = Secret::generate(&mut rand::rng());
         let change = ConfigChange::CreateWebhook { spec, secret, request, time: self.clock.now() };
-        let webhook = match self.store.put_config(change).await.map_err(Failure::from)? {
-            ConfigAnswer::Created(webhook) => webhook,
-            other => return Err(refusal(&other).into()),
-        };
+        let answer = self.store.put_config(change).await.map_err(Failure::from)?;
+        let ConfigAnswer::Created(webhook) = &answer else { return Err(refusal(&answer).into()) };
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, "created a webhook");
         let signing_secret = webhook.secret.reveal();
         Ok(Response::new(v1::CreateWebhookResponse {
             // A repeat gets what the first call got: nothing was pending then.
-            webhook: Some(convert::webhook_reply(&webhook, 0)),
+            webhook: Some(convert::webhook_reply(webhook, 0)),
             signing_secret,
         }))
     }
@@ -119,13 +117,10 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         // The store looks again: the webhook may change between here and there.
         let expect = guarded.then_some(webhook.version);
         let change = ConfigChange::DeleteWebhook { tenant, id, expect, time: self.clock.now() };
-        match self.store.put_config(change).await.map_err(Failure::from)? {
-            ConfigAnswer::Deleted { cancelled } => {
-                info!(webhook.id = %id, deliveries = cancelled, "deleted a webhook");
-                Ok(Response::new(v1::DeleteWebhookResponse { cancelled_deliveries: convert::count(cancelled) }))
-            }
-            other => Err(refusal(&other).into()),
-        }
+        let answer = self.store.put_config(change).await.map_err(Failure::from)?;
+        let ConfigAnswer::Deleted { cancelled } = answer else { return Err(refusal(&answer).into()) };
+        info!(webhook.id = %id, deliveries = cancelled, "deleted a webhook");
+        Ok(Response::new(v1::DeleteWebhookResponse { cancelled_deliveries: convert::count(cancelled) }))
     }
 }
 

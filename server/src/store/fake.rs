@@ -182,12 +182,7 @@ impl Store for FakeStore {
         self.head.subscribe()
     }
 
-    async fn list(
-        &self,
-        query: &DeliveryQuery,
-        _: Option<ListPosition>,
-        _: usize,
-    ) -> Result<DeliveryPage, StoreError> {
+    async fn list(&self, query: &DeliveryQuery, _: Option<ListPosition>, _: usize) -> Result<DeliveryPage, StoreError> {
         let mut page = self.page.lock();
         page.1 = Some(query.clone());
         Ok(page.0.clone())

@@ -1,4 +1,4 @@
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream::BoxStream};
 
 use super::*;
 use crate::{
@@ -38,7 +38,7 @@ async fn open(store: &Arc<FakeStore>, filter: FeedFilter, start: Start) -> Resul
     Ok(watch(store).open(filter, start).await?.boxed())
 }
 
-type Opened = futures::stream::BoxStream<'static, Result<WatchBatch, WatchError>>;
+type Opened = BoxStream<'static, Result<WatchBatch, WatchError>>;
 
 async fn next(stream: &mut Opened) -> WatchBatch {
     stream.next().await.expect("it goes on").expect("it goes well")

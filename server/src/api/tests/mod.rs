@@ -1,0 +1,47 @@
+//! The edge against a store in memory.
+
+mod convert;
+mod publish;
+mod services;
+
+use std::sync::Arc;
+
+use postrider_proto::v1;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    accept::{self, Accept},
+    clock::Clock,
+    limits::ACCEPT_BYTES_IN_FLIGHT_MAX,
+    store::fake::FakeStore,
+    tasks::Tasks,
+};
+
+fn accept(store: &Arc<FakeStore>) -> Accept {
+    let config = accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX };
+    config.build(store.clone(), Clock::start(), Tasks::default())
+}
+
+/// An event that is right.
+fn event(id: &str) -> v1::Event {
+    v1::Event {
+        id: id.into(),
+        r#type: "ADD_TAG".into(),
+        payload: Some(v1::event::Payload::Body(b"{}".as_slice().into())),
+        ..v1::Event::default()
+    }
+}
+
+/// The code, the reason and the fields a status names.
+fn told(status: &Status) -> (Code, String, Vec<String>) {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
+    let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+    (status.code(), reason, violations.into_iter().map(|violation| violation.field).collect())
+}
+
+fn stop() -> CancellationToken {
+    CancellationToken::new()
+}
