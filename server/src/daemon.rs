@@ -80,8 +80,8 @@ impl Daemon {
         let retention = config.retention.clone().build(store.clone(), clock);
         let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
             store: store.clone(),
-            accept: config.accept.clone().build(store.clone(), clock, tasks.clone()),
-            watch: config.watch.clone().build(store.clone()),
+            accept: config.accept.build(store.clone(), clock, tasks.clone()),
+            watch: config.watch.build(store.clone()),
             clock,
             names: Arc::new(config.deliver.names()),
             stop: calls.clone(),
