@@ -15,7 +15,10 @@ use crate::{
     flow::News,
     model::target::Target,
     shutdown::{Levers, Overdue},
-    store::redb::{self, RedbStore},
+    store::{
+        Store as _,
+        redb::{self, RedbStore},
+    },
     tasks::Tasks,
 };
 
@@ -106,7 +109,7 @@ impl Daemon {
             outcomes_ended,
             serving_ended,
             tasks: tasks.clone(),
-            store,
+            close: Box::pin(async move { store.close().await }),
         };
         Ok(Running { config, address, tasks, engine, levers })
     }
