@@ -15,7 +15,10 @@ use crate::{
     flow::News,
     model::target::Target,
     shutdown::{Levers, Overdue},
-    store::redb::{self, RedbStore},
+    store::{
+        Store as _,
+        redb::{self, RedbStore},
+    },
     tasks::Tasks,
 };
 
@@ -80,8 +83,8 @@ impl Daemon {
         let retention = config.retention.clone().build(store.clone(), clock);
         let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
             store: store.clone(),
-            accept: config.accept.clone().build(store.clone(), clock, tasks.clone()),
-            watch: config.watch.clone().build(store.clone()),
+            accept: config.accept.build(store.clone(), clock, tasks.clone()),
+            watch: config.watch.build(store.clone()),
             clock,
             names: Arc::new(config.deliver.names()),
             stop: calls.clone(),
@@ -106,7 +109,7 @@ impl Daemon {
             outcomes_ended,
             serving_ended,
             tasks: tasks.clone(),
-            store,
+            close: Box::pin(async move { store.close().await }),
         };
         Ok(Running { config, address, tasks, engine, levers })
     }

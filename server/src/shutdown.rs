@@ -14,8 +14,9 @@
 //! Invariant: from the first lever to the last at most grace + [`LAST_WORDS`] pass, whatever clients, receivers and the disk do.
 //! What is not done by then is as safe as after a power cut.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::{
     signal::unix::{Signal as Listener, SignalKind, signal},
     time::{Instant, timeout_at},
@@ -23,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::{api::Health, store::Store, tasks::Tasks};
+use crate::{api::Health, store::StoreError, tasks::Tasks};
 
 /// How the daemon stops.
 #[derive(Debug, Clone)]
@@ -68,13 +69,13 @@ pub(crate) struct Levers {
     pub(crate) serving_ended: CancellationToken,
     /// Every task of the daemon.
     pub(crate) tasks: Tasks,
-    /// Closed last.
-    pub(crate) store: Arc<dyn Store>,
+    /// Closes the store; awaited last.
+    pub(crate) close: BoxFuture<'static, Result<(), StoreError>>,
 }
 
 impl Levers {
     /// Pulls all levers in order.
-    pub(crate) async fn stop(self, grace: Duration) -> Result<(), Overdue> {
+    pub(crate) async fn stop(mut self, grace: Duration) -> Result<(), Overdue> {
         let started = Instant::now();
         let deadline = started + grace;
         let end = deadline + LAST_WORDS;
@@ -103,7 +104,7 @@ impl Levers {
         if timeout_at(end - LAST_WORDS / 8, self.tasks.ended()).await.is_err() {
             warn!("some parts of the daemon have not ended");
         }
-        let closed = timeout_at(end, self.store.close()).await;
+        let closed = timeout_at(end, &mut self.close).await;
         if let Ok(Err(error)) = &closed {
             error!(%error, "the store did not close well; it recovers at the next start");
         }
@@ -162,5 +163,105 @@ impl Signals {
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future, sync::Arc};
+
+    use futures::FutureExt as _;
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    /// A daemon that consists of nothing but its levers.
+    fn levers(close: BoxFuture<'static, Result<(), StoreError>>) -> Levers {
+        Levers {
+            health: Health::default(),
+            calls: CancellationToken::new(),
+            work: CancellationToken::new(),
+            attempts: CancellationToken::new(),
+            watches: CancellationToken::new(),
+            connections: CancellationToken::new(),
+            outcomes_ended: CancellationToken::new(),
+            serving_ended: CancellationToken::new(),
+            tasks: Tasks::default(),
+            close,
+        }
+    }
+
+    /// Notes `name` once `cause` is cancelled, and ends what ends with it.
+    fn follow(levers: &Levers, notes: &Arc<Mutex<Vec<&'static str>>>, name: &'static str, cause: &CancellationToken) {
+        let (notes, cause) = (notes.clone(), cause.clone());
+        let effect = match name {
+            "work" => levers.outcomes_ended.clone(),
+            "watches" => levers.serving_ended.clone(),
+            _ => CancellationToken::new(),
+        };
+        levers.tasks.spawn(name, async move {
+            cause.cancelled().await;
+            notes.lock().push(name);
+            effect.cancel();
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_ends_in_order_and_without_waiting_when_nothing_is_under_way() {
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let closing = notes.clone();
+        let close = async move {
+            closing.lock().push("store");
+            Ok(())
+        };
+        let levers = levers(close.boxed());
+        for (name, cause) in
+            [("work", &levers.work), ("watches", &levers.watches), ("connections", &levers.connections)]
+        {
+            follow(&levers, &notes, name, cause);
+        }
+        let attempts = levers.attempts.clone();
+        let started = Instant::now();
+        assert_eq!(levers.stop(GRACE).await, Ok(()));
+        assert_eq!(*notes.lock(), ["work", "watches", "connections", "store"]);
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        assert!(attempts.is_cancelled(), "a lever that was not needed is pulled in the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_get_the_grace_and_are_aborted_then() {
+        let levers = levers(future::ready(Ok(())).boxed());
+        let (attempts, ended) = (levers.attempts.clone(), levers.outcomes_ended.clone());
+        levers.serving_ended.cancel();
+        let started = Instant::now();
+        levers.tasks.spawn("hanging receiver", async move {
+            attempts.cancelled().await;
+            assert_eq!(started.elapsed(), GRACE);
+            ended.cancel();
+        });
+        assert_eq!(levers.stop(GRACE).await, Ok(()));
+        assert_eq!(started.elapsed(), GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_hangs_the_end_comes_in_time() {
+        let check = async |outcomes_end, close: BoxFuture<'static, _>, expect| {
+            let levers = levers(close);
+            if outcomes_end {
+                levers.outcomes_ended.cancel();
+            }
+            levers.tasks.spawn("stuck", future::pending());
+            let started = Instant::now();
+            assert_eq!(levers.stop(GRACE).await, expect);
+            // Timers are a millisecond coarse.
+            let limit = GRACE + LAST_WORDS + Duration::from_millis(5);
+            assert!(started.elapsed() <= limit, "{:?}", started.elapsed());
+        };
+        check(true, future::ready(Ok(())).boxed(), Ok(())).await;
+        check(true, future::pending().boxed(), Err(Overdue::Store)).await;
+        check(false, future::ready(Ok(())).boxed(), Err(Overdue::Outcomes)).await;
+        check(false, future::pending().boxed(), Err(Overdue::Outcomes)).await;
     }
 }

@@ -115,7 +115,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 /// What the health service says about the server and each of its services.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Health {
     reporter: HealthReporter,
 }
