@@ -27,6 +27,7 @@ struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
     /// The server, as http://HOST:PORT.
     #[arg(long, global = true, env = "POSTRIDER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]

@@ -1,6 +1,6 @@
 //! How a command fails: what is said, and the exit code.
 
-use std::{fmt::Write as _, io};
+use std::{error::Error as _, fmt::Write as _, io};
 
 use postrider_client::{Code, Error, PublishError, code_name};
 
@@ -71,9 +71,9 @@ impl From<PublishError> for Failure {
         match error {
             PublishError::Rejected { error, .. } | PublishError::Stopped(error) => Self::Call(error),
             PublishError::Unanswered { event_id, error } => {
-                let last = error.as_ref().map(|error| format!("\n{}", describe(error))).unwrap_or_default();
+                let last = error.as_ref().map(|error| format!("\n  {}", describe(error))).unwrap_or_default();
                 Self::NoAnswer(format!(
-                    "the server did not answer for event {event_id} in time; it is safe to publish it again with --id {event_id}{last}"
+                    "the server did not answer in time; event {event_id} may be published again under that id{last}"
                 ))
             }
             PublishError::TooLarge { .. } | PublishError::Dropped => Self::Local(error.to_string()),
@@ -93,8 +93,13 @@ fn describe(error: &Error) -> String {
     let mut line = |name: &str, value: &str| {
         write!(text, "\n  {}: {}", printable(name), printable(value)).expect("a string takes everything");
     };
+    if let Some(cause) = root_cause(error) {
+        line("cause", &cause);
+    }
     if let Some(reason) = error.reason() {
         line("reason", reason);
+    } else if error.code() == Code::Unavailable {
+        line("hint", "is postriderd running where --server or POSTRIDER_SERVER says?");
     }
     if let Some(cursor) = error.metadata("oldest_cursor") {
         line("oldest cursor", cursor);
@@ -106,6 +111,15 @@ fn describe(error: &Error) -> String {
         line("try again in", &humantime::format_duration(delay).to_string());
     }
     text
+}
+
+/// What lies at the bottom of a transport error, such as `Connection refused`.
+fn root_cause(error: &Error) -> Option<String> {
+    let mut cause = error.status().source()?;
+    while let Some(below) = cause.source() {
+        cause = below;
+    }
+    Some(cause.to_string())
 }
 
 /// The same on one line, for one event of many.

@@ -170,7 +170,12 @@ impl Bulk {
             }
             // What holds for this line holds for all that follow.
             Err(error @ (PublishError::Unanswered { .. } | PublishError::Stopped(_) | PublishError::Dropped)) => {
-                self.progress.suspend(|| eprintln!("line {line}: not answered; lines before it were"));
+                self.progress.suspend(|| {
+                    eprintln!(
+                        "line {line} was not answered, those before it were. From it on lines may have been published or not: \
+                         go on with it; lines with an `id` are never doubled."
+                    );
+                });
                 return Err(error.into());
             }
         }
