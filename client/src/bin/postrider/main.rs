@@ -1,1 +1,16 @@
-fn main() {}
+//! `postrider`: the command line tool of Postrider.
+
+mod cli;
+mod deliveries;
+mod failure;
+mod json;
+mod listen;
+mod output;
+mod publish;
+mod triggers;
+mod watch;
+mod webhooks;
+
+fn main() -> ! {
+    cli::run()
+}

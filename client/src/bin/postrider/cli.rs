@@ -1,0 +1,199 @@
+//! Arguments, and which command they mean.
+
+use std::{process::exit, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use postrider_client::Client;
+
+use crate::{
+    deliveries::DeliveriesCommand,
+    failure::{EXIT_CODES, Failure},
+    listen::ListenArgs,
+    output::Format,
+    publish::PublishArgs,
+    triggers::TriggersArgs,
+    watch::WatchArgs,
+    webhooks::WebhooksCommand,
+};
+
+/// Talks to a Postrider server: manages webhooks, publishes events, follows deliveries; and `listen` receives them.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+struct GlobalArgs {
+    /// The server, as http://HOST:PORT.
+    #[arg(long, global = true, env = "POSTRIDER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    server: String,
+    /// Whose webhooks and events. Lists and `watch` take `-` for all tenants.
+    #[arg(long, global = true, value_name = "NAME", default_value = "default", allow_hyphen_values = true)]
+    tenant: String,
+    /// Tables for people, or JSON (named as in the API) for programs.
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// How long to wait for the server, such as `5s` or `1m`.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
+    timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create, show, list and delete webhooks.
+    #[command(subcommand)]
+    Webhooks(WebhooksCommand),
+    /// List what can happen: the event types that webhooks subscribe to.
+    #[command(visible_alias = "event-types")]
+    Triggers(TriggersArgs),
+    /// Publish one event, or many from NDJSON.
+    Publish(PublishArgs),
+    /// Show and list deliveries.
+    #[command(subcommand)]
+    Deliveries(DeliveriesCommand),
+    /// Follow what becomes of deliveries.
+    Watch(WatchArgs),
+    /// Receive webhooks on this machine: verify them and print what arrives.
+    Listen(ListenArgs),
+}
+
+/// What every command that talks to a server needs.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) format: Format,
+    pub(crate) timeout: Duration,
+}
+
+/// Runs the command and exits.
+pub(crate) fn run() -> ! {
+    let cli = Cli::parse();
+    let code = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(async {
+            match dispatch(cli).await {
+                Ok(()) => 0,
+                Err(failure) => failure.report(),
+            }
+        }),
+        Err(error) => Failure::from(error).report(),
+    };
+    // Not a return from main: a read of standard input that is still blocked would hold the runtime up.
+    exit(code)
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    let session = || {
+        let client = Client::builder(server_url(&global.server))
+            .tenant(&global.tenant)
+            .timeout(global.timeout)
+            .connect_lazy()
+            .map_err(|error| Failure::Usage(error.message().to_owned()))?;
+        Ok::<_, Failure>(Session { client, format: global.output, timeout: global.timeout })
+    };
+    match command {
+        Command::Webhooks(command) => command.run(&session()?).await,
+        Command::Triggers(args) => args.run(&session()?).await,
+        Command::Publish(args) => args.run(&session()?).await,
+        Command::Deliveries(command) => command.run(&session()?).await,
+        Command::Watch(args) => args.run(&session()?).await,
+        Command::Listen(args) => args.run(global.output).await,
+    }
+}
+
+/// `HOST:PORT` is enough.
+fn server_url(server: &str) -> String {
+    if server.contains("://") { server.to_owned() } else { format!("http://{server}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            let has_subcommands = command.get_subcommands().next().is_some();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(has_subcommands || help.contains("postrider "), "`{}` has no example", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[track_caller]
+    fn check(line: &str, expected: Option<ErrorKind>) {
+        let result = Cli::try_parse_from(line.split(' '));
+        assert_eq!(result.err().map(|error| error.kind()), expected, "{line}");
+    }
+
+    #[test]
+    fn command_lines() {
+        use ErrorKind::{ArgumentConflict, InvalidValue, MissingRequiredArgument, ValueValidation};
+        for (line, expected) in [
+            ("postrider webhooks create --url https://a.example --event-type ADD_TAG,NEW_LEAD", None),
+            ("postrider webhooks create --url https://a.example --event-type A --event-type B -o json", None),
+            ("postrider webhooks create --url https://a.example --event-type *", None),
+            ("postrider webhooks create --url https://a.example", Some(MissingRequiredArgument)),
+            ("postrider webhooks create --event-type *", Some(MissingRequiredArgument)),
+            ("postrider webhooks delete wh_1 --yes --etag 7 --tenant acme", None),
+            ("postrider webhooks delete", Some(MissingRequiredArgument)),
+            ("postrider webhooks list --tenant -", None),
+            ("postrider --server 127.0.0.1:1 --timeout 5s triggers --examples", None),
+            ("postrider event-types", None),
+            ("postrider event-types --timeout soon", Some(ValueValidation)),
+            ("postrider triggers --output yaml", Some(InvalidValue)),
+            ("postrider publish --type A --body {}", None),
+            (
+                "postrider publish --type A --body {} --label a=b --label c=d=e --occur-time 2026-11-22T10:00:00+01:00",
+                None,
+            ),
+            ("postrider publish --type A --body-file -", None),
+            ("postrider publish --type A --example --id e-1", None),
+            ("postrider publish --ndjson -", None),
+            ("postrider publish --type A", Some(MissingRequiredArgument)),
+            ("postrider publish --body {}", Some(MissingRequiredArgument)),
+            ("postrider publish --type A --body {} --example", Some(ArgumentConflict)),
+            ("postrider publish --type A --ndjson -", Some(ArgumentConflict)),
+            ("postrider publish --ndjson - --id e-1", Some(ArgumentConflict)),
+            ("postrider publish --type A --body {} --label a", Some(ValueValidation)),
+            ("postrider publish --type A --body {} --occur-time 2026-11-22", Some(ValueValidation)),
+            ("postrider publish --type A --body {} --occur-time 2026-11-22T10:00:00", Some(ValueValidation)),
+            ("postrider deliveries list --state delivered,FAILED --state DELIVERY_STATE_HELD --limit 5", None),
+            ("postrider deliveries list --state lost", Some(ValueValidation)),
+            ("postrider deliveries list --limit 0", Some(ValueValidation)),
+            ("postrider deliveries get dlv_1", None),
+            ("postrider watch --webhook wh_1 --event-type A,B --state failed --from-beginning --count 3", None),
+            ("postrider watch --cursor abc --until-idle 5s", None),
+            ("postrider watch --cursor abc --from-beginning", Some(ArgumentConflict)),
+            (
+                "postrider listen --secret whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD --status 500 --count 1 --delay 1s",
+                None,
+            ),
+            ("postrider listen --secret nonsense", Some(ValueValidation)),
+            ("postrider listen --status 99", Some(ValueValidation)),
+            ("postrider listen --status 1000", Some(ValueValidation)),
+            ("postrider listen --address nowhere", Some(ValueValidation)),
+        ] {
+            check(line, expected);
+        }
+    }
+
+    #[test]
+    fn a_server_needs_no_scheme() {
+        assert_eq!(server_url("localhost:50051"), "http://localhost:50051");
+        assert_eq!(server_url("http://[::1]:1"), "http://[::1]:1");
+    }
+}

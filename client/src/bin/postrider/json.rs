@@ -1,0 +1,148 @@
+//! Messages as JSON: fields as the contract names them, enums by name, times in RFC 3339, counts as numbers, and null for
+//! what is unset.
+
+use postrider_client::{
+    Update,
+    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, Webhook},
+};
+use serde_json::{Value, json};
+
+pub(crate) fn webhook(webhook: &Webhook) -> Value {
+    json!({
+        "id": webhook.id,
+        "tenant": webhook.tenant,
+        "url": webhook.url,
+        "event_types": webhook.event_types,
+        "description": webhook.description,
+        "enabled": webhook.enabled,
+        "disable_reason": named(webhook.disable_reason, DisableReason::as_str_name),
+        "disable_time": time(webhook.disable_time.as_ref()),
+        "etag": webhook.etag,
+        "create_time": time(webhook.create_time.as_ref()),
+        "update_time": time(webhook.update_time.as_ref()),
+        "pending_deliveries": webhook.pending_deliveries,
+    })
+}
+
+pub(crate) fn event_type(event_type: &EventType) -> Value {
+    json!({
+        "name": event_type.name,
+        "title": event_type.title,
+        "description": event_type.description,
+        "example": event_type.example,
+    })
+}
+
+pub(crate) fn delivery(delivery: &Delivery) -> Value {
+    json!({
+        "id": delivery.id,
+        "tenant": delivery.tenant,
+        "webhook_id": delivery.webhook_id,
+        "event_id": delivery.event_id,
+        "event_type": delivery.event_type,
+        "state": named(delivery.state, DeliveryState::as_str_name),
+        "attempts": delivery.attempts,
+        "create_time": time(delivery.create_time.as_ref()),
+        "update_time": time(delivery.update_time.as_ref()),
+        "next_attempt_time": time(delivery.next_attempt_time.as_ref()),
+        "last_http_status": delivery.last_http_status,
+        "last_error_class": named(delivery.last_error_class, ErrorClass::as_str_name),
+    })
+}
+
+pub(crate) fn outcome(outcome: &Outcome) -> Value {
+    json!({
+        "delivery_id": outcome.delivery_id,
+        "webhook_id": outcome.webhook_id,
+        "event_id": outcome.event_id,
+        "event_type": outcome.event_type,
+        "attempt": outcome.attempt,
+        "state": named(outcome.state, DeliveryState::as_str_name),
+        "http_status": outcome.http_status,
+        "error_class": named(outcome.error_class, ErrorClass::as_str_name),
+        "error": outcome.error,
+        "latency": outcome.latency.map(|latency| latency.to_string()),
+        "time": time(outcome.time.as_ref()),
+        "next_attempt_time": time(outcome.next_attempt_time.as_ref()),
+        "tenant": outcome.tenant,
+    })
+}
+
+/// One update, and a place to resume from.
+pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
+    match update {
+        Update::Outcome(it) => json!({ "outcome": outcome(it), "cursor": cursor }),
+        Update::WebhookCancelled(it) => json!({
+            "webhook_cancelled": {
+                "webhook_id": it.webhook_id,
+                "deliveries": it.deliveries,
+                "tenant": it.tenant,
+                "time": time(it.time.as_ref()),
+            },
+            "cursor": cursor,
+        }),
+    }
+}
+
+fn time(timestamp: Option<&prost_types::Timestamp>) -> Value {
+    timestamp.map(ToString::to_string).into()
+}
+
+/// The value's name, or its number if this version knows no name for it.
+fn named<E: TryFrom<i32>>(value: i32, name: fn(&E) -> &'static str) -> Value {
+    E::try_from(value).map_or_else(|_| value.into(), |known| name(&known).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::{Duration, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn an_outcome_keeps_the_contract_s_names() {
+        let attempt = Outcome {
+            delivery_id: "dlv_1".into(),
+            attempt: 2,
+            state: DeliveryState::Pending.into(),
+            error_class: ErrorClass::Timeout.into(),
+            latency: Some(Duration { seconds: 15, nanos: 1_000_000 }),
+            time: Some(Timestamp { seconds: 0, nanos: 0 }),
+            ..Outcome::default()
+        };
+        let value = update(&Update::Outcome(attempt), Some("c7"));
+        assert_eq!(value["cursor"], "c7");
+        let outcome = &value["outcome"];
+        assert_eq!(outcome["state"], "DELIVERY_STATE_PENDING");
+        assert_eq!(outcome["error_class"], "ERROR_CLASS_TIMEOUT");
+        assert_eq!(outcome["latency"], "15.001s");
+        assert_eq!(outcome["time"], "1970-01-01T00:00:00Z");
+        assert_eq!(outcome["next_attempt_time"], Value::Null);
+        assert_eq!(outcome["attempt"], 2);
+    }
+
+    #[test]
+    fn numbers_stay_numbers_and_unknown_enums_too() {
+        let it =
+            Webhook { pending_deliveries: i64::MAX, disable_reason: 99, enabled: Some(true), ..Webhook::default() };
+        let value = webhook(&it);
+        assert_eq!(value["pending_deliveries"], i64::MAX);
+        assert_eq!(value["disable_reason"], 99);
+        assert_eq!(value["enabled"], true);
+    }
+
+    #[test]
+    fn no_field_is_forgotten() {
+        // Every field's JSON name is a field of the message as Rust has it.
+        for (value, debug) in [
+            (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
+            (event_type(&EventType::default()), format!("{:?}", EventType::default())),
+            (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
+            (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
+        ] {
+            let fields = value.as_object().unwrap();
+            assert!(fields.keys().all(|name| debug.contains(&format!("{name}: "))), "{debug}");
+            assert_eq!(fields.len(), debug.matches(": ").count(), "{debug}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `postrider watch`.
+
+use std::{future::pending, time::Duration};
+
+use clap::Args;
+use futures::StreamExt as _;
+use postrider_client::{
+    Update, WatchConfig,
+    v1::{DeliveryState, Outcome, WatchDeliveriesRequest, watch_deliveries_request::Start},
+};
+use tokio::time::sleep;
+
+use crate::{
+    cli::Session,
+    deliveries::{error, parse_state, state_name},
+    failure::Failure,
+    json,
+    output::{Format, counted, duration, http_status, printable, say, say_json_line, time},
+};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Ends with Ctrl-C, after --count updates or after --until-idle, and then prints on standard error the cursor to go
+on from: nothing is missed, and at most the updates of one last message are repeated. With --output json every line has it.
+
+Examples:
+  postrider watch
+  postrider watch --state failed --output json
+  postrider watch --from-beginning --until-idle 5s"
+)]
+pub(crate) struct WatchArgs {
+    /// Only this webhook. Repeatable, or separated by commas.
+    #[arg(long = "webhook", value_name = "ID", value_delimiter = ',')]
+    webhooks: Vec<String>,
+    /// Only this event type. Repeatable, or separated by commas.
+    #[arg(long = "event-type", value_name = "TYPE", value_delimiter = ',')]
+    event_types: Vec<String>,
+    /// Only what led to this state: pending, delivered, failed, cancelled or held. Repeatable, or separated by commas.
+    #[arg(long = "state", value_name = "STATE", value_delimiter = ',', value_parser = parse_state)]
+    states: Vec<DeliveryState>,
+    /// Start with the oldest outcome retained, not with the next.
+    #[arg(long, conflicts_with = "cursor")]
+    from_beginning: bool,
+    /// Start after this cursor.
+    #[arg(long)]
+    cursor: Option<String>,
+    /// Stop after so many updates.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop when no update has come for so long.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    until_idle: Option<Duration>,
+}
+
+impl WatchArgs {
+    pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
+        let config = WatchConfig { outage_max: Some(session.timeout), ..WatchConfig::default() };
+        let mut watch = session.client.watch(self.request(), config);
+        let end = async {
+            // Not being able to hear Ctrl-C is no reason to stop.
+            if tokio::signal::ctrl_c().await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        tokio::pin!(end);
+        if session.format == Format::Table {
+            say(HEADER)?;
+        }
+        let mut left = self.count.unwrap_or(u64::MAX);
+        let mut result = Ok(());
+        while left > 0 {
+            let update = tokio::select! {
+                update = watch.next() => update,
+                () = idle(self.until_idle) => None,
+                () = &mut end => None,
+            };
+            result = match update {
+                Some(Ok(update)) => show(session.format, &update, watch.cursor()),
+                Some(Err(error)) => Err(error.into()),
+                None => break,
+            };
+            if result.is_err() {
+                break;
+            }
+            left -= 1;
+        }
+        if let Some(cursor) = watch.cursor() {
+            eprintln!("cursor: {}", printable(cursor));
+        }
+        result
+    }
+
+    fn request(&self) -> WatchDeliveriesRequest {
+        let start = match &self.cursor {
+            Some(cursor) => Some(Start::Cursor(cursor.clone())),
+            None => self.from_beginning.then_some(Start::FromBeginning(true)),
+        };
+        WatchDeliveriesRequest {
+            webhook_ids: self.webhooks.clone(),
+            event_types: self.event_types.clone(),
+            states: self.states.iter().map(|state| (*state).into()).collect(),
+            start,
+            ..WatchDeliveriesRequest::default()
+        }
+    }
+}
+
+async fn idle(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => pending().await,
+    }
+}
+
+const HEADER: &str = "TIME                      STATE      STATUS    LATENCY  ATTEMPT  TYPE, EVENT, WEBHOOK, DELIVERY";
+
+fn show(format: Format, update: &Update, cursor: Option<&str>) -> Result<(), Failure> {
+    match (format, update) {
+        (Format::Json, update) => say_json_line(&json::update(update, cursor)),
+        (Format::Table, Update::Outcome(outcome)) => say(line(outcome)),
+        (Format::Table, Update::WebhookCancelled(it)) => say(format_args!(
+            "{:<24}  {:<9}  webhook {} was deleted; {} cancelled",
+            time(it.time.as_ref()),
+            "CANCELLED",
+            printable(&it.webhook_id),
+            counted(it.deliveries, "pending delivery", "pending deliveries"),
+        )),
+    }
+}
+
+/// One outcome on one line, in fixed columns: nobody knows how wide the next ones will be.
+fn line(outcome: &Outcome) -> String {
+    let mut line = format!(
+        "{:<24}  {:<9}  {:>6}  {:>9}  {:>7}  {}  {}  {}  {}",
+        time(outcome.time.as_ref()),
+        state_name(outcome.state),
+        http_status(outcome.http_status),
+        duration(outcome.latency.as_ref()),
+        outcome.attempt,
+        printable(&outcome.event_type),
+        printable(&outcome.event_id),
+        printable(&outcome.webhook_id),
+        printable(&outcome.delivery_id),
+    );
+    let error = error(outcome);
+    if !error.is_empty() {
+        line.push_str("  ");
+        line.push_str(&error);
+    }
+    let next = time(outcome.next_attempt_time.as_ref());
+    if !next.is_empty() {
+        line.push_str("; next attempt ");
+        line.push_str(&next);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_client::v1::ErrorClass;
+    use prost_types::{Duration as ProtoDuration, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_their_heads() {
+        let outcome = Outcome {
+            event_type: "ADD_TAG".into(),
+            event_id: "evt_1".into(),
+            webhook_id: "wh_1".into(),
+            delivery_id: "dlv_1".into(),
+            attempt: 3,
+            state: DeliveryState::Pending.into(),
+            http_status: 503,
+            error_class: ErrorClass::HttpStatus.into(),
+            latency: Some(ProtoDuration { seconds: 0, nanos: 12_000_000 }),
+            time: Some(Timestamp { seconds: 1_763_802_000, nanos: 5_000_000 }),
+            next_attempt_time: Some(Timestamp { seconds: 1_763_802_300, nanos: 0 }),
+            ..Outcome::default()
+        };
+        let line = line(&outcome);
+        for (head, value) in [("TIME", "2025-"), ("STATE", "PENDING"), ("TYPE", "ADD_TAG")] {
+            assert_eq!(HEADER.find(head), line.find(value), "{head}\n{HEADER}\n{line}");
+        }
+        for (head, value) in [("STATUS", " 503"), ("LATENCY", "12.0 ms"), ("ATTEMPT", " 3")] {
+            let end = |text: &str, part: &str| text.find(part).map(|at| at + part.len());
+            assert_eq!(end(HEADER, head), end(&line, value), "{head}\n{HEADER}\n{line}");
+        }
+        assert!(line.ends_with("HTTP_STATUS; next attempt 2025-11-22T09:05:00Z"), "{line}");
+    }
+}

@@ -1,0 +1,248 @@
+//! `postrider webhooks`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::{Args, Subcommand};
+use futures::TryStreamExt as _;
+use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
+use serde_json::json;
+
+use crate::{
+    cli::Session,
+    failure::Failure,
+    json,
+    output::{Format, counted, printable, properties, rows_or, say, say_json, table, time},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WebhooksCommand {
+    /// Register a webhook, and print it with its signing secret.
+    #[command(after_help = "Examples:
+  postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
+  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'")]
+    Create(CreateArgs),
+    /// Show one webhook.
+    #[command(after_help = "Example: postrider webhooks get wh_0193")]
+    Get {
+        /// The webhook's id.
+        id: String,
+    },
+    /// List webhooks, oldest first.
+    #[command(after_help = "Example: postrider webhooks list --output json")]
+    List,
+    /// Delete a webhook for good, and cancel what is pending for it.
+    #[command(after_help = "Examples:
+  postrider webhooks delete wh_0193
+  postrider webhooks delete wh_0193 --yes")]
+    Delete(DeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Where deliveries are sent (POST).
+    #[arg(long)]
+    url: String,
+    /// An event type it receives, or `*` for all. Repeatable, or separated by commas.
+    #[arg(long = "event-type", value_name = "TYPE", required = true, value_delimiter = ',')]
+    event_types: Vec<String>,
+    /// Free text for people.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    description: String,
+    /// Create it disabled: its deliveries are recorded and held.
+    #[arg(long)]
+    disabled: bool,
+    /// Makes a retry safe: the same id with the same request within 24 h returns the first reply.
+    #[arg(long, value_name = "ID", default_value = "")]
+    request_id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The webhook's id.
+    id: String,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+    /// Delete it only if this is still its etag.
+    #[arg(long, default_value = "")]
+    etag: String,
+}
+
+impl WebhooksCommand {
+    pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
+        match self {
+            Self::Create(args) => create(session, args).await,
+            Self::Get { id } => get(session, id).await,
+            Self::List => list(session).await,
+            Self::Delete(args) => delete(session, args).await,
+        }
+    }
+}
+
+async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
+    let webhook = Webhook {
+        url: args.url,
+        event_types: args.event_types,
+        description: args.description,
+        enabled: args.disabled.then_some(false),
+        ..Webhook::default()
+    };
+    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id };
+    let reply = session.client.create_webhook(request).await?;
+    let webhook = reply.webhook.unwrap_or_default();
+    match session.format {
+        Format::Json => {
+            say_json(&json!({ "webhook": json::webhook(&webhook), "signing_secret": reply.signing_secret }))
+        }
+        Format::Table => {
+            let secret = printable(&reply.signing_secret);
+            say(format_args!(
+                "{}\n\nsigning secret  {secret}\nThis is the only time the secret is shown: keep it where the receiver can read it.",
+                describe(&webhook)
+            ))
+        }
+    }
+}
+
+async fn get(session: &Session, id: String) -> Result<(), Failure> {
+    let webhook = session.client.webhook(id).await?;
+    match session.format {
+        Format::Json => say_json(&json!({ "webhook": json::webhook(&webhook) })),
+        Format::Table => say(describe(&webhook)),
+    }
+}
+
+async fn list(session: &Session) -> Result<(), Failure> {
+    let webhooks: Vec<Webhook> = session.client.webhooks().try_collect().await?;
+    match session.format {
+        Format::Json => say_json(&json!({ "webhooks": webhooks.iter().map(json::webhook).collect::<Vec<_>>() })),
+        Format::Table => {
+            let mut rows = table(&["ID", "URL", "EVENTS", "STATUS", "PENDING", "CREATED"]);
+            for it in &webhooks {
+                rows.add_row([
+                    printable(&it.id),
+                    printable(&it.url),
+                    subscribed(&it.event_types),
+                    status(it),
+                    it.pending_deliveries.to_string(),
+                    time(it.create_time.as_ref()),
+                ]);
+            }
+            say(rows_or(&rows, "There are no webhooks."))
+        }
+    }
+}
+
+async fn delete(session: &Session, args: DeleteArgs) -> Result<(), Failure> {
+    let DeleteArgs { id, yes, mut etag } = args;
+    if !yes {
+        if !io::stdin().is_terminal() {
+            return Err(Failure::Usage("there is no terminal to ask for confirmation; say --yes to delete".into()));
+        }
+        let webhook = session.client.webhook(&id).await?;
+        if !confirmed(&webhook)? {
+            return Err(Failure::Local("not deleted".into()));
+        }
+        if etag.is_empty() {
+            // What was confirmed is what was shown.
+            etag = webhook.etag;
+        }
+    }
+    let cancelled = session.client.delete_webhook(&id, etag).await?;
+    match session.format {
+        Format::Json => say_json(&json!({ "cancelled_deliveries": cancelled })),
+        Format::Table => {
+            let deliveries = counted(cancelled, "pending delivery was", "pending deliveries were");
+            say(format_args!("Deleted {}; {deliveries} cancelled.", printable(&id)))
+        }
+    }
+}
+
+/// Shows the webhook on the terminal and asks. Only a clear yes counts.
+fn confirmed(webhook: &Webhook) -> io::Result<bool> {
+    let mut terminal = io::stderr().lock();
+    write!(terminal, "{}\n\n{} ", describe(webhook), question(webhook))?;
+    terminal.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(is_yes(&answer))
+}
+
+fn question(webhook: &Webhook) -> String {
+    let pending = counted(webhook.pending_deliveries, "delivery is", "deliveries are");
+    format!("Delete this webhook? {pending} pending and will be cancelled. [y/N]")
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+fn describe(webhook: &Webhook) -> String {
+    properties(&[
+        ("id", webhook.id.clone()),
+        ("tenant", webhook.tenant.clone()),
+        ("url", webhook.url.clone()),
+        ("event types", webhook.event_types.join(", ")),
+        ("description", webhook.description.clone()),
+        ("status", status(webhook)),
+        ("disabled", time(webhook.disable_time.as_ref())),
+        ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
+        ("created", time(webhook.create_time.as_ref())),
+        ("updated", time(webhook.update_time.as_ref())),
+        ("etag", webhook.etag.clone()),
+    ])
+}
+
+/// The one it receives, or how many.
+fn subscribed(event_types: &[String]) -> String {
+    match event_types {
+        [all] if all == "*" => "all".into(),
+        [one] => printable(one),
+        several => format!("{} types", several.len()),
+    }
+}
+
+fn status(webhook: &Webhook) -> String {
+    if webhook.enabled() {
+        return "enabled".into();
+    }
+    match webhook.disable_reason() {
+        DisableReason::Gone => "disabled (the receiver answered 410 Gone)".into(),
+        DisableReason::Requested | DisableReason::Unspecified => "disabled".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_says_what_is_lost() {
+        let ask = |pending_deliveries| question(&Webhook { pending_deliveries, ..Webhook::default() });
+        assert_eq!(ask(7), "Delete this webhook? 7 deliveries are pending and will be cancelled. [y/N]");
+        assert_eq!(ask(1), "Delete this webhook? 1 delivery is pending and will be cancelled. [y/N]");
+    }
+
+    #[test]
+    fn only_a_clear_yes_is_a_yes() {
+        for (answer, yes) in [("y\n", true), ("YES\n", true), (" y ", true), ("", false), ("\n", false), ("n", false)] {
+            assert_eq!(is_yes(answer), yes, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn rows_are_short_and_descriptions_complete() {
+        let types = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(subscribed(&types(&["*"])), "all");
+        assert_eq!(subscribed(&types(&["ADD_TAG"])), "ADD_TAG");
+        assert_eq!(subscribed(&types(&["A", "B"])), "2 types");
+        let webhook = Webhook {
+            event_types: types(&["A", "B"]),
+            enabled: Some(false),
+            disable_reason: DisableReason::Gone.into(),
+            ..Webhook::default()
+        };
+        let text = describe(&webhook);
+        assert!(text.contains("A, B") && text.contains("410 Gone") && text.contains("0 deliveries"), "{text}");
+    }
+}
