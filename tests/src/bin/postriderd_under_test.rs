@@ -1,3 +1,5 @@
 //! The daemon, built as a binary of this crate so that its tests can start and kill it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    postrider_server::cli::run()
+}
