@@ -153,7 +153,8 @@ pub async fn gone_webhooks_are_disabled_and_hold_their_deliveries<E: Engine>() {
     assert!(matches!(now.switch, Switch::Disabled { reason: DisableReason::Gone, .. }));
     assert_ne!(now.version, webhook.version);
     assert_eq!(fixture.publish(2, 1).await, [Published::New { deliveries: 1 }], "events are still recorded");
-    let query = DeliveryQuery { webhook: Some(webhook.id), states: vec![DeliveryView::Held], ..DeliveryQuery::default() };
+    let query =
+        DeliveryQuery { webhook: Some(webhook.id), states: vec![DeliveryView::Held], ..DeliveryQuery::default() };
     let held = fixture.store.list(&query, None, 10).await.expect("the store answers");
     assert_eq!(held.deliveries.len(), 2);
     assert!(held.deliveries.iter().all(|delivery| delivery.next_attempt.is_none()));

@@ -44,9 +44,7 @@ pub async fn lanes_are_found_by_seeking<E: Engine>() {
 }
 
 pub async fn an_outcome_ends_or_reschedules<E: Engine>() {
-    for (state, due_after) in
-        [(DeliveryState::Delivered, 0), (DeliveryState::Failed, 0), (DeliveryState::Pending, 1)]
-    {
+    for (state, due_after) in [(DeliveryState::Delivered, 0), (DeliveryState::Failed, 0), (DeliveryState::Pending, 1)] {
         let fixture = Fixture::new::<E>();
         let webhook = fixture.webhook().await;
         fixture.publish(0, 1).await;

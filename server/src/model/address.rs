@@ -132,9 +132,7 @@ impl fmt::Debug for AddressPolicy {
 /// What kind of address it is, unless it is public.
 fn forbidden_kind(address: IpAddr) -> Option<&'static str> {
     match address {
-        IpAddr::V4(address) => {
-            FORBIDDEN_V4.iter().find(|range| contains_v4(range, address)).map(|(_, _, kind)| *kind)
-        }
+        IpAddr::V4(address) => FORBIDDEN_V4.iter().find(|range| contains_v4(range, address)).map(|(_, _, kind)| *kind),
         IpAddr::V6(address) => {
             let listed = FORBIDDEN_V6.iter().find(|range| contains_v6(range, address)).map(|(_, _, kind)| *kind);
             listed.or_else(|| (!contains_v6(&PUBLIC_V6, address)).then_some("not assigned for public use"))

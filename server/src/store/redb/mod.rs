@@ -26,11 +26,7 @@ mod shared;
 mod tables;
 mod views;
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use error::OpenError;

@@ -35,6 +35,7 @@ pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> 
         let first_scheduled = scheduled.range((from, i64::MIN, 0, 0)..)?.next().transpose()?;
         let first_scheduled = first_scheduled.map(|(key, _)| (key.value().0, key.value().1));
         let Some(no) = first_ready.iter().chain(&first_scheduled).map(|first| first.0).min() else {
+            page.next = None;
             return Ok(page);
         };
         let due = first_ready.iter().chain(&first_scheduled).filter(|first| first.0 == no).map(|first| first.1).min();

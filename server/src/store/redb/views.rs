@@ -2,7 +2,7 @@
 //!
 //! A delivery that never had an outcome has no record of its own: it is an event with a target.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
 
@@ -10,7 +10,7 @@ use super::{
     error::EngineError,
     reads,
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
-    shared::Shared,
+    shared::{FanOut, Shared},
     tables::{self, DeliveryRow},
 };
 use crate::{
@@ -78,12 +78,15 @@ struct Keys {
 
 struct Viewer<'a> {
     shared: &'a Shared,
+    /// Taken before the snapshot: a row that is in neither was written between the two, and is in the snapshot.
+    fan_outs: BTreeMap<EventSeq, FanOut>,
     hot: ReadTransaction,
 }
 
 impl<'a> Viewer<'a> {
     fn new(shared: &'a Shared) -> Result<Self, EngineError> {
-        Ok(Self { shared, hot: shared.read()?.0 })
+        let fan_outs = shared.fan_outs.read().clone();
+        Ok(Self { shared, fan_outs, hot: shared.read()?.0 })
     }
 
     fn page(&self, query: &DeliveryQuery, keys: Keys, limit: usize) -> Result<DeliveryPage, EngineError> {
@@ -114,8 +117,7 @@ impl<'a> Viewer<'a> {
             return Ok(None);
         }
         let record = self.record(key)?;
-        // A replay of 0 that has no record exists if the event has the target.
-        if record.is_none() && (key.replay != 0 || event.targets()?.binary_search(&key.webhook).is_err()) {
+        if record.is_none() && !self.awaits_first_attempt(key)? {
             return Ok(None);
         }
         let accept_time = event.accept_time();
@@ -168,7 +170,7 @@ impl<'a> Viewer<'a> {
         if let Some(bytes) = self.hot.open_table(tables::DELIVERIES)?.get(row)? {
             return Ok(Some(DeliveryRecord::decode_from(bytes.value())?));
         }
-        if self.hot.open_table(tables::READY)?.get(row)?.is_some() {
+        if self.awaits_first_attempt(key)? {
             return Ok(None);
         }
         for segment in self.shared.segments.all().iter().rev() {
@@ -180,6 +182,16 @@ impl<'a> Viewer<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether it was decided on and has had no outcome.
+    fn awaits_first_attempt(&self, key: DeliveryKey) -> Result<bool, EngineError> {
+        let row = (key.webhook.0, key.event.0, key.replay);
+        if self.hot.open_table(tables::READY)?.get(row)?.is_some() {
+            return Ok(true);
+        }
+        let in_memory = |fan_out: &FanOut| fan_out.awaits(key.webhook);
+        Ok(key.replay == 0 && self.fan_outs.get(&key.event).is_some_and(in_memory))
     }
 
     fn keys_of_event(
@@ -225,7 +237,7 @@ impl<'a> Viewer<'a> {
                 read(newest(&table, no, after)?);
             }
         }
-        for (seq, fan_out) in self.shared.fan_outs.read().iter() {
+        for (seq, fan_out) in &self.fan_outs {
             let key = DeliveryKey { webhook: no, event: *seq, replay: 0 };
             if fan_out.awaits(no) && comes_after(key, after) {
                 rows.insert((no.0, seq.0, 0));
