@@ -18,7 +18,7 @@ type Range<T> = (T, u32, &'static str);
 
 /// IPv4 that is not public. What is not listed is allowed.
 const FORBIDDEN_V4: &[Range<Ipv4Addr>] = &[
-    (Ipv4Addr::new(0, 0, 0, 0), 8, "this network"),
+    (Ipv4Addr::UNSPECIFIED, 8, "this network"),
     (Ipv4Addr::new(10, 0, 0, 0), 8, "private network"),
     // 100.100.100.200 is Alibaba Cloud's metadata service.
     (Ipv4Addr::new(100, 64, 0, 0), 10, "carrier-grade NAT"),
@@ -132,9 +132,7 @@ impl fmt::Debug for AddressPolicy {
 /// What kind of address it is, unless it is public.
 fn forbidden_kind(address: IpAddr) -> Option<&'static str> {
     match address {
-        IpAddr::V4(address) => {
-            FORBIDDEN_V4.iter().find(|range| contains_v4(range, address)).map(|(_, _, kind)| *kind)
-        }
+        IpAddr::V4(address) => FORBIDDEN_V4.iter().find(|range| contains_v4(range, address)).map(|(_, _, kind)| *kind),
         IpAddr::V6(address) => {
             let listed = FORBIDDEN_V6.iter().find(|range| contains_v6(range, address)).map(|(_, _, kind)| *kind);
             listed.or_else(|| (!contains_v6(&PUBLIC_V6, address)).then_some("not assigned for public use"))

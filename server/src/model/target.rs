@@ -226,10 +226,14 @@ pub enum NotAllowed {
     #[error("{0}; the operator of this server can open it with --allow-cidr")]
     Address(#[from] Forbidden),
     /// `localhost`, and no loopback address is opened.
-    #[error("localhost is not a public address (loopback); the operator of this server can open it with --allow-cidr 127.0.0.0/8")]
+    #[error(
+        "localhost is not a public address (loopback); the operator of this server can open it with --allow-cidr 127.0.0.0/8"
+    )]
     Localhost,
     /// Plain http to an address that is not opened.
-    #[error("plain http is not allowed; use https, or let the operator of this server open the address with --allow-cidr or plain http with --allow-http")]
+    #[error(
+        "plain http is not allowed; use https, or let the operator of this server open the address with --allow-cidr or plain http with --allow-http"
+    )]
     PlainHttp,
     /// A privileged port that is not a web server's.
     #[error("port {0} is not allowed; use 80, 443, or 1024 and above")]
