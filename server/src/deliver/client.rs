@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock::Clock,
     model::{
-        target::{NotAllowed, Scheme, Target, TargetRules},
+        target::{Scheme, Target, TargetRules},
         time::Timestamp,
     },
 };
@@ -82,15 +82,14 @@ impl GuardedClient {
 
     /// Defence in depth: should a way around the checks before be found, its answer is not given out.
     fn verify(&self, target: &Target, address: IpAddr) -> Result<(), Failure> {
-        let verdict = self.rules.admit(target.scheme(), address);
-        if let Err(NotAllowed::PlainHttp | NotAllowed::Address(_)) = verdict {
+        self.rules.admit(target.scheme(), address).map_err(|_| {
             error!(
                 url = target.redacted(),
                 server.address = %address,
                 "a request went to an address that is not allowed; this is a bug, please report it"
             );
-        }
-        verdict.map_err(|_| Failure::misdirected())
+            Failure::misdirected()
+        })
     }
 
     fn is_stale_connection(&self, error: &reqwest::Error, sent: Timestamp) -> bool {

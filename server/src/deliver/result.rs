@@ -113,13 +113,15 @@ impl Failure {
         if error.is_builder() {
             return Self::unsendable("no request could be made for this URL");
         }
+        let closed = "the receiver closed the connection before its answer was complete";
         if let Some(io) = io {
+            if io.kind() == io::ErrorKind::UnexpectedEof {
+                return Self::new(ErrorClass::Protocol, closed);
+            }
             return Self::new(ErrorClass::Protocol, format!("the connection broke: {}", io.kind()));
         }
         match cause::<hyper::Error>(error) {
-            Some(http) if http.is_incomplete_message() => {
-                Self::new(ErrorClass::Protocol, "the receiver closed the connection before its answer was complete")
-            }
+            Some(http) if http.is_incomplete_message() => Self::new(ErrorClass::Protocol, closed),
             Some(http) if http.is_parse() => {
                 Self::new(ErrorClass::Protocol, format!("the answer is not valid HTTP: {http}"))
             }

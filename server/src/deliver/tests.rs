@@ -97,7 +97,7 @@ impl Receiver {
 
 fn read_request(connection: &mut TcpStream) -> Option<Received> {
     let mut bytes = Vec::new();
-    let mut buffer = [0; 64 * 1024];
+    let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = connection.read(&mut buffer).ok().filter(|&read| read > 0)?;
         bytes.extend_from_slice(&buffer[..read]);
@@ -197,11 +197,11 @@ async fn a_delivery_arrives_signed_and_byte_for_byte() {
     assert!(result.latency > Duration::ZERO);
     assert!(job.event.event.body.is_empty(), "its memory is free");
 
-    let received = receiver.received();
-    assert_eq!(received.body, body);
-    let timestamp = received.header("webhook-timestamp");
+    let request = receiver.received();
+    assert_eq!(request.body, body);
+    let timestamp = request.header("webhook-timestamp");
     let signature = job.webhook.secret.sign("evt_1", timestamp.parse().unwrap(), body);
-    let mut lines: Vec<_> = received.head.lines().map(String::from).collect();
+    let mut lines: Vec<_> = request.head.lines().map(String::from).collect();
     assert_eq!(lines.remove(0), "POST /hook?token=s3cret HTTP/1.1");
     lines.sort();
     let expected = [
@@ -322,7 +322,7 @@ async fn an_endless_body_is_cut_and_counts_as_arrived() {
     // Nothing more comes after exactly as much as is read.
     let receiver = Receiver::start(|connection, _| {
         connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").unwrap();
-        connection.write_all(&[b'x'; RESPONSE_READ_BYTES_MAX]).unwrap();
+        connection.write_all(&vec![b'x'; RESPONSE_READ_BYTES_MAX]).unwrap();
         hang(connection)
     });
     let result = attempt(loopback(), &receiver.url()).await;
@@ -415,7 +415,8 @@ fn dns_server(addresses: &'static [[u8; 4]]) -> DnsConfig {
             let is_a = query[question.end - 3] == 1;
             let answers = if known && is_a { addresses } else { &[] };
             let mut reply = query[..2].to_vec();
-            reply.extend([0x84, if known { 0x80 } else { 0x83 }, 0, 1, 0, answers.len() as u8, 0, 0, 0, 0]);
+            let count = u8::try_from(answers.len()).unwrap();
+            reply.extend([0x84, if known { 0x80 } else { 0x83 }, 0, 1, 0, count, 0, 0, 0, 0]);
             reply.extend(&query[question]);
             for address in answers {
                 reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
@@ -474,11 +475,11 @@ async fn connections_are_kept_and_stale_ones_replaced() {
 #[tokio::test]
 async fn large_bodies_are_sent_whole() {
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
-    let body: Vec<u8> = (0..1024 * 1024).map(|index| (index % 251) as u8).collect();
+    let body: Vec<u8> = (0..=250).cycle().take(1024 * 1024).collect();
     let attempts = attempts(&loopback(), &resolver::hosts_file_only());
     let result = attempts.perform(job(&receiver.url(), &body)).await.result;
     assert_eq!(failed(&result), (Some(200), None, ""));
-    let received = receiver.received();
-    assert_eq!(received.header("content-length"), "1048576");
-    assert!(received.body == body);
+    let request = receiver.received();
+    assert_eq!(request.header("content-length"), "1048576");
+    assert!(request.body == body);
 }
