@@ -13,7 +13,7 @@ use crate::{
     model::{
         delivery::AttemptResult,
         event::StoredEvent,
-        ids::{DeliveryKey, WebhookNo},
+        ids::{DeliveryId, DeliveryKey, WebhookNo},
         time::Timestamp,
         webhook::Webhook,
     },
@@ -25,6 +25,8 @@ use crate::{
 pub struct Job {
     /// The delivery.
     pub key: DeliveryKey,
+    /// The delivery, for receivers.
+    pub delivery_id: DeliveryId,
     /// Which attempt this is, from 1.
     pub attempt: u32,
     /// The receiver, as configured when the attempt was dispatched.

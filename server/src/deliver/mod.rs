@@ -1,1 +1,135 @@
-//! deliver
+//! Deliver: turns one job into one attempt's result.
+//!
+//! CPU per delivery limits the whole daemon, so there is neither a task per delivery nor a shared pool of threads: a few
+//! long-lived loops, each one thread with its own runtime, connections and resolver, run their attempts side by side.
+//!
+//! Deliberately absent: the store, permits and retry decisions. How many attempts run at once is up to dispatch.
+
+mod attempt;
+mod client;
+mod connections;
+mod loops;
+mod request;
+mod resolver;
+mod result;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::{num::NonZero, thread, time::Duration};
+
+use http::{HeaderValue, header::InvalidHeaderValue};
+use thiserror::Error;
+use tokio::{runtime, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::{
+    attempt::Attempts,
+    client::GuardedClient,
+    resolver::{Dns, DnsConfig},
+};
+use crate::{
+    clock::Clock,
+    flow::{Attempted, Job},
+    model::target::TargetRules,
+    tasks::Tasks,
+};
+
+/// How deliveries are attempted.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What may be called.
+    pub rules: TargetRules,
+    /// How long one attempt may take, from looking up the host to the end of the answer.
+    pub attempt_timeout: Duration,
+    /// How long of that may pass until there is a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// How many loops there are; at least one.
+    pub loops: usize,
+    /// Idle connections each loop keeps per host; at least a loop's share of what may be in flight to one host, or
+    /// connections are opened and closed all the time.
+    pub idle_per_host: usize,
+    /// How requests introduce their sender.
+    pub user_agent: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            rules: TargetRules::default(),
+            attempt_timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(5),
+            loops: (cores / 2).clamp(1, 4),
+            idle_per_host: 64,
+            user_agent: concat!("Postrider/", env!("CARGO_PKG_VERSION")).into(),
+        }
+    }
+}
+
+/// Why the stage could not start.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// No runtime or thread for a loop.
+    #[error("cannot start a delivery loop: {0}")]
+    Loop(#[from] std::io::Error),
+    /// The user agent cannot be sent.
+    #[error("the user agent is not a valid header value")]
+    UserAgent(#[from] InvalidHeaderValue),
+    /// The TLS library refused its configuration.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The HTTP client refused its configuration.
+    #[error("cannot build the HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+impl Config {
+    /// Starts the loops and returns where each takes its jobs.
+    ///
+    /// `attempted` must hold as many results as attempts may be in flight; the loops' inboxes hold as many batches, so that
+    /// handing one over never fails for lack of room. A loop ends when its inbox is dropped and its attempts have ended, or at
+    /// once when `abort` is cancelled: attempts in flight are then dropped without a result.
+    pub fn build(
+        self,
+        clock: Clock,
+        attempted: mpsc::Sender<Attempted>,
+        tasks: &Tasks,
+        abort: CancellationToken,
+    ) -> Result<Vec<mpsc::Sender<Vec<Job>>>, BuildError> {
+        let dns = resolver::system_config().unwrap_or_else(|problem| {
+            warn!(error = %problem, "no usable DNS configuration: only hosts in the hosts file can be delivered to by name");
+            resolver::hosts_file_only()
+        });
+        let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort };
+        (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect()
+    }
+}
+
+/// What every loop gets a copy of.
+struct Parts {
+    config: Config,
+    dns: DnsConfig,
+    tls: rustls::ClientConfig,
+    clock: Clock,
+    attempted: mpsc::Sender<Attempted>,
+    abort: CancellationToken,
+}
+
+impl Parts {
+    fn start_loop(&self, tasks: &Tasks) -> Result<mpsc::Sender<Vec<Job>>, BuildError> {
+        let dns = Dns::new(&self.dns, self.config.connect_timeout);
+        let attempts = Attempts {
+            client: GuardedClient::build(&self.config, &self.tls, &dns)?,
+            user_agent: HeaderValue::from_str(&self.config.user_agent)?,
+            clock: self.clock,
+            timeout: self.config.attempt_timeout,
+        };
+        let (inbox, jobs) = mpsc::channel(self.attempted.max_capacity());
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (attempted, abort) = (self.attempted.clone(), self.abort.clone());
+        tasks.thread("deliver", move || runtime.block_on(loops::run(attempts, jobs, attempted, abort)))?;
+        Ok(inbox)
+    }
+}

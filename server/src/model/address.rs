@@ -18,7 +18,7 @@ type Range<T> = (T, u32, &'static str);
 
 /// IPv4 that is not public. What is not listed is allowed.
 const FORBIDDEN_V4: &[Range<Ipv4Addr>] = &[
-    (Ipv4Addr::new(0, 0, 0, 0), 8, "this network"),
+    (Ipv4Addr::UNSPECIFIED, 8, "this network"),
     (Ipv4Addr::new(10, 0, 0, 0), 8, "private network"),
     // 100.100.100.200 is Alibaba Cloud's metadata service.
     (Ipv4Addr::new(100, 64, 0, 0), 10, "carrier-grade NAT"),

@@ -18,7 +18,7 @@ use crate::limits::URL_BYTES_MAX;
 /// Longest host name DNS can carry as text.
 const HOST_BYTES_MAX: usize = 253;
 /// What `localhost` means, in the order of preference.
-pub const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// What the operator allows webhooks to call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,0 +1,84 @@
+//! One attempt: the request, the answer, and the deadline over both.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
+use reqwest::Response;
+use tokio::time::timeout;
+
+use super::{
+    client::GuardedClient,
+    request,
+    result::{Answer, Failure},
+};
+use crate::{
+    clock::Clock,
+    flow::{Attempted, Job},
+    limits::{RESPONSE_KEPT_BYTES_MAX, RESPONSE_READ_BYTES_MAX},
+    model::retry::parse_retry_after,
+};
+
+/// Makes attempts. One per delivery loop.
+pub(super) struct Attempts {
+    pub(super) client: GuardedClient,
+    pub(super) user_agent: HeaderValue,
+    pub(super) clock: Clock,
+    pub(super) timeout: Duration,
+}
+
+impl Attempts {
+    /// Makes one attempt. Takes at most the attempt timeout.
+    pub(super) async fn perform(&self, mut job: Job) -> Attempted {
+        let started = self.clock.now();
+        // Kept outside of what the deadline drops: what has arrived until then counts.
+        let mut answer = Answer::default();
+        let ended = timeout(self.timeout, self.exchange(&job, &mut answer)).await;
+        let ended = ended.unwrap_or_else(|_| Err(Failure::timeout(self.timeout, answer.status)));
+        let result = answer.conclude(ended, started, self.clock.now());
+
+        job.event.event.body = Bytes::new();
+        job.body_permit = None;
+        Attempted { job, result }
+    }
+
+    async fn exchange(&self, job: &Job, answer: &mut Answer) -> Result<(), Failure> {
+        let request = || {
+            let headers = request::headers(job, &self.user_agent, self.clock.wall())?;
+            Ok((headers, job.event.event.body.clone()))
+        };
+        let mut response = self.client.post(&job.webhook.target, self.clock, request).await?;
+        answer.status = Some(response.status());
+        answer.retry_after = self.retry_after(&response);
+        read(&mut response, &mut answer.body).await.map_err(|error| Failure::from_request(&error))
+    }
+
+    fn retry_after(&self, response: &Response) -> Option<Duration> {
+        let value = response.headers().get(RETRY_AFTER)?;
+        parse_retry_after(value.to_str().ok()?, self.clock.wall())
+    }
+}
+
+impl Failure {
+    fn timeout(after: Duration, status: Option<StatusCode>) -> Self {
+        match status {
+            None => Self::late(format!("no answer within {after:?}")),
+            Some(_) => Self::late(format!("the answer was not complete within {after:?}")),
+        }
+    }
+}
+
+/// Reads a body to its end or to `RESPONSE_READ_BYTES_MAX`, where the connection is cut, and keeps the beginning.
+async fn read(response: &mut Response, kept: &mut BytesMut) -> Result<(), reqwest::Error> {
+    let mut seen = 0;
+    while let Some(chunk) = response.chunk().await? {
+        seen += chunk.len();
+        let room = RESPONSE_KEPT_BYTES_MAX - kept.len();
+        // Copied, since a chunk keeps the whole buffer alive that it was read into.
+        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if seen >= RESPONSE_READ_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(())
+}

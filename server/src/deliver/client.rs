@@ -1,0 +1,146 @@
+//! The one HTTP client that may connect anywhere: it follows no redirects, uses no proxy, decodes nothing, and checks where it goes.
+
+use std::{cell::RefCell, error::Error as _, net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, Method};
+use hyper_util::client::legacy::connect::HttpInfo;
+use reqwest::{Client, Request, Response, redirect, retry};
+use tracing::error;
+
+use super::{
+    Config,
+    connections::{Answered, IDLE_TIMEOUT},
+    resolver::{Dns, GuardedResolver},
+    result::{Failure, broke_in_silence, sources},
+};
+use crate::{
+    clock::Clock,
+    model::{
+        target::{Scheme, Target, TargetRules},
+        time::Timestamp,
+    },
+};
+
+/// Sends requests to targets, as far as the rules allow. One per delivery loop.
+pub(super) struct GuardedClient {
+    rules: TargetRules,
+    /// Keeps connections for the next request.
+    pooled: Clients,
+    /// A new connection for every request: for one that failed on a kept connection.
+    fresh: Clients,
+    answered: RefCell<Answered>,
+}
+
+/// The schemes have a client each because they have a resolver each: fewer addresses are open to plain http.
+struct Clients {
+    http: Client,
+    https: Client,
+}
+
+impl GuardedClient {
+    pub(super) fn build(config: &Config, tls: &rustls::ClientConfig, dns: &Dns) -> Result<Self, reqwest::Error> {
+        let clients = |idle_per_host| {
+            let client = |scheme| {
+                let resolver = GuardedResolver { dns: dns.clone(), rules: config.rules.clone(), scheme };
+                build(config, tls.clone(), resolver, idle_per_host)
+            };
+            Ok::<_, reqwest::Error>(Clients { http: client(Scheme::Http)?, https: client(Scheme::Https)? })
+        };
+        Ok(Self {
+            rules: config.rules.clone(),
+            pooled: clients(config.idle_per_host)?,
+            fresh: clients(0)?,
+            answered: RefCell::default(),
+        })
+    }
+
+    /// Sends one request and returns when the head of the answer is there.
+    ///
+    /// A kept connection that breaks before anything of an answer was understood was most likely closed by its receiver while
+    /// idle. The request is then sent once more, over a new connection, as part of the same attempt. The receiver may have
+    /// seen the first one all the same: at least once is what is promised, and a retry would repeat it too, only later.
+    pub(super) async fn post(
+        &self,
+        target: &Target,
+        clock: Clock,
+        request: impl Fn() -> Result<(HeaderMap, Bytes), Failure>,
+    ) -> Result<Response, Failure> {
+        target.check(&self.rules).map_err(|refusal| Failure::blocked(&refusal))?;
+        let sent = clock.now();
+        let response = match send(&self.pooled, target, request()?).await {
+            Err(error) if self.is_stale_connection(&error, sent) => send(&self.fresh, target, request()?).await,
+            ended => ended,
+        };
+        let response = response.map_err(|error| Failure::from_request(&error))?;
+        if let Some(connection) = response.extensions().get::<HttpInfo>() {
+            self.verify(target, connection.remote_addr().ip())?;
+            self.answered.borrow_mut().note(connection.local_addr().port(), clock.now());
+        }
+        Ok(response)
+    }
+
+    /// Defence in depth: should a way around the checks before be found, its answer is not given out.
+    fn verify(&self, target: &Target, address: IpAddr) -> Result<(), Failure> {
+        self.rules.admit(target.scheme(), address).map_err(|_| {
+            error!(
+                url = target.redacted(),
+                server.address = %address,
+                "a request went to an address that is not allowed; this is a bug, please report it"
+            );
+            Failure::misdirected()
+        })
+    }
+
+    fn is_stale_connection(&self, error: &reqwest::Error, sent: Timestamp) -> bool {
+        broke_in_silence(error) && local_port(error).is_some_and(|port| self.answered.borrow().was_reused(port, sent))
+    }
+}
+
+async fn send(
+    clients: &Clients,
+    target: &Target,
+    (headers, body): (HeaderMap, Bytes),
+) -> Result<Response, reqwest::Error> {
+    let client = match target.scheme() {
+        Scheme::Http => &clients.http,
+        Scheme::Https => &clients.https,
+    };
+    let mut request = Request::new(Method::POST, target.url().clone());
+    *request.headers_mut() = headers;
+    *request.body_mut() = Some(body.into());
+    client.execute(request).await
+}
+
+/// The local port of the connection a request failed on.
+fn local_port(error: &reqwest::Error) -> Option<u16> {
+    let failed =
+        sources(error.source()?).find_map(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>())?;
+    let mut extras = Extensions::new();
+    failed.connect_info()?.get_extras(&mut extras);
+    Some(extras.get::<HttpInfo>()?.local_addr().port())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the guarded client")]
+fn build(
+    config: &Config,
+    tls: rustls::ClientConfig,
+    resolver: GuardedResolver,
+    idle_per_host: usize,
+) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .http1_only()
+        .https_only(resolver.scheme == Scheme::Https)
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        // Ours are counted and recorded.
+        .retry(retry::never())
+        .dns_resolver(Arc::new(resolver))
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(config.connect_timeout)
+        .pool_max_idle_per_host(idle_per_host)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .tcp_nodelay(true)
+        .build()
+}

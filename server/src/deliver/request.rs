@@ -1,0 +1,114 @@
+//! What an attempt sends besides the body.
+
+use std::fmt::{self, Write as _};
+
+use bytes::BytesMut;
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, USER_AGENT},
+};
+
+use super::result::Failure;
+use crate::{
+    flow::Job,
+    model::{event::JSON, time::Timestamp},
+};
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const WEBHOOK_EVENT_TYPE: HeaderName = HeaderName::from_static("webhook-event-type");
+const WEBHOOK_EVENT_TIME: HeaderName = HeaderName::from_static("webhook-event-time");
+const WEBHOOK_DELIVERY_ID: HeaderName = HeaderName::from_static("webhook-delivery-id");
+const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
+
+/// Room for our headers and those the client adds.
+const HEADERS_MAX: usize = 16;
+/// Room for all values that vary; an unusually long content type makes it grow.
+const VALUES_BYTES: usize = 256;
+
+/// The headers of one attempt, signature included. `now` is wall-clock time, which receivers compare with theirs.
+///
+/// The client adds `host`, `content-length` and `accept: */*`. All that varies is written into one buffer the values share:
+/// the client copies the headers more than once, and copies of slices cost next to nothing.
+pub(super) fn headers(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<HeaderMap, Failure> {
+    varying(job, user_agent, now).map_err(|_| Failure::unsendable("a header of this event cannot be sent"))
+}
+
+fn varying(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<HeaderMap, InvalidHeaderValue> {
+    let stored = &job.event;
+    let event = &stored.event;
+    let signature = job.webhook.secret.sign(event.id.as_str(), now.seconds(), &event.body);
+    let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
+    let mut headers = HeaderMap::with_capacity(HEADERS_MAX);
+    headers.insert(USER_AGENT, user_agent.clone());
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let content_type =
+        if event.content_type == JSON { HeaderValue::from_static(JSON) } else { values.text(&event.content_type)? };
+    headers.insert(CONTENT_TYPE, content_type);
+    if event.body.is_empty() {
+        // Left out by the client otherwise, and some servers answer 411 then.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    headers.insert(WEBHOOK_ID, values.text(event.id.as_str())?);
+    headers.insert(WEBHOOK_TIMESTAMP, values.format(format_args!("{}", now.seconds()))?);
+    headers.insert(WEBHOOK_SIGNATURE, values.text(&signature)?);
+    headers.insert(WEBHOOK_EVENT_TYPE, values.text(event.event_type.as_str())?);
+    headers.insert(WEBHOOK_EVENT_TIME, values.format(format_args!("{}", rfc_3339(stored.occur_time())))?);
+    headers.insert(WEBHOOK_DELIVERY_ID, values.format(format_args!("{}", job.delivery_id))?);
+    headers.insert(WEBHOOK_ATTEMPT, values.format(format_args!("{}", job.attempt))?);
+    Ok(headers)
+}
+
+/// Makes header values that share one buffer.
+struct Values(BytesMut);
+
+impl Values {
+    fn text(&mut self, text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+        self.0.extend_from_slice(text.as_bytes());
+        self.cut()
+    }
+
+    fn format(&mut self, text: fmt::Arguments<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
+        self.0.write_fmt(text).expect("the buffer grows");
+        self.cut()
+    }
+
+    fn cut(&mut self) -> Result<HeaderValue, InvalidHeaderValue> {
+        HeaderValue::from_maybe_shared(self.0.split().freeze())
+    }
+}
+
+/// A time that is written as RFC 3339 in UTC, with as many digits of a second as it needs: none, three or six.
+fn rfc_3339(time: Timestamp) -> impl fmt::Display {
+    prost_types::Timestamp { seconds: time.seconds(), nanos: time.subsec_nanos() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        let check = |micros, expected: &str| {
+            assert_eq!(rfc_3339(Timestamp::from_micros(micros)).to_string(), expected);
+        };
+        check(0, "1970-01-01T00:00:00Z");
+        check(-1, "1969-12-31T23:59:59.999999Z");
+        check(1_709_210_096_000_000, "2024-02-29T12:34:56Z");
+        check(1_709_210_096_120_000, "2024-02-29T12:34:56.120Z");
+        check(1_709_210_096_000_001, "2024-02-29T12:34:56.000001Z");
+        check(951_782_400_000_000, "2000-02-29T00:00:00Z");
+        check(4_107_542_400_000_000, "2100-03-01T00:00:00Z");
+        check(-62_135_596_800_000_000, "0001-01-01T00:00:00Z");
+        check(253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z");
+    }
+
+    #[test]
+    fn values_that_cannot_be_headers_are_refused() {
+        let mut values = Values(BytesMut::new());
+        assert_eq!(values.text("a").unwrap(), "a");
+        assert!(values.text("a\r\nb: c").is_err());
+        assert_eq!(values.format(format_args!("{}", 7)).unwrap(), "7", "what was refused leaves nothing behind");
+    }
+}
