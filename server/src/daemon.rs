@@ -125,7 +125,7 @@ async fn open(config: &Config, news: Arc<News>, clock: Clock) -> Result<RedbStor
 #[async_trait]
 impl api::NameJudge for deliver::Names {
     async fn judge(&self, target: &Target) -> Result<(), String> {
-        deliver::Names::judge(self, target).await.map_err(|refusal| refusal.to_string())
+        deliver::Names::judge(self, target).await
     }
 }
 

@@ -18,7 +18,7 @@ async fn change(fixture: &Fixture, change: ConfigChange) -> ConfigAnswer {
     fixture.store.put_config(change).await.expect("the store answers")
 }
 
-pub async fn webhooks_come_and_go_with_their_conditions<E: Engine>() {
+pub(crate) async fn webhooks_come_and_go_with_their_conditions<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     let delete = |tenant: &str, id, expect| ConfigChange::DeleteWebhook {
@@ -42,7 +42,7 @@ pub async fn webhooks_come_and_go_with_their_conditions<E: Engine>() {
     assert!(fixture.webhook().await.no > webhook.no, "numbers are never used again");
 }
 
-pub async fn a_request_is_answered_once<E: Engine>() {
+pub(crate) async fn a_request_is_answered_once<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let create = |hash, seconds| ConfigChange::CreateWebhook {
         spec: spec("default", Subscription::All),
@@ -67,7 +67,7 @@ pub async fn a_request_is_answered_once<E: Engine>() {
     fixture.upkeep(at(10 * day)).await;
 }
 
-pub async fn changes_have_one_order<E: Engine>() {
+pub(crate) async fn changes_have_one_order<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let (first, second) = (fixture.webhook().await, fixture.webhook().await);
     fixture.delete(&first).await;
@@ -82,7 +82,7 @@ pub async fn changes_have_one_order<E: Engine>() {
     assert!(fixture.store.config_since(ConfigSeq(0), 1).await.expect("the store answers").more);
 }
 
-pub async fn deleting_cancels_at_once_and_says_how_many<E: Engine>() {
+pub(crate) async fn deleting_cancels_at_once_and_says_how_many<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let (webhook, other) = (fixture.webhook().await, fixture.webhook().await);
     fixture.publish(0, 1_500).await;
@@ -124,7 +124,7 @@ pub async fn deleting_cancels_at_once_and_says_how_many<E: Engine>() {
     assert_eq!(fixture.due(&other, at(10_000)).await.hints.len(), 1_500, "nobody else is touched");
 }
 
-pub async fn a_wide_event_counts_for_a_webhook_it_has_not_reached<E: Engine>() {
+pub(crate) async fn a_wide_event_counts_for_a_webhook_it_has_not_reached<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let webhooks = futures::future::join_all((0..2_500).map(|_| fixture.webhook())).await;
     let last = webhooks.iter().max_by_key(|webhook| webhook.no).expect("there are some").clone();
@@ -140,7 +140,7 @@ pub async fn a_wide_event_counts_for_a_webhook_it_has_not_reached<E: Engine>() {
     assert!(fixture.due(&last, at(10)).await.hints.is_empty());
 }
 
-pub async fn gone_webhooks_are_disabled_and_hold_their_deliveries<E: Engine>() {
+pub(crate) async fn gone_webhooks_are_disabled_and_hold_their_deliveries<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     fixture.publish(0, 2).await;

@@ -7,7 +7,7 @@ use postrider_server::{
 
 use crate::fixture::{Engine, Fixture, START, at};
 
-pub async fn due_comes_in_order_and_says_what_it_left_out<E: Engine>() {
+pub(crate) async fn due_comes_in_order_and_says_what_it_left_out<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     fixture.publish(0, 10).await;
@@ -26,7 +26,7 @@ pub async fn due_comes_in_order_and_says_what_it_left_out<E: Engine>() {
     assert_eq!(page.next_due, None);
 }
 
-pub async fn lanes_are_found_by_seeking<E: Engine>() {
+pub(crate) async fn lanes_are_found_by_seeking<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhooks = [fixture.webhook().await, fixture.webhook().await, fixture.webhook().await];
     fixture.publish(7, 3).await;
@@ -43,7 +43,7 @@ pub async fn lanes_are_found_by_seeking<E: Engine>() {
     assert_eq!(rest.next, None);
 }
 
-pub async fn an_outcome_ends_or_reschedules<E: Engine>() {
+pub(crate) async fn an_outcome_ends_or_reschedules<E: Engine>() {
     for (state, due_after) in [(DeliveryState::Delivered, 0), (DeliveryState::Failed, 0), (DeliveryState::Pending, 1)] {
         let fixture = Fixture::new::<E>();
         let webhook = fixture.webhook().await;
@@ -57,7 +57,7 @@ pub async fn an_outcome_ends_or_reschedules<E: Engine>() {
     }
 }
 
-pub async fn an_outcome_out_of_turn_changes_nothing<E: Engine>() {
+pub(crate) async fn an_outcome_out_of_turn_changes_nothing<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     fixture.publish(0, 1).await;
@@ -76,7 +76,7 @@ pub async fn an_outcome_out_of_turn_changes_nothing<E: Engine>() {
     assert_eq!(fixture.store.catalog().webhook(webhook.no).expect("it exists").pending(), 0);
 }
 
-pub async fn another_owner_is_fenced<E: Engine>() {
+pub(crate) async fn another_owner_is_fenced<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     fixture.publish(0, 1).await;
@@ -89,7 +89,7 @@ pub async fn another_owner_is_fenced<E: Engine>() {
     assert_eq!(fixture.due(&webhook, START).await.hints.len(), 1);
 }
 
-pub async fn everything_survives_reopening<E: Engine>() {
+pub(crate) async fn everything_survives_reopening<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     fixture.publish(0, 3).await;
@@ -109,7 +109,7 @@ pub async fn everything_survives_reopening<E: Engine>() {
     assert_eq!(stored.expect("retained").event, crate::fixture::event("e2"));
 }
 
-pub async fn counts_of_pending_deliveries_are_exact<E: Engine>() {
+pub(crate) async fn counts_of_pending_deliveries_are_exact<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhooks = [fixture.webhook().await, fixture.webhook().await];
     let pending = |n: usize| fixture.store.catalog().webhook(webhooks[n].no).expect("it exists").pending();

@@ -23,20 +23,20 @@ use postrider_server::{
 use tempfile::TempDir;
 
 /// How tests open an engine.
-pub trait Engine {
+pub(crate) trait Engine {
     /// Opens what is in `dir`, or makes it. Small limits, so that tests reach them.
     fn open(dir: &Path, limits: Limits) -> Arc<dyn Store>;
 }
 
 /// The limits of a store under test.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Most deliveries pending.
-    pub pending_max: u64,
+    pub(crate) pending_max: u64,
     /// How much history is kept close; the rest is archived.
-    pub hot_bytes_max: u64,
+    pub(crate) hot_bytes_max: u64,
     /// How long history is kept.
-    pub retention: Duration,
+    pub(crate) retention: Duration,
 }
 
 impl Default for Limits {
@@ -46,7 +46,7 @@ impl Default for Limits {
 }
 
 /// The engine on redb.
-pub struct Embedded;
+pub(crate) struct Embedded;
 
 impl Engine for Embedded {
     fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
@@ -64,43 +64,43 @@ impl Engine for Embedded {
 }
 
 /// When tests begin.
-pub const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+pub(crate) const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
 /// `seconds` after [`START`].
-pub fn at(seconds: u64) -> Timestamp {
+pub(crate) fn at(seconds: u64) -> Timestamp {
     START + Duration::from_secs(seconds)
 }
 
 /// A store under test.
-pub struct Fixture {
+pub(crate) struct Fixture {
     dir: TempDir,
     limits: Limits,
-    pub store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
 }
 
 impl Fixture {
-    pub fn new<E: Engine>() -> Self {
+    pub(crate) fn new<E: Engine>() -> Self {
         Self::with::<E>(Limits::default())
     }
 
-    pub fn with<E: Engine>(limits: Limits) -> Self {
+    pub(crate) fn with<E: Engine>(limits: Limits) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let store = E::open(dir.path(), limits);
         Self { dir, limits, store }
     }
 
     /// Closes the store and opens it again.
-    pub async fn reopen<E: Engine>(&mut self) {
+    pub(crate) async fn reopen<E: Engine>(&mut self) {
         self.store.close().await.expect("the store closes");
         self.store = E::open(self.dir.path(), self.limits);
     }
 
     /// Registers a webhook of the default tenant for all types.
-    pub async fn webhook(&self) -> Webhook {
+    pub(crate) async fn webhook(&self) -> Webhook {
         self.webhook_of("default", Subscription::All).await
     }
 
-    pub async fn webhook_of(&self, tenant: &str, subscription: Subscription) -> Webhook {
+    pub(crate) async fn webhook_of(&self, tenant: &str, subscription: Subscription) -> Webhook {
         let spec = spec(tenant, subscription);
         let change = ConfigChange::CreateWebhook { spec, secret: secret(), request: None, time: START };
         match self.store.put_config(change).await.expect("the store answers") {
@@ -109,7 +109,7 @@ impl Fixture {
         }
     }
 
-    pub async fn delete(&self, webhook: &Webhook) -> u64 {
+    pub(crate) async fn delete(&self, webhook: &Webhook) -> u64 {
         let change = ConfigChange::DeleteWebhook {
             tenant: webhook.tenant.clone(),
             id: webhook.id,
@@ -123,30 +123,36 @@ impl Fixture {
     }
 
     /// An event with the targets that the catalogue says.
-    pub fn matched(&self, event: Event, accept_time: Timestamp) -> Publish {
+    pub(crate) fn matched(&self, event: Event, accept_time: Timestamp) -> Publish {
         let targets = self.store.catalog().targets(&event.tenant, &event.event_type);
         Publish { event, targets, accept_time }
     }
 
     /// Publishes events `first..first + count`, one second apart.
-    pub async fn publish(&self, first: u64, count: u64) -> Vec<Published> {
+    pub(crate) async fn publish(&self, first: u64, count: u64) -> Vec<Published> {
         let batch = (first..first + count).map(|n| self.matched(event(&format!("e{n}")), at(n))).collect();
         self.store.publish(batch).await.expect("the store answers")
     }
 
     /// Everything due for a webhook until `until`.
-    pub async fn due(&self, webhook: &Webhook, until: Timestamp) -> DuePage {
+    pub(crate) async fn due(&self, webhook: &Webhook, until: Timestamp) -> DuePage {
         self.store.due(webhook.no, until, 10_000).await.expect("the store answers")
     }
 
     /// Commits outcomes and returns how that went.
-    pub async fn commit(&self, outcomes: Vec<Outcome>) -> GroupCommitted {
+    pub(crate) async fn commit(&self, outcomes: Vec<Outcome>) -> GroupCommitted {
         let group = OutcomeGroup { outcomes, disable: Vec::new() };
         self.store.commit(self.store.owner(), vec![group]).await.expect("the store answers")[0]
     }
 
     /// What the next attempt of a due delivery led to.
-    pub async fn outcome(&self, webhook: &Webhook, hint: Hint, state: DeliveryState, time: Timestamp) -> Outcome {
+    pub(crate) async fn outcome(
+        &self,
+        webhook: &Webhook,
+        hint: Hint,
+        state: DeliveryState,
+        time: Timestamp,
+    ) -> Outcome {
         let stored = self.store.events(&[hint.event]).await.expect("the store answers").remove(0);
         let stored = stored.expect("the event is retained");
         let key = DeliveryKey { webhook: webhook.no, event: hint.event, replay: hint.replay };
@@ -171,7 +177,7 @@ impl Fixture {
     }
 
     /// Delivers everything due until `until`, in the order it comes, one second apart from `time`.
-    pub async fn deliver_all(&self, webhook: &Webhook, until: Timestamp, time: Timestamp) -> usize {
+    pub(crate) async fn deliver_all(&self, webhook: &Webhook, until: Timestamp, time: Timestamp) -> usize {
         let hints = self.due(webhook, until).await.hints;
         let mut outcomes = Vec::new();
         for (n, hint) in hints.iter().enumerate() {
@@ -183,12 +189,12 @@ impl Fixture {
     }
 
     /// Runs upkeep until there is no more to do.
-    pub async fn upkeep(&self, now: Timestamp) {
+    pub(crate) async fn upkeep(&self, now: Timestamp) {
         while self.store.upkeep(now).await.expect("upkeep works") {}
     }
 }
 
-pub fn spec(tenant: &str, subscription: Subscription) -> WebhookSpec {
+pub(crate) fn spec(tenant: &str, subscription: Subscription) -> WebhookSpec {
     WebhookSpec {
         tenant: tenant.parse().expect("a tenant"),
         target: Target::from_stored("https://receiver.example/hook").expect("a URL"),
@@ -198,11 +204,11 @@ pub fn spec(tenant: &str, subscription: Subscription) -> WebhookSpec {
     }
 }
 
-pub fn secret() -> Secret {
+pub(crate) fn secret() -> Secret {
     Secret::from_bytes(&[7; 32]).expect("long enough")
 }
 
-pub fn event(id: &str) -> Event {
+pub(crate) fn event(id: &str) -> Event {
     Event {
         id: id.parse().expect("an id"),
         tenant: Tenant::default(),
@@ -216,13 +222,13 @@ pub fn event(id: &str) -> Event {
 }
 
 /// Targets that say they were matched just now.
-pub fn targets(fixture: &Fixture, webhooks: impl IntoIterator<Item = WebhookNo>) -> Targets {
+pub(crate) fn targets(fixture: &Fixture, webhooks: impl IntoIterator<Item = WebhookNo>) -> Targets {
     let event = event("any");
     let now = fixture.store.catalog().targets(&event.tenant, &event.event_type).matched_at;
     Targets { webhooks: webhooks.into_iter().collect(), matched_at: now }
 }
 
 /// An id nobody has.
-pub fn nobody() -> WebhookId {
+pub(crate) fn nobody() -> WebhookId {
     WebhookId::generate()
 }

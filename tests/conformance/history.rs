@@ -49,7 +49,7 @@ async fn history(fixture: &Fixture) -> Vec<DeliveryQuery> {
     ]
 }
 
-pub async fn lists_page_newest_first_without_gaps_or_repeats<E: Engine>() {
+pub(crate) async fn lists_page_newest_first_without_gaps_or_repeats<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let queries = history(&fixture).await;
     let expected = [60, 60, 0, 30, 30, 0, 2, 1, 8, 14];
@@ -63,7 +63,7 @@ pub async fn lists_page_newest_first_without_gaps_or_repeats<E: Engine>() {
     }
 }
 
-pub async fn details_hold_every_attempt<E: Engine>() {
+pub(crate) async fn details_hold_every_attempt<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     fixture.publish(0, 1).await;
@@ -85,7 +85,7 @@ pub async fn details_hold_every_attempt<E: Engine>() {
     assert!(fixture.store.get(none).await.expect("the store answers").is_none());
 }
 
-pub async fn history_reads_the_same_after_archiving<E: Engine>() {
+pub(crate) async fn history_reads_the_same_after_archiving<E: Engine>() {
     let mut fixture = Fixture::with::<E>(Limits { hot_bytes_max: 1, ..Limits::default() });
     let queries = history(&fixture).await;
     let mut before = Vec::new();
@@ -113,7 +113,7 @@ pub async fn history_reads_the_same_after_archiving<E: Engine>() {
     }
 }
 
-pub async fn retention_drops_what_is_done_and_keeps_what_is_pending<E: Engine>() {
+pub(crate) async fn retention_drops_what_is_done_and_keeps_what_is_pending<E: Engine>() {
     let retention = Duration::from_secs(16 * 60);
     let mut fixture = Fixture::with::<E>(Limits { retention, ..Limits::default() });
     let (done, waiting) = (fixture.webhook().await, fixture.webhook().await);

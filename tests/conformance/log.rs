@@ -21,7 +21,7 @@ async fn read(fixture: &Fixture, filter: &FeedFilter, limit: usize) -> Vec<LogEn
     entries
 }
 
-pub async fn positions_have_no_gaps_and_filters_only_hide<E: Engine>() {
+pub(crate) async fn positions_have_no_gaps_and_filters_only_hide<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let (ours, other) = (fixture.webhook().await, fixture.webhook().await);
     let theirs = fixture.webhook_of("theirs", Subscription::All).await;
@@ -46,7 +46,7 @@ pub async fn positions_have_no_gaps_and_filters_only_hide<E: Engine>() {
     check(FeedFilter { tenant: Some(ours.tenant.clone()), ..FeedFilter::default() }, 60).await;
 }
 
-pub async fn a_reader_may_stop_anywhere<E: Engine>() {
+pub(crate) async fn a_reader_may_stop_anywhere<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;
     fixture.publish(0, 20).await;
@@ -60,7 +60,7 @@ pub async fn a_reader_may_stop_anywhere<E: Engine>() {
     }
 }
 
-pub async fn a_place_beyond_the_end_is_unknown<E: Engine>() {
+pub(crate) async fn a_place_beyond_the_end_is_unknown<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let page = fixture.store.feed(Position(0), &FeedFilter::default(), 10).await.expect("the beginning is known");
     assert_eq!((page.entries.len(), page.position), (0, Position(0)));
@@ -68,7 +68,7 @@ pub async fn a_place_beyond_the_end_is_unknown<E: Engine>() {
     assert!(matches!(beyond, Err(FeedError::Unknown)), "{beyond:?}");
 }
 
-pub async fn the_log_reads_the_same_after_archiving<E: Engine>() {
+pub(crate) async fn the_log_reads_the_same_after_archiving<E: Engine>() {
     let mut fixture = Fixture::with::<E>(Limits { hot_bytes_max: 1, ..Limits::default() });
     let webhook = fixture.webhook().await;
     fixture.publish(0, 40).await;

@@ -1,6 +1,6 @@
 //! What any store engine must do, as one suite: `suite!` makes all its tests for one engine.
 //!
-//! An engine joins by implementing [`Engine`] and naming itself in a `suite!` line below.
+//! An engine joins by implementing [`fixture::Engine`] and naming itself in a `suite!` line below.
 
 mod config;
 mod deliveries;
@@ -9,8 +9,6 @@ mod history;
 mod log;
 mod publish;
 mod redb;
-
-use fixture::Engine;
 
 /// Makes every test of the suite for one engine.
 macro_rules! suite {

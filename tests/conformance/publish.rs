@@ -11,7 +11,7 @@ use postrider_server::{
 
 use crate::fixture::{Engine, Fixture, Limits, START, at, event, targets};
 
-pub async fn a_repeat_is_a_duplicate_and_other_content_a_conflict<E: Engine>() {
+pub(crate) async fn a_repeat_is_a_duplicate_and_other_content_a_conflict<E: Engine>() {
     let fixture = Fixture::new::<E>();
     fixture.webhook().await;
     let mut other = event("e1");
@@ -35,7 +35,7 @@ pub async fn a_repeat_is_a_duplicate_and_other_content_a_conflict<E: Engine>() {
     assert_eq!(again, [Published::Duplicate { deliveries: 1 }, Published::Conflict], "with the first result");
 }
 
-pub async fn repeats_are_known_after_reopening_and_after_archiving<E: Engine>() {
+pub(crate) async fn repeats_are_known_after_reopening_and_after_archiving<E: Engine>() {
     let mut fixture = Fixture::with::<E>(Limits { hot_bytes_max: 1, ..Limits::default() });
     fixture.webhook().await;
     fixture.publish(0, 50).await;
@@ -46,7 +46,7 @@ pub async fn repeats_are_known_after_reopening_and_after_archiving<E: Engine>() 
     assert_eq!(fixture.publish(50, 1).await, [Published::New { deliveries: 1 }]);
 }
 
-pub async fn targets_are_matched_again_when_configuration_moved<E: Engine>() {
+pub(crate) async fn targets_are_matched_again_when_configuration_moved<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let first = fixture.webhook().await;
     let stale = fixture.matched(event("e1"), START);
@@ -58,7 +58,7 @@ pub async fn targets_are_matched_again_when_configuration_moved<E: Engine>() {
     assert!(fixture.due(&first, START).await.hints.is_empty());
 }
 
-pub async fn a_full_backlog_refuses_and_a_smaller_event_still_fits<E: Engine>() {
+pub(crate) async fn a_full_backlog_refuses_and_a_smaller_event_still_fits<E: Engine>() {
     let fixture = Fixture::with::<E>(Limits { pending_max: 5, ..Limits::default() });
     let webhook = fixture.webhook().await;
     fixture.webhook().await;
@@ -97,7 +97,7 @@ async fn all_due(fixture: &Fixture) {
     tokio::time::timeout(Duration::from_secs(60), reached).await.expect("every webhook has its delivery");
 }
 
-pub async fn wide_events_are_accepted_at_once_and_become_due_in_slices<E: Engine>() {
+pub(crate) async fn wide_events_are_accepted_at_once_and_become_due_in_slices<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhooks = wide::<E>(&fixture).await;
     all_due(&fixture).await;
@@ -107,7 +107,7 @@ pub async fn wide_events_are_accepted_at_once_and_become_due_in_slices<E: Engine
     }
 }
 
-pub async fn wide_events_go_on_after_reopening<E: Engine>() {
+pub(crate) async fn wide_events_go_on_after_reopening<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     wide::<E>(&fixture).await;
     fixture.reopen::<E>().await;
@@ -117,7 +117,7 @@ pub async fn wide_events_go_on_after_reopening<E: Engine>() {
     assert_eq!(pending, WIDE as u64, "no webhook was served twice");
 }
 
-pub async fn too_wide_an_event_is_refused<E: Engine>() {
+pub(crate) async fn too_wide_an_event_is_refused<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let webhooks = (1..=TARGETS_MAX as u64 + 1).map(WebhookNo);
     let publish = Publish { targets: targets(&fixture, webhooks), ..fixture.matched(event("e"), START) };

@@ -9,6 +9,7 @@ mod attempt;
 mod client;
 mod connections;
 mod loops;
+mod names;
 mod request;
 mod resolver;
 mod result;
@@ -24,6 +25,7 @@ use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use self::names::Names;
 use self::{
     attempt::Attempts,
     client::GuardedClient,

@@ -115,7 +115,7 @@ impl Dns {
         Self { resolver, lookup_timeout: connect_timeout.mul_f64(0.9) }
     }
 
-    async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(super) async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let found = timeout(self.lookup_timeout, self.resolver.lookup_ip(name)).await;
         let addresses: Vec<IpAddr> = found.map_err(|_| ResolveError::Timeout)??.iter().collect();
         if addresses.is_empty() {
@@ -150,7 +150,7 @@ impl Resolve for GuardedResolver {
 }
 
 /// Refuses all addresses if any one is forbidden: an answer that mixes public and private ones is an attempt to reach the latter.
-fn admit_all(rules: &TargetRules, scheme: Scheme, addresses: &[IpAddr]) -> Result<(), ResolveError> {
+pub(super) fn admit_all(rules: &TargetRules, scheme: Scheme, addresses: &[IpAddr]) -> Result<(), ResolveError> {
     addresses.iter().try_for_each(|&address| rules.admit(scheme, address)).map_err(ResolveError::from)
 }
 

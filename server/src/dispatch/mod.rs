@@ -270,7 +270,8 @@ impl Dispatch {
             let webhook = registered.map(|registered| registered.webhook).filter(|webhook| webhook.is_enabled());
             match (webhook, read) {
                 (Some(webhook), Some((event, room))) => {
-                    let job = Job { key, attempt, webhook, event, body_permit: Some(room) };
+                    let delivery_id = self.deps.store.sealer().delivery_id(key);
+                    let job = Job { key, delivery_id, attempt, webhook, event, body_permit: Some(room) };
                     batches[loop_of(key.webhook, self.deps.jobs.len())].push(job);
                 }
                 (None, _) => self.scheduler.unmade(key, Unmade::NotWanted, now),

@@ -96,7 +96,7 @@ impl Outcomes {
         }
         let outcome = Outcome {
             key: job.key,
-            delivery_id: self.store.sealer().delivery_id(job.key),
+            delivery_id: job.delivery_id,
             tenant: job.webhook.tenant.clone(),
             webhook_id: job.webhook.id,
             event_id: job.event.event.id,

@@ -1,0 +1,38 @@
+//! Judging a webhook's host name when it is registered, as every attempt will judge it again.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{
+    Config,
+    resolver::{Dns, ResolveError, admit_all, hosts_file_only, system_config},
+};
+use crate::model::target::{Target, TargetHost, TargetRules};
+
+/// How long registering a webhook waits for name servers; who answers later is judged at the first attempt.
+const JUDGEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Looks names up as delivery does, on the runtime of whoever asks.
+pub struct Names {
+    dns: Dns,
+    rules: TargetRules,
+}
+
+impl Config {
+    /// A judge of names by the same rules and name servers.
+    pub fn names(&self) -> Names {
+        let dns = system_config().unwrap_or_else(|_| hosts_file_only());
+        Names { dns: Dns::new(&dns, self.connect_timeout), rules: self.rules.clone() }
+    }
+}
+
+impl Names {
+    /// Fails, saying why, if the host is a name that resolves to an address that may not be called. A name that does not
+    /// resolve passes: it may have been registered just now.
+    pub async fn judge(&self, target: &Target) -> Result<(), String> {
+        let TargetHost::Name(name) = target.host() else { return Ok(()) };
+        let Ok(Ok(addresses)) = timeout(JUDGEMENT_TIMEOUT, self.dns.lookup(name)).await else { return Ok(()) };
+        admit_all(&self.rules, target.scheme(), &addresses).map_err(|refusal: ResolveError| refusal.to_string())
+    }
+}
