@@ -23,11 +23,15 @@ impl Config {
     /// A judge of names by the same rules and name servers.
     pub fn names(&self) -> Names {
         let dns = system_config().unwrap_or_else(|_| hosts_file_only());
-        Names { dns: Dns::new(&dns, self.connect_timeout), rules: self.rules.clone() }
+        Names::new(Dns::new(&dns, self.connect_timeout), self.rules.clone())
     }
 }
 
 impl Names {
+    pub(super) fn new(dns: Dns, rules: TargetRules) -> Self {
+        Self { dns, rules }
+    }
+
     /// Fails, saying why, if the host is a name that resolves to an address that may not be called. A name that does not
     /// resolve passes: it may have been registered just now.
     pub async fn judge(&self, target: &Target) -> Result<(), String> {

@@ -92,7 +92,7 @@ pub(super) fn hosts_file_only() -> DnsConfig {
 
 /// Looks names up, in the hosts file (as it was at start) and in DNS, and remembers answers. Cheap to clone.
 ///
-/// One per delivery loop: it runs queries on the runtime of whoever asks first, and their sockets end with that runtime.
+/// One per runtime: it runs queries on the runtime of whoever asks first, and their sockets end with that runtime.
 #[derive(Clone)]
 pub(super) struct Dns {
     resolver: TokioResolver,

@@ -457,6 +457,23 @@ async fn what_names_resolve_to_is_judged_at_every_attempt() {
 }
 
 #[tokio::test]
+async fn names_are_judged_before_anything_is_sent() {
+    let check = async |config: Config, addresses, url, expected: Result<(), &str>| {
+        let names = Names::new(Dns::new(&dns_server(addresses), config.connect_timeout), config.rules);
+        assert_eq!(names.judge(&Target::from_stored(url).unwrap()).await, expected.map_err(String::from), "{url}");
+    };
+    check(loopback(), &[[127, 0, 0, 1]], "http://receiver.test/", Ok(())).await;
+    check(config(&[]), &[[8, 8, 8, 8]], "https://receiver.test/", Ok(())).await;
+    let forbidden = Err("the host resolves to an address this server may not call");
+    check(config(&[]), &[[8, 8, 8, 8], [10, 0, 0, 1]], "https://receiver.test/", forbidden).await;
+    let plain = Err("the host resolves to an address this server may call over https only");
+    check(loopback(), &[[8, 8, 8, 8]], "http://receiver.test/", plain).await;
+    // These are for attempts to judge, and for the text.
+    check(config(&[]), &[], "https://other.test/", Ok(())).await;
+    check(config(&[]), &[], "https://127.0.0.1/", Ok(())).await;
+}
+
+#[tokio::test]
 async fn connections_are_kept_and_stale_ones_replaced() {
     let receiver = Receiver::start(|connection, number| {
         // Each connection answers twice; then it closes just as it is used again.
