@@ -29,7 +29,8 @@ async fn a_failed_attempt_is_repeated_under_the_same_id() {
     let receiver = Receiver::start(|request| match request.attempt {
         1 => Answer::status(500),
         // Long enough for the clock to show another second: the timestamp must be the attempt's, not the event's.
-        2 => Answer::after(Duration::from_millis(1100), 503),
+        // And closed, so that the next attempt has a connection of its own to lose.
+        2 => Answer::after(Duration::from_millis(1100), 503).then_close(),
         3 => Answer::Reset,
         _ => Answer::status(200),
     })
@@ -65,6 +66,29 @@ async fn a_failed_attempt_is_repeated_under_the_same_id() {
     let read = client.delivery(&outcomes[0].delivery_id).await;
     assert_eq!(read.attempts, outcomes);
     assert_eq!(read.delivery.expect("a reply holds the delivery").attempts, 4);
+}
+
+/// Facts on senders, L8: a connection that was kept open and turns out to be closed costs no attempt; the request is sent once
+/// more, at once, on a new one. A new connection that breaks does cost one.
+#[tokio::test]
+async fn a_stale_connection_costs_no_attempt() {
+    let daemon = impatient().start().await;
+    let client = daemon.client().await;
+    let second = std::sync::atomic::AtomicU32::new(0);
+    let receiver = Receiver::start(move |request| match request.event_id.as_str() {
+        "second" if second.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => Answer::Reset,
+        _ => Answer::status(200),
+    })
+    .await;
+    client.create(&receiver.url("/"), &["*"]).await;
+    let mut watch = client.watch().await;
+    client.publish([event("first", "ADD_TAG", "{}")]).await;
+    watch.outcome(DeliveryState::Delivered).await;
+    client.publish([event("second", "ADD_TAG", "{}")]).await;
+    let outcome = watch.outcome(DeliveryState::Delivered).await;
+    assert_eq!((outcome.event_id.as_str(), outcome.attempt), ("second", 1));
+    let requests = receiver.received(3).await;
+    assert_eq!(requests.iter().map(|request| request.attempt).collect::<Vec<_>>(), [1, 1, 1]);
 }
 
 /// Design section 8: `Retry-After` raises the delay, in seconds or as a date; nonsense is ignored.

@@ -96,6 +96,15 @@ impl Answer {
     pub fn after(delay: Duration, status: u16) -> Self {
         Self::Reply { status, headers: Vec::new(), delay }
     }
+
+    /// The same answer, but then the connection is closed, as the answer announces.
+    #[must_use]
+    pub fn then_close(mut self) -> Self {
+        if let Self::Reply { headers, .. } = &mut self {
+            headers.push(("connection", "close".to_owned()));
+        }
+        self
+    }
 }
 
 /// How much of each request a receiver keeps.

@@ -6,6 +6,9 @@
 //!
 //! Slow webhooks have a pool of their own, as they have of permits: large bodies that hang with them leave room for others.
 //!
+//! Not counted: what a body keeps alive because it is a slice of something larger, such as a chunk of the store. That is at most
+//! one chunk for each attempt under way.
+//!
 //! Nobody waits for bytes: who holds some is in flight, so that they are free before its outcome wakes the dispatcher.
 
 use std::{
@@ -119,13 +122,12 @@ impl Load {
         };
         let events: HashMap<EventSeq, StoredEvent> =
             events.into_iter().flatten().map(|stored| (stored.seq, stored)).collect();
-        let with_event = |launch: Launch| {
+        let mut with_event = |launch: Launch| {
             let stored = events.get(&launch.key.event)?;
             let permits = stored.event.weight_bytes().div_ceil(PERMIT_BYTES).min(EVENT_PERMITS_MAX);
             let room = self.room.split(permits).expect("room was taken for the largest event");
             Some((stored.clone(), room))
         };
-        let mut with_event = with_event;
         Loaded::Read(self.launches.iter().map(|launch| (*launch, with_event(*launch))).collect())
     }
 }

@@ -6,15 +6,15 @@
 //!     └────events─────────────────────────────────────────┘
 //! ```
 //!
-//! The [`scheduler`] decides; this shell is one task that feeds it, runs the reads it asks for, and looks at the catalogue once
+//! The scheduler decides; this shell is one task that feeds it, runs the reads it asks for, and looks at the catalogue once
 //! more before it hands a job out: no attempt starts of a webhook whose deletion has been answered.
 //!
 //! Dispatch alone owns the permits. It never waits for anything but its inputs: reads run beside each other within the task,
 //! and the channels to the loops have room for every permit.
 //!
 //! A delivery whose event cannot be read stays pending on disk and counts as no attempt. If the whole read failed, its lane
-//! pauses for [`FAILURE_PAUSE`]. If the store has no such event, though the delivery is pending, that is our fault and no
-//! receiver's: it is logged, and that delivery alone is left alone for [`UNREADABLE_PAUSE`], so that its lane flows on and
+//! pauses for `FAILURE_PAUSE`. If the store has no such event, though the delivery is pending, that is our fault and no
+//! receiver's: it is logged, and that delivery alone is left alone for `UNREADABLE_PAUSE`, so that its lane flows on and
 //! nothing is given up that a repaired store could still deliver.
 
 mod budget;
@@ -242,8 +242,8 @@ impl Dispatch {
                 async move { Read::Due(refill.webhook, store.due(refill.webhook, refill.horizon, refill.limit).await) };
             self.reads.push(read.boxed());
         }
-        if let Some(after) = self.survey.begin(now) {
-            let store = store.clone();
+        if self.survey.begin(now) {
+            let (store, after) = (store.clone(), self.survey.after());
             let read = async move { Read::Lanes(store.lanes(after, DISPATCH_SURVEY_LANES_MAX).await) };
             self.reads.push(read.boxed());
         }

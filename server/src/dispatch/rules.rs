@@ -304,7 +304,9 @@ fn disabled_webhooks_are_forgotten_and_read_again_when_enabled() {
     bench.refill().unwrap();
     bench.refilled(Some(&page(8, [hint(1), hint(3), hint(4), hint(5)], false)));
     assert_eq!(bench.launched(), [1, 5], "3 and 4 are still in flight");
-    [1, 3, 4, 5].into_iter().for_each(|event| bench.settle(event, 9, None));
+    for event in [1, 3, 4, 5] {
+        bench.settle(event, 9, None);
+    }
     bench.scheduler.check_empty();
 }
 

@@ -102,7 +102,7 @@ pub(super) enum Unmade {
 struct Entry {
     /// The first delivery on disk that is due beyond the horizon is due no earlier, as reads from this one on see.
     next_due: Option<(Timestamp, AsOf)>,
-    /// Its last attempt was slow.
+    /// Its last attempt was slow. Forgotten when nothing is pending for it.
     slow: bool,
     lane: Option<Box<Lane>>,
 }

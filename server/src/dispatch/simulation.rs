@@ -373,7 +373,9 @@ impl Simulation {
             }
             self.turn();
             let keys: Vec<_> = self.launched.keys().copied().collect();
-            keys.into_iter().for_each(|key| self.settle(key, None, false));
+            for key in keys {
+                self.settle(key, None, false);
+            }
             if self.settled.is_empty() && self.reads.is_empty() {
                 let Some(wake) = self.scheduler.next_wake() else { break };
                 self.world.now = self.world.now.max(wake);

@@ -37,9 +37,14 @@ impl Survey {
         self.next
     }
 
-    /// The page to read now, if it is time: the one after which webhook.
-    pub(super) fn begin(&mut self, now: Timestamp) -> Option<Option<WebhookNo>> {
-        self.next.take_if(|at| *at <= now).map(|_| self.after)
+    /// Whether it is time for a page, which is the one after [`Self::after`]. One page at a time.
+    pub(super) fn begin(&mut self, now: Timestamp) -> bool {
+        self.next.take_if(|at| *at <= now).is_some()
+    }
+
+    /// How far the round has come.
+    pub(super) fn after(&self) -> Option<WebhookNo> {
+        self.after
     }
 
     /// A page was read.
@@ -75,18 +80,18 @@ mod tests {
         let page = |next: Option<u64>| LanePage { lanes: Vec::new(), next: next.map(WebhookNo), as_of: AsOf(1) };
         let mut now = Timestamp::from_micros(0);
         let mut survey = Survey::new(now);
-        assert_eq!(survey.begin(now), Some(None));
-        assert_eq!((survey.begin(now), survey.next()), (None, None), "one page at a time");
+        assert!(survey.begin(now));
+        assert_eq!((survey.begin(now), survey.after(), survey.next()), (false, None, None), "one page at a time");
         survey.read(&page(Some(7)), now, &mut rng);
-        assert_eq!(survey.begin(now), Some(Some(WebhookNo(7))));
+        assert_eq!((survey.begin(now), survey.after()), (true, Some(WebhookNo(7))));
         survey.failed(now + PAGE_PAUSE);
-        assert_eq!(survey.begin(now), None);
+        assert!(!survey.begin(now));
         now = now + PAGE_PAUSE;
-        assert_eq!(survey.begin(now), Some(Some(WebhookNo(7))), "the same page again");
+        assert_eq!((survey.begin(now), survey.after()), (true, Some(WebhookNo(7))), "the same page again");
         survey.read(&page(None), now, &mut rng);
         let next = survey.next().unwrap();
         assert!((45..=75).contains(&next.since(now).as_secs()));
-        assert_eq!(survey.begin(next), Some(None));
+        assert_eq!((survey.begin(next), survey.after()), (true, None));
         survey.read(&page(Some(9)), next, &mut rng);
         assert_eq!(survey.next(), Some(next + PAGE_PAUSE));
     }

@@ -239,7 +239,7 @@ async fn finds_the_backlog_takes_news_and_stops() {
         store.insert(event, Timestamp::UNIX_EPOCH);
     }
     let mut stage = start(store);
-    assert_eq!(stage.deliver(600).await, Vec::from_iter(1..=600));
+    assert!(stage.deliver(600).await.into_iter().eq(1..=600));
     let hint = stage.store.insert(601, stage.clock.now());
     stage.news.post(AsOf(1), [hint], []);
     assert_eq!(stage.deliver(1).await, [601]);
