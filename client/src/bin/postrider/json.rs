@@ -65,6 +65,8 @@ pub(crate) fn outcome(outcome: &Outcome) -> Value {
         "time": time(outcome.time.as_ref()),
         "next_attempt_time": time(outcome.next_attempt_time.as_ref()),
         "tenant": outcome.tenant,
+        // For people: what is not UTF-8 is shown as replacement characters.
+        "response_body": String::from_utf8_lossy(&outcome.response_body),
     })
 }
 
