@@ -15,6 +15,7 @@ const SERVICES: [&str; 4] = [
 /// (grpcurl) can only print what the server describes.
 const DETAILS: &str = "google/rpc/error_details.proto";
 
+#[expect(clippy::disallowed_methods, reason = "cargo tells build scripts where to write in the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
 

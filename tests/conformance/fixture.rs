@@ -103,10 +103,9 @@ impl Fixture {
     pub(crate) async fn webhook_of(&self, tenant: &str, subscription: Subscription) -> Webhook {
         let spec = spec(tenant, subscription);
         let change = ConfigChange::CreateWebhook { spec, secret: secret(), request: None, time: START };
-        match self.store.put_config(change).await.expect("the store answers") {
-            ConfigAnswer::Created(webhook) => webhook,
-            other => panic!("not created: {other:?}"),
-        }
+        let answer = self.store.put_config(change).await.expect("the store answers");
+        let ConfigAnswer::Created(webhook) = answer else { panic!("not created: {answer:?}") };
+        webhook
     }
 
     pub(crate) async fn delete(&self, webhook: &Webhook) -> u64 {
@@ -116,10 +115,9 @@ impl Fixture {
             expect: None,
             time: at(1_000),
         };
-        match self.store.put_config(change).await.expect("the store answers") {
-            ConfigAnswer::Deleted { cancelled } => cancelled,
-            other => panic!("not deleted: {other:?}"),
-        }
+        let answer = self.store.put_config(change).await.expect("the store answers");
+        let ConfigAnswer::Deleted { cancelled } = answer else { panic!("not deleted: {answer:?}") };
+        cancelled
     }
 
     /// An event with the targets that the catalogue says.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postrider_server::{
-    model::{delivery::DeliveryState, webhook::Subscription},
-    store::{Delivery, DeliveryQuery, DeliveryView},
+    model::{delivery::DeliveryState, ids::Position, webhook::Subscription},
+    store::{Delivery, DeliveryQuery, DeliveryView, FeedError, FeedFilter},
 };
 
 use crate::fixture::{Engine, Fixture, Limits, at};
@@ -146,8 +146,8 @@ pub(crate) async fn retention_drops_what_is_done_and_keeps_what_is_pending<E: En
         let gone: Vec<_> = held[10..].iter().map(|hint| hint.event).collect();
         let bodies = fixture.store.events(&gone).await.expect("the store answers");
         assert!(bodies.iter().all(Option::is_none), "what is done has gone");
-        let feed = fixture.store.feed(postrider_server::model::ids::Position(0), &Default::default(), 10).await;
-        assert!(matches!(feed, Err(postrider_server::store::FeedError::Expired { .. })), "{feed:?}");
+        let feed = fixture.store.feed(Position(0), &FeedFilter::default(), 10).await;
+        assert!(matches!(feed, Err(FeedError::Expired { .. })), "{feed:?}");
     }
     // The last deliveries end; then their events go, too.
     fixture.deliver_all(&waiting, at(10_000), at(2_000)).await;

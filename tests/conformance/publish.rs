@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_server::{
     limits::TARGETS_MAX,
     model::ids::WebhookNo,
-    store::{Publish, Published},
+    store::{Publish, Published, Registered},
 };
 
 use crate::fixture::{Engine, Fixture, Limits, START, at, event, targets};
@@ -112,8 +112,7 @@ pub(crate) async fn wide_events_go_on_after_reopening<E: Engine>() {
     wide::<E>(&fixture).await;
     fixture.reopen::<E>().await;
     all_due(&fixture).await;
-    let pending: u64 =
-        fixture.store.catalog().list(None, None, usize::MAX).iter().map(|registered| registered.pending()).sum();
+    let pending: u64 = fixture.store.catalog().list(None, None, usize::MAX).iter().map(Registered::pending).sum();
     assert_eq!(pending, WIDE as u64, "no webhook was served twice");
 }
 

@@ -17,7 +17,7 @@ fn open(dir: &Path) -> Result<redb::RedbStore, redb::OpenError> {
 async fn a_directory_in_use_is_refused() {
     let dir = TempDir::new().expect("a temporary directory");
     let store = open(dir.path()).expect("the first has it");
-    let second = open(dir.path()).err().expect("the second has not");
+    let second = open(dir.path()).expect_err("the second has not");
     assert!(matches!(second, redb::OpenError::InUse(_)), "{second}");
     store.close().await.expect("the store closes");
     open(dir.path()).expect("free again").close().await.expect("the store closes");
@@ -36,7 +36,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         txn.commit().expect("committed");
     }
     for _ in 0..2 {
-        let refused = open(dir.path()).err().expect("refused");
+        let refused = open(dir.path()).expect_err("refused");
         assert!(matches!(refused, redb::OpenError::NewerSchema { found: 99, .. }), "{refused}");
     }
 }
@@ -44,6 +44,6 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 #[tokio::test]
 async fn a_file_where_the_directory_should_be_is_refused() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let refused = open(file.path()).err().expect("refused");
+    let refused = open(file.path()).expect_err("refused");
     assert!(matches!(refused, redb::OpenError::Unusable { .. }), "{refused}");
 }

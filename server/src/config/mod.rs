@@ -184,12 +184,13 @@ fn check_serve(reader: &mut Reader<'_>) -> serve::Config {
 }
 
 fn check_store(reader: &mut Reader<'_>) -> redb::Config {
-    let mut config = redb::Config::default();
-    config.cache_bytes = reader.one("store-cache", |text| reader::bytes(text, &(4 << 20..=1 << 40)));
-    config.retention = reader.duration("retention", MINUTE..=DAY * 3650);
-    config.pending_max = reader.count("max-pending", 1..=u64::MAX);
-    config.webhooks_max = reader.count("max-webhooks", 1..=10_000_000);
-    config
+    redb::Config {
+        cache_bytes: reader.one("store-cache", |text| reader::bytes(text, &(4 << 20..=1 << 40))),
+        retention: reader.duration("retention", MINUTE..=DAY * 3650),
+        pending_max: reader.count("max-pending", 1..=u64::MAX),
+        webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
+        ..redb::Config::default()
+    }
 }
 
 fn check_dispatch(reader: &mut Reader<'_>) -> dispatch::Config {

@@ -62,7 +62,7 @@ impl fmt::Display for Tenant {
 pub struct EventId(Arc<str>);
 
 impl EventId {
-    /// An id made here: `evt_` and a UUIDv7, so that ids made one after the other sort together.
+    /// An id made here: `evt_` and a version 7 UUID, so that ids made one after the other sort together.
     pub fn generate() -> Self {
         Self(Arc::from(format!("evt_{}", Uuid::now_v7().simple())))
     }
@@ -118,7 +118,7 @@ impl fmt::Display for EventTypeName {
     }
 }
 
-/// A webhook's public id: `wh_` and the 32 hexadecimal digits of a UUIDv7. Never reused.
+/// A webhook's public id: `wh_` and the 32 hexadecimal digits of a version 7 UUID. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WebhookId(Uuid);
 

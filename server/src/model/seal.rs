@@ -74,8 +74,8 @@ impl std::fmt::Debug for Sealer {
 }
 
 fn halves(block: [u8; 16]) -> (u64, u64) {
-    let whole = u128::from_be_bytes(block);
-    ((whole >> 64) as u64, whole as u64)
+    let half = |at: usize| u64::from_be_bytes(block[at..at + 8].try_into().expect("8 bytes"));
+    (half(0), half(8))
 }
 
 #[cfg(test)]

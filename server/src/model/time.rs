@@ -30,9 +30,8 @@ impl Timestamp {
     }
 
     /// Nanoseconds within the second, as protobuf counts them.
-    pub const fn subsec_nanos(self) -> i32 {
-        // Below 1,000,000,000, so it fits.
-        (self.0.rem_euclid(1_000_000) * 1_000) as i32
+    pub fn subsec_nanos(self) -> i32 {
+        i32::try_from(self.0.rem_euclid(1_000_000) * 1_000).expect("below 1,000,000,000")
     }
 
     /// How long after `earlier` this is; zero if it is not.

@@ -144,7 +144,6 @@ fn move_oldest(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, Engi
     };
     let filter = shared.segments.filter(segment);
     let mut mover = Mover {
-        shared,
         old: now - segment_span(shared),
         excess: counters.hot_bytes.saturating_sub(shared.config.hot_bytes_max),
         moved: Moved {
@@ -166,21 +165,20 @@ fn move_oldest(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, Engi
     mover.events(&read, &txn, &filter)?;
     mover.log(&read, &txn)?;
     txn.commit()?;
-    let mut moved = mover.moved;
-    moved.record.bytes += moved.bytes;
+    let mut done = mover.moved;
+    done.record.bytes += done.bytes;
     // Before the hot store forgets: readers must know where to look.
-    shared.segments.put(segment, moved.record.clone(), filter);
-    Ok(Some(Archived::Moved(Box::new(moved))))
+    shared.segments.put(segment, done.record.clone(), filter);
+    Ok(Some(Archived::Moved(Box::new(done))))
 }
 
-struct Mover<'a> {
-    shared: &'a Shared,
+struct Mover {
     old: Timestamp,
     excess: u64,
     moved: Moved,
 }
 
-impl Mover<'_> {
+impl Mover {
     /// Whether the hot store holds more than it should, or something old.
     fn is_due(&self, read: &ReadTransaction) -> Result<bool, EngineError> {
         if self.excess > 0 {
@@ -294,7 +292,6 @@ impl Mover<'_> {
         let record = &mut self.moved.record;
         record.newest = record.newest.max(newest.micros());
         record.oldest = record.oldest.min(newest.micros());
-        debug_assert!(self.shared.config.hot_bytes_max > 0);
         true
     }
 }

@@ -57,10 +57,8 @@ impl Answered {
     fn send(self, as_of: AsOf) {
         match self {
             Self::Groups(answer, fenced) => {
-                let committed = |&fenced: &bool| match fenced {
-                    true => GroupCommitted::Fenced,
-                    false => GroupCommitted::Applied(as_of),
-                };
+                let committed =
+                    |&fenced: &bool| if fenced { GroupCommitted::Fenced } else { GroupCommitted::Applied(as_of) };
                 drop(answer.send(Ok(fenced.iter().map(committed).collect())));
             }
             Self::Config(answer, config) => drop(answer.send(Ok(config))),

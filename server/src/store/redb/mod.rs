@@ -33,7 +33,11 @@ pub use error::OpenError;
 use tokio::{sync::watch, task::spawn_blocking};
 
 use self::{archive::Archivist, committer::Committer, error::EngineError, inbox::Urgent, shared::Shared};
-use super::{Catalog, Store, types::*};
+use super::{
+    Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, FeedError,
+    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, Store,
+    StoreError,
+};
 use crate::{
     clock::Clock,
     flow::News,

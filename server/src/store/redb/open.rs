@@ -46,9 +46,9 @@ pub(super) fn open(
 ) -> Result<(Arc<Shared>, Recovered), OpenError> {
     let unusable = |error| OpenError::Unusable { dir: dir.to_owned(), error };
     fs::create_dir_all(dir).map_err(unusable)?;
-    let hot = database(dir, &config).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(dir.to_owned()),
-        error => broken(dir, &error.into()),
+    let hot = database(dir, &config).map_err(|error| {
+        let in_use = matches!(error, DatabaseError::DatabaseAlreadyOpen);
+        if in_use { OpenError::InUse(dir.to_owned()) } else { broken(dir, &error.into()) }
     })?;
     let facts = prepare(&hot, clock).map_err(|error| broken(dir, &error))?;
     let facts = match facts {
@@ -96,7 +96,7 @@ fn prepare(hot: &Database, clock: Clock) -> Result<Result<Facts, u64>, EngineErr
     let txn = begin(hot)?;
     let facts = {
         // The schema first: tables of a newer one may not open as ours.
-        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX);
+        let number = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes);
         let found = txn.open_table(tables::META)?.get(meta::SCHEMA)?.map(|bytes| number(bytes.value()));
         if let Some(found) = found.filter(|&found| found > SCHEMA_VERSION) {
             return Ok(Err(found));

@@ -26,7 +26,7 @@ impl Change<'_> {
         group.outcomes.sort_by_key(|outcome| (outcome.key.webhook, outcome.key.event, outcome.key.replay));
         for outcome in group.outcomes {
             if self.exists(outcome.key.webhook) {
-                self.record(tables, outcome)?;
+                self.record(tables, &outcome)?;
             }
         }
         for (no, reason) in group.disable {
@@ -35,7 +35,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    fn record(&mut self, tables: &mut Tables<'_>, outcome: Outcome) -> Result<(), EngineError> {
+    fn record(&mut self, tables: &mut Tables<'_>, outcome: &Outcome) -> Result<(), EngineError> {
         let key = outcome.key;
         let row = (key.webhook.0, key.event.0, key.replay);
         let before = match tables.deliveries.get(row)? {
@@ -61,17 +61,14 @@ impl Change<'_> {
             return Ok(());
         };
 
-        let entry = self.append(LogRecord::outcome(&outcome), Some(LogEntry::Outcome(outcome.clone())));
-        let record = DeliveryRecord::after(before, create_time, &outcome, entry);
+        let entry = self.append(LogRecord::outcome(outcome), Some(LogEntry::Outcome(outcome.clone())));
+        let record = DeliveryRecord::after(before, create_time, outcome, entry);
         tables.deliveries.insert(row, record.encode_to_vec().as_slice())?;
-        match (outcome.state, outcome.next_attempt) {
-            (DeliveryState::Pending, Some(due)) => {
-                tables.scheduled.insert((row.0, due.micros(), row.1, row.2), outcome.attempt)?;
-            }
-            _ => {
-                *self.pending.entry(row.0).or_default() -= 1;
-                self.counters.pending = self.counters.pending.saturating_sub(1);
-            }
+        if let (DeliveryState::Pending, Some(due)) = (outcome.state, outcome.next_attempt) {
+            tables.scheduled.insert((row.0, due.micros(), row.1, row.2), outcome.attempt)?;
+        } else {
+            *self.pending.entry(row.0).or_default() -= 1;
+            self.counters.pending = self.counters.pending.saturating_sub(1);
         }
         Ok(())
     }

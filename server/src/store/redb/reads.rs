@@ -1,6 +1,9 @@
 //! What stages read: due deliveries, bodies, the log. Everything here is short and bounded, and may block on the disk.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
 use bytes::Bytes;
@@ -66,8 +69,8 @@ pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usi
         page.hints.push(Hint { event: EventSeq(event), replay, attempts: 0, due });
     }
     let scheduled = txn.open_table(tables::SCHEDULED)?;
-    let mut taken = 0;
-    for row in scheduled.range((no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX))? {
+    let range = (no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX);
+    for row in scheduled.range(range)?.take(limit + 1) {
         let (key, attempts) = row?;
         let (_, due, event, replay) = key.value();
         let due = Timestamp::from_micros(due);
@@ -75,10 +78,6 @@ pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usi
             page.next_due = Some(due);
             break;
         }
-        if taken > limit {
-            break;
-        }
-        taken += 1;
         page.hints.push(Hint { event: EventSeq(event), replay, attempts: attempts.value(), due });
     }
     page.hints.sort_by_key(|hint| (hint.due, hint.event, hint.replay));
@@ -108,14 +107,10 @@ pub(super) fn events(shared: &Shared, seqs: &[EventSeq]) -> Result<Vec<Option<St
     let mut found: HashMap<EventSeq, Option<EventRecord>> = HashMap::with_capacity(seqs.len());
     let mut events = Vec::with_capacity(seqs.len());
     for &seq in seqs {
-        let record = match found.get(&seq) {
-            Some(record) => record.clone(),
-            None => {
-                let record = event(shared, seq)?;
-                found.insert(seq, record.clone());
-                record
-            }
-        };
+        if let Entry::Vacant(entry) = found.entry(seq) {
+            entry.insert(event(shared, seq)?);
+        }
+        let record = found[&seq].clone();
         events.push(record.map(|record| record.content(seq)).transpose()?);
     }
     Ok(events)

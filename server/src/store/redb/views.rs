@@ -91,9 +91,8 @@ impl<'a> Viewer<'a> {
 
     fn page(&self, query: &DeliveryQuery, keys: Keys, limit: usize) -> Result<DeliveryPage, EngineError> {
         let mut page = DeliveryPage { deliveries: Vec::new(), next: keys.next };
-        let mut rest = keys.keys.into_iter().peekable();
         let mut last = None;
-        while let Some(key) = rest.next() {
+        for key in keys.keys {
             if page.deliveries.len() == limit {
                 page.next = last;
                 return Ok(page);

@@ -242,7 +242,7 @@ mod tests {
                     next += 1;
                 }
             }
-            prop_assert_eq!(next as usize, sizes.len());
+            prop_assert_eq!(usize::try_from(next).unwrap(), sizes.len());
         }
     }
 }

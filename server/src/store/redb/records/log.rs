@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Corrupt, decode, state};
+use super::{super::tables::DeliveryRow, Corrupt, decode, state};
 use crate::{
     limits::CHUNK_BYTES,
     model::{
@@ -102,7 +102,7 @@ pub(in super::super) struct CancelledRecord {
 }
 
 impl CancelledRecord {
-    pub(in super::super) fn rows(&self) -> impl Iterator<Item = (u64, u64, u32)> {
+    pub(in super::super) fn rows(&self) -> impl Iterator<Item = DeliveryRow> {
         self.events.iter().zip(&self.replays).map(|(&event, &replay)| (self.webhook, event, replay))
     }
 }
@@ -161,7 +161,7 @@ impl LogRecord {
     }
 
     /// When it was written, and the rows of the deliveries that it ended.
-    pub(in super::super) fn ended(&self) -> Result<(Timestamp, Vec<(u64, u64, u32)>), Corrupt> {
+    pub(in super::super) fn ended(&self) -> Result<(Timestamp, Vec<DeliveryRow>), Corrupt> {
         Ok(match &self.kind {
             Some(entry::Kind::Outcome(record)) => {
                 let ended = state::from_disk(record.state)?.is_final();

@@ -12,6 +12,8 @@ pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, SegmentRecord};
 pub(super) use webhook::{RequestRecord, TombstoneRecord, WebhookRecord};
 
+use std::fmt::Display;
+
 use thiserror::Error;
 
 /// A row does not hold what it should: the file was damaged or changed by somebody else.
@@ -23,8 +25,8 @@ pub(super) struct Corrupt {
 }
 
 impl Corrupt {
-    pub(super) fn new(what: &'static str, why: impl ToString) -> Self {
-        Self { what, why: why.to_string() }
+    pub(super) fn new(what: &'static str, why: impl Display) -> Self {
+        Self { what, why: format!("{why}") }
     }
 }
 
