@@ -109,27 +109,47 @@ impl Load {
     /// Follows outcomes from the last cursor until the daemon is gone.
     pub(crate) async fn follow(&self, client: &Client) {
         // Ends with an error when the daemon is killed.
-        let _ = self.follow_until(client, || false).await;
+        let _ = self.follow_while(client, async |_| true).await;
     }
 
-    /// Follows outcomes from the last cursor until everything acknowledged is delivered everywhere.
+    /// Follows outcomes from the last cursor until nothing is pending: what is not delivered then is lost.
     pub(crate) async fn follow_to_the_end(&self, client: &Client) {
-        let all_delivered = || {
-            let state = self.state.lock();
-            state.delivered >= state.acknowledged.len() * self.paths.len()
+        let mut settled = false;
+        let unsettled = async |idle| {
+            if idle && settled {
+                return false;
+            }
+            if idle {
+                // Outcomes committed before this answer are in the log; the next idle message comes after all of them.
+                settled = self.nothing_is_pending(client).await;
+            }
+            true
         };
-        self.follow_until(client, all_delivered).await.expect("nobody kills this daemon");
+        self.follow_while(client, unsettled).await.expect("nobody kills this daemon");
     }
 
-    async fn follow_until(&self, client: &Client, done: impl Fn() -> bool) -> Result<(), Status> {
+    async fn nothing_is_pending(&self, client: &Client) -> bool {
+        for id in self.paths.keys() {
+            if client.webhook(id).await.pending_deliveries > 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Follows outcomes from the last cursor as long as `go_on` says so, which is asked after each message whether it was an
+    /// idle one.
+    async fn follow_while(&self, client: &Client, mut go_on: impl AsyncFnMut(bool) -> bool) -> Result<(), Status> {
         let start = match self.state.lock().cursor.clone() {
             Some(cursor) => Start::Cursor(cursor),
             None => Start::FromBeginning(true),
         };
         let request = WatchDeliveriesRequest { start: Some(start), ..WatchDeliveriesRequest::default() };
         let mut stream = client.deliveries.clone().watch_deliveries(request).await?.into_inner();
-        while !done() {
+        let mut idle = false;
+        while go_on(idle).await {
             let Some(message) = stream.message().await? else { return Ok(()) };
+            idle = message.updates.is_empty();
             let mut state = self.state.lock();
             let before = state.delivered;
             for update in message.updates {
