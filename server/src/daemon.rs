@@ -22,8 +22,8 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Batches of committed outcomes on their way to dispatch, which always takes them promptly.
-const SETTLED_BATCHES: usize = 1024;
+/// Messages on their way from outcomes to dispatch, which always takes them promptly.
+const PROGRESS_MESSAGES: usize = 1024;
 
 /// Why the daemon did not start. Nothing was acknowledged, and nothing runs.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ impl Daemon {
 
         let [calls, work, attempts, watches, connections] = std::array::from_fn(|_| CancellationToken::new());
         let (attempted, attempted_ends) = mpsc::channel(config.dispatch.in_flight_max);
-        let (settled, settled_ends) = mpsc::channel(SETTLED_BATCHES);
+        let (progress, progress_ends) = mpsc::channel(PROGRESS_MESSAGES);
 
         let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone())?;
         let dispatch = config.dispatch.clone().build(dispatch::Deps {
@@ -77,9 +77,9 @@ impl Daemon {
             news,
             clock,
             jobs,
-            settled: settled_ends,
+            progress: progress_ends,
         });
-        let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, settled, rand::random());
+        let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, rand::random());
         let retention = config.retention.clone().build(store.clone(), clock);
         let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
             store: store.clone(),

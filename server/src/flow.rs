@@ -46,7 +46,17 @@ pub struct Attempted {
     pub result: AttemptResult,
 }
 
-/// outcomes → dispatch: an outcome is committed, and the delivery's permit is free.
+/// outcomes → dispatch: how attempts get on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The receivers are done with these; their outcomes are not committed yet. The webhook may be sent something else
+    /// meanwhile, but the permits of the whole are still taken: a store that cannot keep up stops dispatch.
+    Answered(Vec<DeliveryKey>),
+    /// The outcomes of these are committed.
+    Settled(Vec<Settled>),
+}
+
+/// An outcome is committed, and the delivery's permit is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
     /// The delivery.

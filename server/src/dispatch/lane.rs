@@ -47,8 +47,10 @@ impl Slot {
 enum Place {
     /// In the window, due then.
     Window(Timestamp),
-    /// Launched, and its outcome not committed.
+    /// Launched, and not answered.
     InFlight,
+    /// Answered, and its outcome not committed.
+    Answered,
     /// Its event could not be read; left alone for a while.
     Aside,
 }
@@ -93,6 +95,8 @@ pub(super) struct Lane {
     mark: Option<AsOf>,
     refill: Refill,
     in_flight: usize,
+    /// As many of these are answered.
+    answered: usize,
     /// Nothing is launched or read before.
     paused_until: Option<Timestamp>,
     /// What is aside is tried again then.
@@ -112,12 +116,13 @@ impl Lane {
             mark: None,
             refill: Refill::Idle,
             in_flight: 0,
+            answered: 0,
             paused_until: None,
             aside_until: None,
         }
     }
 
-    /// Attempts under way.
+    /// Deliveries launched whose outcome is not committed.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -146,7 +151,7 @@ impl Lane {
     /// Whether a delivery may be launched now.
     pub(super) fn is_ready(&self, now: Timestamp, in_flight_max: usize) -> bool {
         self.paused_until.is_none()
-            && self.in_flight < in_flight_max
+            && self.in_flight - self.answered < in_flight_max
             && self.window.first_key_value().is_some_and(|(slot, _)| slot.due <= now)
     }
 
@@ -186,7 +191,7 @@ impl Lane {
                 let stale = Slot { due: *due, ..slot };
                 self.forget(stale, budget);
             }
-            Some(Place::Window(_) | Place::InFlight | Place::Aside) => return,
+            Some(Place::Window(_) | Place::InFlight | Place::Answered | Place::Aside) => return,
             None => {}
         }
         // What is on disk and not known may be earlier. It would wait for ever if later ones kept filling the window.
@@ -203,6 +208,14 @@ impl Lane {
         self.known.insert(slot.delivery(), Place::InFlight);
         self.in_flight += 1;
         Some(Hint { event: slot.event, replay: slot.replay, attempts, due: slot.due })
+    }
+
+    /// The receiver is done with the delivery: another one may be launched.
+    pub(super) fn answer(&mut self, delivery: DeliveryInLane) {
+        if let Some(place @ Place::InFlight) = self.known.get_mut(&delivery) {
+            *place = Place::Answered;
+            self.answered += 1;
+        }
     }
 
     /// The delivery's outcome is committed: reads from `as_of` on see it. False: it was not in flight.
@@ -245,12 +258,14 @@ impl Lane {
     }
 
     fn land(&mut self, delivery: DeliveryInLane) -> bool {
-        let in_flight = self.known.get(&delivery) == Some(&Place::InFlight);
-        if in_flight {
-            self.known.remove(&delivery);
-            self.in_flight -= 1;
+        match self.known.get(&delivery) {
+            Some(Place::InFlight) => {}
+            Some(Place::Answered) => self.answered -= 1,
+            Some(Place::Window(_) | Place::Aside) | None => return false,
         }
-        in_flight
+        self.known.remove(&delivery);
+        self.in_flight -= 1;
+        true
     }
 
     /// Launches and reads nothing before.
@@ -327,7 +342,7 @@ impl Lane {
     pub(super) fn clear(&mut self, budget: &mut Budget) {
         budget.resized(self.window.len(), 0);
         self.window.clear();
-        self.known.retain(|_, place| *place == Place::InFlight);
+        self.known.retain(|_, place| matches!(place, Place::InFlight | Place::Answered));
         self.mark = None;
         self.paused_until = None;
         self.aside_until = None;

@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    flow::{Job, News, Settled},
+    flow::{Job, News, Progress},
     limits::{
         DISPATCH_REFILL_QUEUE_MAX, DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON,
         LANE_WINDOW_HINTS_MAX,
@@ -62,15 +62,15 @@ use crate::{
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a delivery is left alone whose event the store does not have.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
-/// Most batches of outcomes taken at once.
-const SETTLED_BATCHES_MAX: usize = 64;
+/// Most messages of progress taken at once.
+const PROGRESS_BATCHES_MAX: usize = 64;
 
 /// What dispatch may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Attempts under way at a time.
+    /// Deliveries launched whose outcome is not committed, at a time.
     pub in_flight_max: usize,
-    /// Of one webhook.
+    /// Attempts under way to one webhook.
     pub webhook_in_flight_max: usize,
     /// The share, between 0 and 1, that webhooks whose last attempt was slow may have of `in_flight_max` and of the bytes of
     /// bodies, all of them together. They always get one attempt at a time.
@@ -93,8 +93,8 @@ pub struct Deps {
     pub clock: Clock,
     /// To the delivery loops; each has room for `in_flight_max` batches.
     pub jobs: Vec<mpsc::Sender<Vec<Job>>>,
-    /// What became of the jobs.
-    pub settled: mpsc::Receiver<Vec<Settled>>,
+    /// How the jobs get on.
+    pub progress: mpsc::Receiver<Progress>,
 }
 
 impl fmt::Debug for Deps {
@@ -165,8 +165,8 @@ struct LoopEnded;
 impl Dispatch {
     /// Runs until it is told to stop, and drops the senders to the delivery loops then.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut settled = Vec::new();
-        let mut settles = true;
+        let mut progress = Vec::new();
+        let mut progresses = true;
         while !stop.is_cancelled() {
             let wake = self.start_reads();
             let wake = async {
@@ -179,13 +179,13 @@ impl Dispatch {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.deps.news.posted() => {}
-                batches = self.deps.settled.recv_many(&mut settled, SETTLED_BATCHES_MAX), if settles => {
-                    settles = batches > 0;
+                batches = self.deps.progress.recv_many(&mut progress, PROGRESS_BATCHES_MAX), if progresses => {
+                    progresses = batches > 0;
                 }
                 Some(ended) = self.reads.next(), if !self.reads.is_empty() => read = Some(ended),
                 () = wake => {}
             }
-            if let Err(error) = self.take_in(read, &mut settled) {
+            if let Err(error) = self.take_in(read, &mut progress) {
                 error!(%error, "dispatch stops");
                 break;
             }
@@ -193,14 +193,19 @@ impl Dispatch {
     }
 
     /// Feeds what has happened to the scheduler.
-    fn take_in(&mut self, read: Option<Read>, settled: &mut Vec<Vec<Settled>>) -> Result<(), LoopEnded> {
+    fn take_in(&mut self, read: Option<Read>, progress: &mut Vec<Progress>) -> Result<(), LoopEnded> {
         let now = self.deps.clock.now();
         let store = self.deps.store.clone();
         let catalog = store.catalog();
         // The board comes first: the scheduler must not hear that a delivery is over before it hears of it.
         self.scheduler.news(self.deps.news.take(), now, catalog);
-        for settled in settled.drain(..).flatten() {
-            self.scheduler.settled(&settled, now, catalog);
+        for progress in progress.drain(..) {
+            match progress {
+                Progress::Answered(keys) => keys.into_iter().for_each(|key| self.scheduler.answered(key, now)),
+                Progress::Settled(settled) => {
+                    settled.iter().for_each(|settled| self.scheduler.settled(settled, now, catalog));
+                }
+            }
         }
         match read {
             None => {}

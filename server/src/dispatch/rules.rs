@@ -221,6 +221,25 @@ fn rule_c_an_earlier_delivery_evicts_the_latest_and_sets_the_mark() {
 }
 
 #[test]
+fn an_answered_delivery_makes_room_in_its_lane_and_stays_taken() {
+    let mut bench = Bench::new(Limits { in_flight_max: 5, ..limits() });
+    bench.news(board(5, ONE, (1..=6).map(hint), None));
+    assert_eq!(bench.launched(), [1, 2, 3, 4]);
+    for event in [1, 1, 9] {
+        let key = DeliveryKey { webhook: ONE, event: EventSeq(event), replay: 0 };
+        bench.scheduler.answered(key, bench.now);
+    }
+    assert_eq!(bench.launched(), [5], "the receiver is done with one; it counts once");
+    let key = DeliveryKey { webhook: ONE, event: EventSeq(2), replay: 0 };
+    bench.scheduler.answered(key, bench.now);
+    assert_eq!(bench.launched(), [0; 0], "the permits of the whole are taken until outcomes are committed");
+    bench.news(board(6, ONE, [hint(1)], None));
+    bench.settle(2, 7, None);
+    assert_eq!(bench.launched(), [6], "and so is the delivery");
+    bench.scheduler.check(bench.now);
+}
+
+#[test]
 fn later_ones_do_not_overtake_what_is_on_disk() {
     let mut bench = Bench::new(limits());
     bench.news(board(5, ONE, (1..=6).map(hint), Some(5)));

@@ -42,9 +42,9 @@ pub(super) trait Webhooks {
 /// What the scheduler may use.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
-    /// Attempts under way at a time.
+    /// Deliveries launched whose outcome is not committed, at a time.
     pub(super) in_flight_max: usize,
-    /// Of one webhook.
+    /// Attempts under way to one webhook.
     pub(super) webhook_in_flight_max: usize,
     /// Of all slow webhooks together.
     pub(super) slow_in_flight_max: usize,
@@ -316,6 +316,13 @@ impl Scheduler {
             self.dismiss(webhook);
         }
         self.review(webhook, now);
+    }
+
+    /// A receiver is done with an attempt, whose outcome is yet to be committed.
+    pub(super) fn answered(&mut self, key: DeliveryKey, now: Timestamp) {
+        let Some((lane, _)) = self.lane(key.webhook) else { return };
+        lane.answer((key.event, key.replay));
+        self.review(key.webhook, now);
     }
 
     /// An outcome is committed.

@@ -287,6 +287,11 @@ impl Simulation {
 
     fn hand_over(&mut self) {
         self.listen();
+        for settled in &self.settled {
+            if self.rng.random_bool(0.5) {
+                self.scheduler.answered(settled.key, self.world.now);
+            }
+        }
         let count = self.rng.random_range(0..=self.settled.len());
         for settled in self.settled.drain(..count) {
             self.scheduler.settled(&settled, self.world.now, &self.world.enabled);

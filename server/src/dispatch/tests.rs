@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::flow::Settled;
 use crate::{
     model::{
         event::{Event, JSON, StoredEvent},
@@ -180,7 +181,7 @@ struct Stage {
     news: Arc<News>,
     clock: Clock,
     jobs: mpsc::Receiver<Vec<Job>>,
-    settled: mpsc::Sender<Vec<Settled>>,
+    progress: mpsc::Sender<Progress>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -190,11 +191,11 @@ fn start(store: Arc<Memory>) -> Stage {
     let config = Config { in_flight_max: 4, webhook_in_flight_max: 2, slow_share: 0.5 };
     let (news, clock, stop) = (Arc::new(News::default()), Clock::start(), CancellationToken::new());
     let (jobs_sender, jobs) = mpsc::channel(4);
-    let (settled, settled_receiver) = mpsc::channel(16);
+    let (progress, progress_receiver) = mpsc::channel(16);
     let deps =
-        Deps { store: store.clone(), news: news.clone(), clock, jobs: vec![jobs_sender], settled: settled_receiver };
+        Deps { store: store.clone(), news: news.clone(), clock, jobs: vec![jobs_sender], progress: progress_receiver };
     let task = tokio::spawn(config.build(deps).run(stop.clone()));
-    Stage { store, news, clock, jobs, settled, stop, task }
+    Stage { store, news, clock, jobs, progress, stop, task }
 }
 
 impl Stage {
@@ -222,7 +223,8 @@ impl Stage {
         let key = job.key;
         drop(job);
         let settled = Settled { key, attempts: 1, next_attempt, slow: false, as_of: AsOf(1) };
-        self.settled.send(vec![settled]).await.expect("dispatch runs");
+        self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
+        self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }
 
     async fn stop(mut self) {

@@ -1,20 +1,26 @@
-//! Attempts become outcomes: decide what follows, commit it, then tell the dispatcher.
+//! Attempts become outcomes: decide what follows, commit it, and tell the dispatcher of both.
 //!
 //! ```text
-//!   Attempted ──▶ decide (pure) ──▶ one group ──▶ store.commit ──▶ Settled
+//!   Attempted ──▶ decide (pure) ──▶ one group ──▶ store.commit
+//!                    └─ Answered ─▶ dispatch ◀─ Settled ─┘
 //! ```
 //!
-//! One commit is under way at a time; what arrives meanwhile makes the next group, so load makes batches. A full queue holds
-//! the dispatcher's permits, which stops dispatch: that is the whole of the backpressure.
+//! One commit is under way at a time; what arrives meanwhile makes the next group, so load makes batches. What is decided and
+//! not committed holds the dispatcher's permits, so a store that cannot keep up stops dispatch: that is the whole of the
+//! backpressure.
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, OptionFuture},
+};
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, error, warn};
 
 use crate::{
-    flow::{Attempted, Settled},
+    flow::{Attempted, Progress, Settled},
     limits::COMMIT_OUTCOMES_MAX,
     model::{
         delivery::{ErrorClass, Outcome, conclude},
@@ -49,10 +55,10 @@ impl Config {
         self,
         store: Arc<dyn Store>,
         attempted: mpsc::Receiver<Attempted>,
-        settled: mpsc::Sender<Vec<Settled>>,
+        progress: mpsc::Sender<Progress>,
         seed: u64,
     ) -> Outcomes {
-        Outcomes { config: self, store, attempted, settled, rng: StdRng::seed_from_u64(seed) }
+        Outcomes { config: self, store, attempted, progress, rng: StdRng::seed_from_u64(seed) }
     }
 }
 
@@ -61,38 +67,59 @@ pub struct Outcomes {
     config: Config,
     store: Arc<dyn Store>,
     attempted: mpsc::Receiver<Attempted>,
-    settled: mpsc::Sender<Vec<Settled>>,
+    progress: mpsc::Sender<Progress>,
     rng: StdRng,
+}
+
+/// Outcomes that are committed together, and what dispatch is told then.
+#[derive(Debug, Default)]
+struct Decided {
+    group: OutcomeGroup,
+    settled: Vec<Settled>,
 }
 
 impl Outcomes {
     /// Runs until all senders of attempts are gone and everything they sent is committed.
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(COMMIT_OUTCOMES_MAX);
-        while self.attempted.recv_many(&mut batch, COMMIT_OUTCOMES_MAX).await > 0 {
-            let mut group = OutcomeGroup::default();
-            let mut settled = Vec::with_capacity(batch.len());
-            for attempted in batch.drain(..) {
-                let told = self.decide(attempted, &mut group);
-                settled.push(told);
+        let mut decided = Decided::default();
+        let mut committing: OptionFuture<BoxFuture<'static, Vec<Settled>>> = None.into();
+        let (mut commits, mut open) = (false, true);
+        while open || commits {
+            tokio::select! {
+                count = self.attempted.recv_many(&mut batch, COMMIT_OUTCOMES_MAX), if open && decided.has_room() => {
+                    open = count > 0;
+                    let keys: Vec<_> = batch.iter().map(|attempted| attempted.job.key).collect();
+                    for attempted in batch.drain(..) {
+                        self.decide(attempted, &mut decided);
+                    }
+                    self.tell(Progress::Answered(keys)).await;
+                }
+                Some(settled) = &mut committing, if commits => {
+                    commits = false;
+                    self.tell(Progress::Settled(settled)).await;
+                }
             }
-            let as_of = self.commit(group).await;
-            for told in &mut settled {
-                told.as_of = as_of;
+            if !commits && !decided.settled.is_empty() {
+                committing = Some(commit(self.store.clone(), std::mem::take(&mut decided)).boxed()).into();
+                commits = true;
             }
-            // The dispatcher is gone while the daemon stops; nobody needs its permits then.
-            let _stopping = self.settled.send(settled).await;
         }
     }
 
-    /// Decides what follows from one attempt and adds it to the group.
-    fn decide(&mut self, attempted: Attempted, group: &mut OutcomeGroup) -> Settled {
+    /// Tells dispatch; while the daemon stops it is gone, and needs nothing any more.
+    async fn tell(&self, progress: Progress) {
+        let _stopping = self.progress.send(progress).await;
+    }
+
+    /// Decides what follows from one attempt.
+    fn decide(&mut self, attempted: Attempted, decided: &mut Decided) {
         let Attempted { job, result } = attempted;
         let verdict = conclude(job.attempt, &result, &self.config.retry, &mut self.rng);
         let slow = result.error_class == Some(ErrorClass::Timeout) || result.latency > self.config.slow_after;
         if let Some(reason) = verdict.disable {
             warn!(webhook.id = %job.webhook.id, tenant = %job.webhook.tenant, "the receiver is gone; disabling the webhook");
-            group.disable.push((job.key.webhook, reason));
+            decided.group.disable.push((job.key.webhook, reason));
         }
         let outcome = Outcome {
             key: job.key,
@@ -117,38 +144,45 @@ impl Outcomes {
             latency_ms = u64::try_from(outcome.latency.as_millis()).unwrap_or(u64::MAX),
             "attempt ended"
         );
-        group.outcomes.push(outcome);
-        Settled {
-            key: job.key,
-            attempts: job.attempt,
-            next_attempt: verdict.next_attempt,
-            slow,
-            as_of: AsOf::default(),
-        }
+        let next_attempt = verdict.next_attempt;
+        let as_of = AsOf::default();
+        decided.settled.push(Settled { key: job.key, attempts: job.attempt, next_attempt, slow, as_of });
+        decided.group.outcomes.push(outcome);
     }
+}
 
-    /// Commits a group, patiently. Returns what reads see it from.
-    ///
-    /// If the store stays away or the group is fenced, the deliveries remain due, will be read from disk again and repeated:
-    /// at least once is kept, and the receiver recognises them by their id.
-    async fn commit(&self, group: OutcomeGroup) -> AsOf {
-        for _ in 0..COMMIT_TRIES {
-            match self.store.commit(self.store.owner(), vec![group.clone()]).await {
-                Ok(committed) => match committed.first() {
-                    Some(&GroupCommitted::Applied(as_of)) => return as_of,
-                    Some(GroupCommitted::Fenced) | None => {
-                        error!(outcomes = group.outcomes.len(), "outcomes were fenced; another owner repeats them");
-                        return AsOf(u64::MAX);
-                    }
-                },
-                Err(StoreError::Closed) => break,
-                Err(StoreError::Failed(why)) => {
-                    warn!(error = %why, outcomes = group.outcomes.len(), "outcomes could not be committed; trying again");
-                    sleep(COMMIT_RETRY_PAUSE).await;
+impl Decided {
+    fn has_room(&self) -> bool {
+        self.settled.len() < COMMIT_OUTCOMES_MAX
+    }
+}
+
+/// Commits outcomes, patiently, and returns what dispatch is to be told.
+///
+/// If the store stays away or the group is fenced, the deliveries remain due, will be read from disk again and repeated:
+/// at least once is kept, and the receiver recognises them by their id.
+async fn commit(store: Arc<dyn Store>, decided: Decided) -> Vec<Settled> {
+    let Decided { group, mut settled } = decided;
+    let outcomes = group.outcomes.len();
+    for _ in 0..COMMIT_TRIES {
+        match store.commit(store.owner(), vec![group.clone()]).await {
+            Ok(committed) => {
+                if let Some(&GroupCommitted::Applied(as_of)) = committed.first() {
+                    settled.iter_mut().for_each(|settled| settled.as_of = as_of);
+                    return settled;
                 }
+                error!(outcomes, "outcomes were fenced; another owner repeats them");
+                return settled;
+            }
+            Err(StoreError::Closed) => break,
+            Err(StoreError::Failed(why)) => {
+                warn!(error = %why, outcomes, "outcomes could not be committed; trying again");
+                sleep(COMMIT_RETRY_PAUSE).await;
             }
         }
-        error!(outcomes = group.outcomes.len(), "outcomes were not committed; their deliveries stay due");
-        AsOf::default()
     }
+    error!(outcomes, "outcomes were not committed; their deliveries stay due");
+    // What was decided did not happen: dispatch is to believe the store alone.
+    settled.iter_mut().for_each(|settled| settled.next_attempt = None);
+    settled
 }

@@ -44,7 +44,10 @@ impl Change<'_> {
         };
         let attempts = before.as_ref().map_or(0, |record| record.attempts);
         let create_time = match &before {
-            None => tables.ready.remove(row)?.map(|accept_time| Timestamp::from_micros(accept_time.value())),
+            None if outcome.attempt == 1 => {
+                tables.ready.remove(row)?.map(|accept_time| Timestamp::from_micros(accept_time.value()))
+            }
+            None => None,
             Some(record) => match record.due() {
                 Some(due) if record.attempts + 1 == outcome.attempt => {
                     let scheduled = (row.0, due.micros(), row.1, row.2);
