@@ -87,10 +87,12 @@ pub const PUBLISH_BATCH_EVENTS_MAX: usize = 256;
 pub const ACCEPT_BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
 /// Most bytes of events one commit writes; more waits for the next, so that outcomes are never far behind.
 pub const COMMIT_EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Most rows of due deliveries that the events of one commit add, give or take one batch.
+pub const COMMIT_ROWS_MAX: usize = 10 * REQUEST_ROWS_MAX;
 /// Most outcomes one commit writes.
 pub const COMMIT_OUTCOMES_MAX: usize = 1_000;
-/// Most time upkeep takes of one commit.
-pub const COMMIT_UPKEEP_TIME_MAX: Duration = Duration::from_millis(2);
+/// Most rows that one step of upkeep moves or removes.
+pub const UPKEEP_ROWS_MAX: usize = 1_000;
 /// Size at which a chunk of events or outcomes is closed; one entry may be larger than that.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 /// Most hints of due deliveries in memory, over all lanes.

@@ -50,21 +50,31 @@ pub(crate) struct Embedded;
 
 impl Engine for Embedded {
     fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
-        let config = redb::Config {
-            // No caches to speak of: what is read must come from the tables.
-            chunk_cache_bytes: 0,
-            log_cache_bytes: 0,
-            hot_bytes_max: limits.hot_bytes_max,
-            retention: limits.retention,
-            pending_max: limits.pending_max,
-            ..redb::Config::default()
-        };
-        Arc::new(redb::open(dir, config, Arc::new(News::default()), Clock::start()).expect("the store opens"))
+        open_redb(dir, limits, redb::Config::default())
     }
 }
 
-/// When tests begin.
-pub(crate) const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+/// The engine on redb, where whatever is read must come from the tables.
+pub(crate) struct Uncached;
+
+impl Engine for Uncached {
+    fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
+        open_redb(dir, limits, redb::Config { chunk_cache_bytes: 0, log_cache_bytes: 0, ..redb::Config::default() })
+    }
+}
+
+fn open_redb(dir: &Path, limits: Limits, config: redb::Config) -> Arc<dyn Store> {
+    let config = redb::Config {
+        hot_bytes_max: limits.hot_bytes_max,
+        retention: limits.retention,
+        pending_max: limits.pending_max,
+        ..config
+    };
+    Arc::new(redb::open(dir, config, Arc::new(News::default()), Clock::start()).expect("the store opens"))
+}
+
+/// When tests begin: in the past, whatever the machine's clock says.
+pub(crate) const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 /// `seconds` after [`START`].
 pub(crate) fn at(seconds: u64) -> Timestamp {
@@ -73,7 +83,7 @@ pub(crate) fn at(seconds: u64) -> Timestamp {
 
 /// A store under test.
 pub(crate) struct Fixture {
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     limits: Limits,
     pub(crate) store: Arc<dyn Store>,
 }

@@ -11,7 +11,7 @@ mod publish;
 mod redb;
 
 /// Makes every test of the suite for one engine.
-macro_rules! suite {
+macro_rules! tests {
     ($engine:ty: $($module:ident :: { $($test:ident),+ $(,)? }),+ $(,)?) => {
         $(mod $module {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -22,8 +22,10 @@ macro_rules! suite {
     };
 }
 
-mod embedded {
-    suite!(crate::fixture::Embedded:
+/// The whole suite for one engine.
+macro_rules! suite {
+    ($engine:ty) => {
+    tests!($engine:
         publish::{
             a_repeat_is_a_duplicate_and_other_content_a_conflict,
             repeats_are_known_after_reopening_and_after_archiving,
@@ -63,4 +65,13 @@ mod embedded {
             retention_drops_what_is_done_and_keeps_what_is_pending,
         },
     );
+    };
+}
+
+mod embedded {
+    suite!(crate::fixture::Embedded);
+}
+
+mod embedded_without_caches {
+    suite!(crate::fixture::Uncached);
 }

@@ -171,5 +171,6 @@ fn answer(published: Published) -> Result<Accepted, Rejected> {
         Published::Conflict => Err(Rejected::IdReused),
         Published::TooManyTargets => Err(Rejected::TooManyTargets),
         Published::BacklogFull => Err(Rejected::BacklogFull),
+        Published::Unreadable => Err(Rejected::Store(StoreError::Failed("an archived segment cannot be read".into()))),
     }
 }

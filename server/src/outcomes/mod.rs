@@ -31,8 +31,6 @@ use crate::{
 
 /// Pause before outcomes are offered again to a store that failed.
 const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How often they are offered to it. A store that stays away so long has them made again: the deliveries are still due.
-const COMMIT_TRIES: u32 = 60;
 
 /// Settings of the outcomes stage.
 #[derive(Debug, Clone)]
@@ -157,14 +155,14 @@ impl Decided {
     }
 }
 
-/// Commits outcomes, patiently, and returns what dispatch is to be told.
+/// Commits outcomes, for as long as it takes, and returns what dispatch is to be told.
 ///
-/// If the store stays away or the group is fenced, the deliveries remain due, will be read from disk again and repeated:
-/// at least once is kept, and the receiver recognises them by their id.
+/// Meanwhile the deliveries' permits are taken, so a store that stays away stops dispatch, and nothing is sent twice for it. If
+/// the group is fenced or the store is closed, the deliveries remain due and will be repeated by their next owner.
 async fn commit(store: Arc<dyn Store>, decided: Decided) -> Vec<Settled> {
     let Decided { group, mut settled } = decided;
     let outcomes = group.outcomes.len();
-    for _ in 0..COMMIT_TRIES {
+    loop {
         match store.commit(store.owner(), vec![group.clone()]).await {
             Ok(committed) => {
                 if let Some(&GroupCommitted::Applied(as_of)) = committed.first() {
@@ -172,16 +170,18 @@ async fn commit(store: Arc<dyn Store>, decided: Decided) -> Vec<Settled> {
                     return settled;
                 }
                 error!(outcomes, "outcomes were fenced; another owner repeats them");
-                return settled;
+                break;
             }
-            Err(StoreError::Closed) => break,
+            Err(StoreError::Closed) => {
+                error!(outcomes, "the store was closed before outcomes were committed; their deliveries stay due");
+                break;
+            }
             Err(StoreError::Failed(why)) => {
                 warn!(error = %why, outcomes, "outcomes could not be committed; trying again");
                 sleep(COMMIT_RETRY_PAUSE).await;
             }
         }
     }
-    error!(outcomes, "outcomes were not committed; their deliveries stay due");
     // What was decided did not happen: dispatch is to believe the store alone.
     settled.iter_mut().for_each(|settled| settled.next_attempt = None);
     settled

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::Bytes;
 use thiserror::Error;
 
 use crate::model::{
@@ -66,6 +67,8 @@ pub enum Published {
     TooManyTargets,
     /// As many deliveries are pending as may be.
     BacklogFull,
+    /// Whether it was stored before cannot be read at the moment.
+    Unreadable,
 }
 
 /// A snapshot's age: a read with a higher one saw every commit a read with a lower one saw.
@@ -143,13 +146,23 @@ pub enum GroupCommitted {
     Fenced,
 }
 
-/// An entry of the outcome log.
+/// An entry of the outcome log; [`super::Store::feed`] leaves out what receivers answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogEntry {
     /// An attempt ended.
     Outcome(Outcome),
     /// A webhook was deleted with deliveries pending.
     WebhookCancelled(WebhookCancelled),
+}
+
+impl LogEntry {
+    /// For watchers, who are not sent what receivers answered.
+    pub(super) fn without_body(self) -> Self {
+        match self {
+            Self::Outcome(outcome) => Self::Outcome(Outcome { response_body: Bytes::new(), ..outcome }),
+            Self::WebhookCancelled(_) => self,
+        }
+    }
 }
 
 /// A webhook was deleted with deliveries pending.

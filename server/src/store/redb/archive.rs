@@ -4,27 +4,30 @@
 //! the hot store forget. A crash in between repeats the step.
 
 use std::{
+    collections::HashSet,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use ::redb::{ReadTransaction, ReadableTable as _};
+use ::redb::ReadTransaction;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message as _;
 
 use super::{
     change::{Change, Tables, begin},
     error::EngineError,
-    records::{CountersRecord, DeliveryRecord, EventChunk, EventRecord, LogChunk, SegmentRecord},
-    segments::{Filter, filter_name},
+    mover::{Moved, move_oldest},
+    records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
+    segments::{FILTER_EVENTS, filter_name},
     shared::Shared,
-    tables::{self, DeliveryRow},
+    tables,
 };
 use crate::{
     limits::REQUEST_ID_WINDOW,
     model::{
         delivery::DeliveryState,
-        ids::{EventSeq, WebhookNo},
+        ids::{EventSeq, Position, WebhookNo},
         time::Timestamp,
     },
 };
@@ -37,6 +40,8 @@ const SEGMENTS_PER_RETENTION: u32 = 16;
 const STEP_BYTES: usize = 512 * 1024;
 /// Rows one step examines or rewrites where it does not count bytes.
 const STEP_ROWS: usize = 256;
+/// Chunks of events that are searched with one snapshot.
+const STEP_CHUNKS: usize = 64;
 
 /// What the hot store is to do about a step.
 #[derive(Debug)]
@@ -56,19 +61,6 @@ pub(super) enum Archived {
 }
 
 #[derive(Debug)]
-pub(super) struct Moved {
-    segment: u64,
-    record: SegmentRecord,
-    event_chunks: Vec<u64>,
-    events_until: u64,
-    event_ids: Vec<Vec<u8>>,
-    log_chunks: Vec<u64>,
-    log_until: u64,
-    deliveries: Vec<DeliveryRow>,
-    bytes: u64,
-}
-
-#[derive(Debug)]
 pub(super) struct Rescued {
     seq: u64,
     record: Vec<u8>,
@@ -81,27 +73,35 @@ pub(super) struct Rescued {
 pub(super) struct Archivist {
     /// Rescued events below this were looked at in this round.
     rescued_seen: AtomicU64,
+    /// Whose turn it is.
+    turn: AtomicU64,
+    /// How far the segment that is to go was searched for pending deliveries: its number, and the next event.
+    searched: Mutex<(u64, u64)>,
 }
 
 impl Archivist {
-    /// The next step, if one is due. May have written to a segment already.
+    /// The next step, if one is due. May have written to a segment already. Kinds of steps take turns: none keeps the others
+    /// out, however much there is of it.
     pub(super) fn step(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
         if let Some(step) = seal(shared, now)? {
             return Ok(Some(step));
         }
-        if let Some(step) = move_oldest(shared, now)? {
-            return Ok(Some(step));
+        for _ in 0..4 {
+            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 4 {
+                0 => move_oldest(shared, now)?,
+                1 => self.retire(shared, now)?,
+                2 => expire_requests(shared, now)?,
+                _ => self.forget_rescued(shared)?,
+            };
+            if step.is_some() {
+                return Ok(step);
+            }
         }
-        if let Some(step) = retire(shared, now)? {
-            return Ok(Some(step));
-        }
-        if let Some(step) = expire_requests(shared, now)? {
-            return Ok(Some(step));
-        }
-        self.forget_rescued(shared)
+        Ok(None)
     }
 
     fn forget_rescued(&self, shared: &Shared) -> Result<Option<Archived>, EngineError> {
+        let wide = fanning_out(shared);
         let (txn, _) = shared.read()?;
         let rescued = txn.open_table(tables::RESCUED)?;
         let from = self.rescued_seen.load(Ordering::Relaxed);
@@ -111,212 +111,73 @@ impl Archivist {
             let (seq, bytes) = row?;
             let record = EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))?;
             next = seq.value() + 1;
-            if !is_live(shared, &txn, EventSeq(seq.value()), &record)? {
+            if !is_live(shared, &wide, &txn, EventSeq(seq.value()), &record)? {
                 forget.push((seq.value(), record.key()));
             }
         }
         self.rescued_seen.store(next, Ordering::Relaxed);
         Ok((!forget.is_empty()).then_some(Archived::Forget(forget)))
     }
+
+    /// Removes the oldest segment when all of it is past retention; first rescues events that pending deliveries need.
+    fn retire(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
+        let Some(segment) = shared.segments.all().into_iter().next().filter(|segment| segment.record.sealed) else {
+            return Ok(None);
+        };
+        if now.since(Timestamp::from_micros(segment.record.newest)) < shared.config.retention {
+            return Ok(None);
+        }
+        let mut searched = self.searched.lock();
+        if searched.0 != segment.no {
+            *searched = (segment.no, segment.record.events_from);
+        }
+        while searched.1 < segment.record.events_until {
+            let (rescue, next) = search(shared, segment.no, searched.1)?;
+            if !rescue.is_empty() {
+                // The same place again until they are safe: they are not pending there then.
+                return Ok(Some(Archived::Rescue(rescue)));
+            }
+            searched.1 = next.unwrap_or(segment.record.events_until);
+        }
+        Ok(Some(Archived::Dropped(segment.no, segment.record.clone())))
+    }
 }
 
 /// Closes the segment that takes more when it is large or old enough.
 fn seal(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
     let Some(segment) = shared.segments.all().pop().filter(|segment| !segment.record.sealed) else { return Ok(None) };
-    let old = now.since(Timestamp::from_micros(segment.record.oldest)) >= segment_span(shared);
-    if segment.record.bytes < SEGMENT_BYTES && !old {
+    let SegmentRecord { bytes, events_from, events_until, newest, oldest, .. } = segment.record;
+    let (newest, oldest) = (Timestamp::from_micros(newest), Timestamp::from_micros(oldest));
+    let full = bytes >= SEGMENT_BYTES || events_until - events_from >= FILTER_EVENTS as u64;
+    // By what it spans, not by its age: what comes here is old already. The last one of an idle store ends by age alone.
+    let spans = newest.since(oldest) >= segment_span(shared) || now.since(newest) >= 3 * segment_span(shared);
+    if !full && !spans {
         return Ok(None);
     }
-    let txn = begin(&*shared.segments.database(segment.no)?)?;
+    let database = shared.segments.writable(segment.no)?;
+    let txn = begin(&database)?;
     txn.open_table(tables::META)?.insert(filter_name(), shared.segments.filter(segment.no).to_bytes().as_slice())?;
     txn.commit()?;
     Ok(Some(Archived::Sealed(segment.no, SegmentRecord { sealed: true, ..segment.record.clone() })))
 }
 
-/// Copies the oldest chunks of the hot store into the open segment when they are too many or too old.
-fn move_oldest(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
-    let counters = *shared.counters.lock();
-    let (read, _) = shared.read()?;
-    let last = shared.segments.all().pop().filter(|segment| !segment.record.sealed);
-    let (segment, record) = match last {
-        Some(segment) => (segment.no, segment.record.clone()),
-        None => (counters.last_segment + 1, SegmentRecord { oldest: i64::MAX, ..SegmentRecord::default() }),
-    };
-    let filter = shared.segments.filter(segment);
-    let mut mover = Mover {
-        old: now - segment_span(shared),
-        excess: counters.hot_bytes.saturating_sub(shared.config.hot_bytes_max),
-        moved: Moved {
-            segment,
-            record,
-            event_chunks: Vec::new(),
-            events_until: counters.hot_events_from,
-            event_ids: Vec::new(),
-            log_chunks: Vec::new(),
-            log_until: counters.hot_log_from.max(1),
-            deliveries: Vec::new(),
-            bytes: 0,
-        },
-    };
-    if !mover.is_due(&read)? {
-        return Ok(None);
-    }
-    let txn = begin(&*shared.segments.database(segment)?)?;
-    mover.events(&read, &txn, &filter)?;
-    mover.log(&read, &txn)?;
-    txn.commit()?;
-    let mut done = mover.moved;
-    done.record.bytes += done.bytes;
-    // Before the hot store forgets: readers must know where to look.
-    shared.segments.put(segment, done.record.clone(), filter);
-    Ok(Some(Archived::Moved(Box::new(done))))
-}
-
-struct Mover {
-    old: Timestamp,
-    excess: u64,
-    moved: Moved,
-}
-
-impl Mover {
-    /// Whether the hot store holds more than it should, or something old.
-    fn is_due(&self, read: &ReadTransaction) -> Result<bool, EngineError> {
-        if self.excess > 0 {
-            return Ok(true);
-        }
-        if let Some(row) = read.open_table(tables::EVENT_CHUNKS)?.first()? {
-            let chunk = EventChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-            if let Some(first) = chunk.event(0)
-                && first?.accept_time() < self.old
-            {
-                return Ok(true);
-            }
-        }
-        if let Some(row) = read.open_table(tables::LOG)?.first()? {
-            let chunk = LogChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-            if let Some(first) = chunk.entries.first() {
-                return Ok(first.ended()?.0 < self.old);
-            }
-        }
-        Ok(false)
-    }
-
-    fn events(
-        &mut self,
-        read: &ReadTransaction,
-        txn: &::redb::WriteTransaction,
-        filter: &Filter,
-    ) -> Result<(), EngineError> {
-        let (hot, hot_ids) = (read.open_table(tables::EVENT_CHUNKS)?, read.open_table(tables::EVENT_IDS)?);
-        let (mut chunks, mut ids) = (txn.open_table(tables::EVENT_CHUNKS)?, txn.open_table(tables::EVENT_IDS)?);
-        let mut bytes = 0;
-        for row in hot.iter()? {
-            let (first, encoded) = row?;
-            let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
-            let chunk = EventChunk::decode_from(encoded.clone())?;
-            let mut newest = Timestamp::UNIX_EPOCH;
-            let mut keys = Vec::new();
-            for index in 0..chunk.len() {
-                let Some(record) = chunk.event(index).transpose()? else { break };
-                newest = newest.max(record.accept_time());
-                keys.push(record.key());
-            }
-            if bytes >= STEP_BYTES || !self.takes(newest, encoded.len()) {
-                break;
-            }
-            for key in keys {
-                if let Some(id) = hot_ids.get(key.as_slice())? {
-                    ids.insert(key.as_slice(), id.value())?;
-                    filter.add(&key);
-                }
-                self.moved.event_ids.push(key);
-            }
-            chunks.insert(first, encoded.as_ref())?;
-            bytes += encoded.len();
-            let record = &mut self.moved.record;
-            if record.events_from == record.events_until {
-                record.events_from = first;
-            }
-            record.events_until = first + chunk.len() as u64;
-            self.moved.events_until = record.events_until;
-            self.moved.event_chunks.push(first);
-        }
-        Ok(())
-    }
-
-    fn log(&mut self, read: &ReadTransaction, txn: &::redb::WriteTransaction) -> Result<(), EngineError> {
-        let (hot, hot_deliveries) = (read.open_table(tables::LOG)?, read.open_table(tables::DELIVERIES)?);
-        let (mut log, mut deliveries) = (txn.open_table(tables::LOG)?, txn.open_table(tables::DELIVERIES)?);
-        let mut bytes = 0;
-        for row in hot.iter()? {
-            let (first, encoded) = row?;
-            let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
-            let chunk = LogChunk::decode_from(encoded.clone())?;
-            let mut newest = Timestamp::UNIX_EPOCH;
-            let mut ended = Vec::new();
-            for entry in &chunk.entries {
-                let (time, rows) = entry.ended()?;
-                newest = newest.max(time);
-                ended.extend(rows);
-            }
-            if bytes >= STEP_BYTES || !self.takes(newest, encoded.len()) {
-                break;
-            }
-            for row in ended {
-                if let Some(delivery) = hot_deliveries.get(row)? {
-                    deliveries.insert(row, delivery.value())?;
-                    self.moved.deliveries.push(row);
-                }
-            }
-            log.insert(first, encoded.as_ref())?;
-            bytes += encoded.len();
-            let record = &mut self.moved.record;
-            if record.log_from == record.log_until {
-                record.log_from = first;
-            }
-            record.log_until = first + chunk.entries.len() as u64;
-            self.moved.log_until = record.log_until;
-            self.moved.log_chunks.push(first);
-        }
-        Ok(())
-    }
-
-    /// Whether a chunk is to be moved; counts it if so.
-    fn takes(&mut self, newest: Timestamp, bytes: usize) -> bool {
-        let bytes = bytes as u64;
-        if self.excess == 0 && newest >= self.old {
-            return false;
-        }
-        self.excess = self.excess.saturating_sub(bytes);
-        self.moved.bytes += bytes;
-        let record = &mut self.moved.record;
-        record.newest = record.newest.max(newest.micros());
-        record.oldest = record.oldest.min(newest.micros());
-        true
-    }
-}
-
-/// Removes the oldest segment when all of it is past retention; first rescues events that pending deliveries need.
-fn retire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
-    let Some(segment) = shared.segments.all().into_iter().next().filter(|segment| segment.record.sealed) else {
-        return Ok(None);
-    };
-    if now.since(Timestamp::from_micros(segment.record.newest)) < shared.config.retention {
-        return Ok(None);
-    }
+/// Looks through a few chunks of a segment, from the one that begins with event `from`, for events with pending deliveries.
+/// Returns those not rescued yet, and where the next chunk begins.
+fn search(shared: &Shared, segment: u64, from: u64) -> Result<(Vec<Rescued>, Option<u64>), EngineError> {
+    let wide = fanning_out(shared);
     let (hot, _) = shared.read()?;
     let rescued = hot.open_table(tables::RESCUED)?;
-    let database = shared.segments.database(segment.no)?;
-    let read = ::redb::ReadableDatabase::begin_read(&*database)?;
+    let read = shared.segments.read(segment)?;
     let (chunks, ids) = (read.open_table(tables::EVENT_CHUNKS)?, read.open_table(tables::EVENT_IDS)?);
     let mut rescue = Vec::new();
-    for row in chunks.iter()? {
+    let mut rows = chunks.range(from..)?;
+    for row in rows.by_ref().take(STEP_CHUNKS) {
         let (first, encoded) = row?;
         let chunk = EventChunk::decode_from(Bytes::copy_from_slice(encoded.value()))?;
         for index in 0..chunk.len() {
             let seq = first.value() + index as u64;
             let Some(record) = chunk.event(index).transpose()? else { break };
-            if rescued.get(seq)?.is_some() || !is_live(shared, &hot, EventSeq(seq), &record)? {
+            if rescued.get(seq)?.is_some() || !is_live(shared, &wide, &hot, EventSeq(seq), &record)? {
                 continue;
             }
             let key = record.key();
@@ -324,14 +185,12 @@ fn retire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineErr
                 rescue.push(Rescued { seq, record: record.encode_to_vec(), key, id });
             }
             if rescue.len() >= STEP_ROWS {
-                return Ok(Some(Archived::Rescue(rescue)));
+                return Ok((rescue, None));
             }
         }
     }
-    if !rescue.is_empty() {
-        return Ok(Some(Archived::Rescue(rescue)));
-    }
-    Ok(Some(Archived::Dropped(segment.no, segment.record.clone())))
+    let next = rows.next().transpose()?.map(|(first, _)| first.value());
+    Ok((rescue, next))
 }
 
 fn expire_requests(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
@@ -347,8 +206,14 @@ fn expire_requests(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, 
 }
 
 /// Whether a delivery of this event is pending.
-fn is_live(shared: &Shared, hot: &ReadTransaction, seq: EventSeq, record: &EventRecord) -> Result<bool, EngineError> {
-    if shared.fan_outs.read().contains_key(&seq) {
+fn is_live(
+    shared: &Shared,
+    wide: &HashSet<EventSeq>,
+    hot: &ReadTransaction,
+    seq: EventSeq,
+    record: &EventRecord,
+) -> Result<bool, EngineError> {
+    if wide.contains(&seq) {
         return Ok(true);
     }
     let (ready, deliveries) = (hot.open_table(tables::READY)?, hot.open_table(tables::DELIVERIES)?);
@@ -369,7 +234,12 @@ fn is_live(shared: &Shared, hot: &ReadTransaction, seq: EventSeq, record: &Event
     Ok(false)
 }
 
-fn segment_span(shared: &Shared) -> Duration {
+/// Events on their way to more webhooks. To be asked before a snapshot is taken: what has left here by then is in its rows.
+fn fanning_out(shared: &Shared) -> HashSet<EventSeq> {
+    shared.fan_outs.read().keys().copied().collect()
+}
+
+pub(super) fn segment_span(shared: &Shared) -> Duration {
     shared.config.retention / SEGMENTS_PER_RETENTION
 }
 
@@ -406,42 +276,20 @@ impl Change<'_> {
         }
         Ok(())
     }
-
-    fn moved(&mut self, tables: &mut Tables<'_>, moved: Moved) -> Result<(), EngineError> {
-        for first in moved.event_chunks {
-            tables.event_chunks.remove(first)?;
-        }
-        for key in moved.event_ids {
-            tables.event_ids.remove(key.as_slice())?;
-        }
-        for first in moved.log_chunks {
-            tables.log.remove(first)?;
-        }
-        for row in moved.deliveries {
-            tables.deliveries.remove(row)?;
-        }
-        tables.segments.insert(moved.segment, moved.record.encode_to_vec().as_slice())?;
-        let counters: &mut CountersRecord = &mut self.counters;
-        counters.last_segment = counters.last_segment.max(moved.segment);
-        counters.hot_events_from = moved.events_until;
-        counters.hot_log_from = moved.log_until;
-        counters.hot_bytes = counters.hot_bytes.saturating_sub(moved.bytes);
-        Ok(())
-    }
 }
 
 /// What is left to do once the hot store has done its part.
 pub(super) enum Afterwards {
     Nothing,
     Seal(u64, SegmentRecord),
-    Remove(u64),
+    Remove(u64, SegmentRecord),
 }
 
 impl Archived {
     pub(super) fn afterwards(&self) -> Afterwards {
         match self {
             Self::Sealed(no, record) => Afterwards::Seal(*no, record.clone()),
-            Self::Dropped(no, _) => Afterwards::Remove(*no),
+            Self::Dropped(no, record) => Afterwards::Remove(*no, record.clone()),
             Self::Moved(_) | Self::Rescue(_) | Self::Forget(_) | Self::Requests(_) => Afterwards::Nothing,
         }
     }
@@ -456,7 +304,11 @@ impl Afterwards {
                 shared.segments.put(no, record, filter);
                 Ok(())
             }
-            Self::Remove(no) => shared.segments.remove(no),
+            Self::Remove(no, record) => {
+                shared.chunks.lock().forget(EventSeq(record.events_from)..EventSeq(record.events_until));
+                shared.recent.lock().forget_before(Position(record.log_until));
+                shared.segments.remove(no)
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
@@ -29,6 +30,16 @@ impl ChunkCache {
     /// The chunk that holds `seq`, with its first event's number.
     pub(super) fn find(&self, seq: EventSeq) -> Option<(EventSeq, Arc<EventChunk>)> {
         self.written.find(seq).or_else(|| self.read.find(seq))
+    }
+
+    /// Forgets chunks that begin in this range: they are no longer retained.
+    pub(super) fn forget(&mut self, range: Range<EventSeq>) {
+        for shelf in [&mut self.written, &mut self.read] {
+            for (first, (_, bytes)) in shelf.chunks.extract_if(range.clone(), |_, _| true) {
+                shelf.order.retain(|known| *known != first);
+                shelf.bytes -= bytes;
+            }
+        }
     }
 
     pub(super) fn wrote(&mut self, first: EventSeq, chunk: Arc<EventChunk>, bytes: usize) {
@@ -91,11 +102,27 @@ impl RecentLog {
         Self { first: head.0 + 1, entries: VecDeque::new(), bytes: 0, bytes_max }
     }
 
+    /// The number of the last entry.
+    pub(super) fn head(&self) -> Position {
+        Position(self.first + self.entries.len() as u64 - 1)
+    }
+
     pub(super) fn push(&mut self, entry: Option<LogEntry>) {
+        let entry = entry.map(LogEntry::without_body);
         self.bytes += weight(entry.as_ref());
         self.entries.push_back(entry);
         while self.bytes > self.bytes_max {
             let Some(oldest) = self.entries.pop_front() else { return };
+            self.bytes -= weight(oldest.as_ref());
+            self.first += 1;
+        }
+    }
+
+    /// Forgets entries with lower numbers: they are no longer retained.
+    pub(super) fn forget_before(&mut self, first: Position) {
+        while self.first < first.0
+            && let Some(oldest) = self.entries.pop_front()
+        {
             self.bytes -= weight(oldest.as_ref());
             self.first += 1;
         }
@@ -118,7 +145,7 @@ impl RecentLog {
 
 fn weight(entry: Option<&LogEntry>) -> usize {
     256 + match entry {
-        Some(LogEntry::Outcome(outcome)) => outcome.response_body.len() + outcome.error.len(),
+        Some(LogEntry::Outcome(outcome)) => outcome.error.len(),
         Some(LogEntry::WebhookCancelled(_)) | None => 0,
     }
 }

@@ -97,7 +97,8 @@ pub(super) struct Change<'a> {
     pub(super) removed: HashSet<WebhookNo>,
     pub(super) fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     pub(super) cancels_started: Vec<u64>,
-    pub(super) cancel_done: Option<u64>,
+    /// So many of those that waited are done.
+    pub(super) cancels_done: usize,
 }
 
 /// What was written, for the caches.
@@ -121,7 +122,7 @@ impl<'a> Change<'a> {
             removed: HashSet::new(),
             fan_outs: Vec::new(),
             cancels_started: Vec::new(),
-            cancel_done: None,
+            cancels_done: 0,
         }
     }
 

@@ -78,7 +78,7 @@ struct Effects {
     steps: Vec<(ConfigSeq, ConfigStep)>,
     fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     cancels_started: Vec<u64>,
-    cancel_done: Option<u64>,
+    cancels_done: usize,
 }
 
 impl Committer {
@@ -131,9 +131,7 @@ impl Committer {
                 answers.push(Answered::Upkeep(item.work.answer));
             }
             change.fan_out_slice(&mut tables)?;
-            if let Some(&no) = self.cancels.front() {
-                change.cancel_slice(&mut tables, no)?;
-            }
+            change.cancel_slice(&mut tables, self.cancels.iter().copied())?;
             change.flush(&mut tables, self.shared.clock.wall().micros())?
         };
         let effects = Effects::of(change, written);
@@ -182,9 +180,7 @@ impl Committer {
                 }
             }
         }
-        if effects.cancel_done.is_some() {
-            self.cancels.pop_front();
-        }
+        self.cancels.drain(..effects.cancels_done);
         self.cancels.extend(effects.cancels_started);
         let grew = !effects.shown.is_empty();
         if grew {
@@ -256,7 +252,7 @@ impl Effects {
             steps: change.steps,
             fan_outs: change.fan_outs,
             cancels_started: change.cancels_started,
-            cancel_done: change.cancel_done,
+            cancels_done: change.cancels_done,
         }
     }
 }

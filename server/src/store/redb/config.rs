@@ -129,8 +129,10 @@ impl Change<'_> {
         tables.config_log.remove(before)?;
         self.counters.config_seq += 1;
         tables.config_log.insert(self.counters.config_seq, no)?;
-        tables.cancels.insert(no, ())?;
-        self.cancels_started.push(no);
+        if cancelled > 0 {
+            tables.cancels.insert(no, ())?;
+            self.cancels_started.push(no);
+        }
         self.removed.insert(WebhookNo(no));
         self.steps.push((ConfigSeq(self.counters.config_seq), ConfigStep::Removed(WebhookNo(no))));
         if cancelled > 0 {
@@ -140,17 +142,36 @@ impl Change<'_> {
         Ok(ConfigAnswer::Deleted { cancelled })
     }
 
-    /// One slice of marking a deleted webhook's deliveries as cancelled.
-    pub(super) fn cancel_slice(&mut self, tables: &mut Tables<'_>, no: u64) -> Result<(), EngineError> {
+    /// One slice of marking the deliveries of deleted webhooks as cancelled.
+    pub(super) fn cancel_slice(
+        &mut self,
+        tables: &mut Tables<'_>,
+        webhooks: impl Iterator<Item = u64>,
+    ) -> Result<(), EngineError> {
+        let mut room = CANCEL_ROWS;
+        for no in webhooks {
+            let taken = self.cancel_rows_of(tables, no, room)?;
+            if taken == room {
+                return Ok(());
+            }
+            room -= taken;
+            tables.cancels.remove(no)?;
+            self.cancels_done += 1;
+        }
+        Ok(())
+    }
+
+    /// Marks up to `most` deliveries of one webhook; returns how many. Fewer: there are no more.
+    fn cancel_rows_of(&mut self, tables: &mut Tables<'_>, no: u64, most: usize) -> Result<usize, EngineError> {
         let mut rows = Vec::new();
-        for row in tables.ready.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(CANCEL_ROWS) {
+        for row in tables.ready.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(most) {
             let (key, accept_time) = row?;
             let (_, event, replay) = key.value();
             rows.push((event, replay, Timestamp::from_micros(accept_time.value())));
         }
         let mut scheduled = Vec::new();
         let range = (no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX);
-        for row in tables.scheduled.range(range)?.take(CANCEL_ROWS - rows.len()) {
+        for row in tables.scheduled.range(range)?.take(most - rows.len()) {
             scheduled.push(row?.0.value());
         }
         for &(event, replay, _) in &rows {
@@ -160,12 +181,10 @@ impl Change<'_> {
             tables.scheduled.remove(key)?;
             rows.push((key.2, key.3, Timestamp::UNIX_EPOCH));
         }
-        if rows.is_empty() {
-            tables.cancels.remove(no)?;
-            self.cancel_done = Some(no);
-            return Ok(());
+        if !rows.is_empty() {
+            self.cancel_rows(tables, no, &rows)?;
         }
-        self.cancel_rows(tables, no, &rows)
+        Ok(rows.len())
     }
 
     /// Marks deliveries of a deleted webhook as cancelled: event, replay, and time of acceptance for those never attempted.

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::archive::Archived;
 use crate::{
-    limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX},
+    limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX, COMMIT_ROWS_MAX, REQUEST_ROWS_MAX},
     store::{
         StoreError,
         types::{ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Owner, Publish, Published},
@@ -80,6 +80,8 @@ struct Waiting {
     accepts: VecDeque<Item<Accepts>>,
     upkeep: VecDeque<Item<Upkeep>>,
     closed: bool,
+    /// The last commit left accepts waiting for a change of configuration.
+    accepts_next: bool,
 }
 
 impl Default for Inbox {
@@ -168,6 +170,11 @@ impl Inbox {
     }
 }
 
+/// Rows that an event adds for its targets in the commit that accepts it.
+pub(super) fn rows_of(publish: &Publish) -> usize {
+    publish.targets.webhooks.len().min(REQUEST_ROWS_MAX)
+}
+
 impl Waiting {
     fn is_empty(&self) -> bool {
         self.urgent.is_empty() && self.accepts.is_empty() && self.upkeep.is_empty()
@@ -177,7 +184,10 @@ impl Waiting {
         let mut work = Work::default();
         let (mut outcomes, mut config) = (0, false);
         while outcomes < COMMIT_OUTCOMES_MAX
-            && let Some(item) = self.urgent.pop_front()
+            && let Some(item) = self.urgent.pop_front_if(|item| {
+                // Changes of configuration take turns with accepts: neither can keep the other out.
+                !self.accepts_next || matches!(item.work, Urgent::Outcomes { .. })
+            })
         {
             match &item.work {
                 Urgent::Outcomes { groups, .. } => {
@@ -188,14 +198,17 @@ impl Waiting {
             work.urgent.push(item);
         }
         // Events are matched against committed configuration, so they never share a commit with a change of it.
-        let mut bytes = 0;
+        let (mut bytes, mut rows) = (0, 0);
         while !config
             && bytes < COMMIT_EVENT_BYTES_MAX
+            && rows < COMMIT_ROWS_MAX
             && let Some(item) = self.accepts.pop_front()
         {
             bytes += item.work.batch.iter().map(|publish| publish.event.weight_bytes()).sum::<usize>();
+            rows += item.work.batch.iter().map(rows_of).sum::<usize>();
             work.accepts.push(item);
         }
+        self.accepts_next = config && !self.accepts.is_empty();
         work.upkeep = self.upkeep.pop_front();
         work
     }

@@ -16,6 +16,7 @@ mod committer;
 mod config;
 mod error;
 mod inbox;
+mod mover;
 mod open;
 mod outcomes;
 mod publish;
@@ -32,7 +33,13 @@ use async_trait::async_trait;
 pub use error::OpenError;
 use tokio::{sync::watch, task::spawn_blocking};
 
-use self::{archive::Archivist, committer::Committer, error::EngineError, inbox::Urgent, shared::Shared};
+use self::{
+    archive::Archivist,
+    committer::Committer,
+    error::EngineError,
+    inbox::{Urgent, rows_of},
+    shared::Shared,
+};
 use super::{
     Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, FeedError,
     FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, Store,
@@ -41,7 +48,7 @@ use super::{
 use crate::{
     clock::Clock,
     flow::News,
-    limits::REQUEST_ROWS_MAX,
+    limits::COMMIT_ROWS_MAX,
     model::{
         event::StoredEvent,
         ids::{ConfigSeq, DeliveryId, EventSeq, Position, WebhookNo},
@@ -50,9 +57,6 @@ use crate::{
     },
     tasks::Tasks,
 };
-
-/// Rows that the events of one batch may add; larger batches are committed in parts.
-const BATCH_ROWS_MAX: usize = 10 * REQUEST_ROWS_MAX;
 
 /// Settings of the embedded engine.
 #[derive(Debug, Clone)]
@@ -127,16 +131,15 @@ impl RedbStore {
 #[async_trait]
 impl Store for RedbStore {
     async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, StoreError> {
-        let rows = |publish: &Publish| publish.targets.webhooks.len().min(REQUEST_ROWS_MAX);
-        if batch.iter().map(rows).sum::<usize>() <= BATCH_ROWS_MAX {
+        if batch.iter().map(rows_of).sum::<usize>() <= COMMIT_ROWS_MAX {
             return self.shared.inbox.accepts(batch).await;
         }
         let mut published = Vec::with_capacity(batch.len());
         let (mut part, mut part_rows) = (Vec::new(), 0);
         for publish in batch {
-            part_rows += rows(&publish);
+            part_rows += rows_of(&publish);
             part.push(publish);
-            if part_rows > BATCH_ROWS_MAX {
+            if part_rows > COMMIT_ROWS_MAX {
                 published.extend(self.shared.inbox.accepts(std::mem::take(&mut part)).await?);
                 part_rows = 0;
             }

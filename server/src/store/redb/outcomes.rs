@@ -2,7 +2,7 @@
 
 use ::redb::ReadableTable as _;
 use prost::Message as _;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{
     change::{Change, Tables},
@@ -26,7 +26,13 @@ impl Change<'_> {
         group.outcomes.sort_by_key(|outcome| (outcome.key.webhook, outcome.key.event, outcome.key.replay));
         for outcome in group.outcomes {
             if self.exists(outcome.key.webhook) {
-                self.record(tables, &outcome)?;
+                match self.record(tables, &outcome) {
+                    // Or it would keep every other outcome from being committed, for ever.
+                    Err(EngineError::Corrupt(error)) => {
+                        error!(delivery.id = %outcome.delivery_id, %error, "an outcome was left out");
+                    }
+                    recorded => recorded?,
+                }
             }
         }
         for (no, reason) in group.disable {

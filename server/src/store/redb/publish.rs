@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use ::redb::ReadableTable as _;
+use tracing::error;
+
 use super::{
     change::{Change, Tables},
     error::EngineError,
@@ -20,7 +23,19 @@ impl Change<'_> {
         let event = &publish.event;
         let key = event_key(event.id.as_str(), event.tenant.as_str());
         let hash = event.content_hash();
-        if let Some((_, known, deliveries)) = self.find_event(tables, &key)? {
+        let found = match tables.event_ids.get(key.as_slice())?.map(|found| found.value()) {
+            Some(found) => Ok(Some(found)),
+            // A segment that cannot be read is this event's trouble, not that of the commit it is part of.
+            None => self.shared.segments.find_event(&key),
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                error!(%error, "an archived segment cannot be read; an event was refused for it");
+                return Ok(Published::Unreadable);
+            }
+        };
+        if let Some((_, known, deliveries)) = found {
             return Ok(if known == hash { Published::Duplicate { deliveries } } else { Published::Conflict });
         }
 
@@ -59,15 +74,6 @@ impl Change<'_> {
         self.ready.push(((no.0, seq.0, 0), publish.accept_time.micros()));
         self.fresh.push((no, Hint { event: seq, replay: 0, attempts: 0, due: publish.accept_time }));
         *self.pending.entry(no.0).or_default() += 1;
-    }
-
-    /// The event under this key, wherever it lies.
-    fn find_event(&self, tables: &Tables<'_>, key: &[u8]) -> Result<Option<(u64, u128, u32)>, EngineError> {
-        use ::redb::ReadableTable as _;
-        if let Some(found) = tables.event_ids.get(key)? {
-            return Ok(Some(found.value()));
-        }
-        self.shared.segments.find_event(key)
     }
 
     /// One slice of the oldest wide event: makes it due for up to `REQUEST_ROWS_MAX` more webhooks.

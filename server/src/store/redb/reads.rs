@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
+use ::redb::{ReadTransaction, TableError};
 use bytes::Bytes;
 
 use super::{
@@ -30,11 +30,12 @@ use crate::{
 pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, EngineError> {
     let (txn, as_of) = shared.read()?;
     let (ready, scheduled) = (txn.open_table(tables::READY)?, txn.open_table(tables::SCHEDULED)?);
+    let now = shared.clock.now().micros();
     let mut page = LanePage { lanes: Vec::new(), next: None, as_of };
     let mut from = after.map_or(0, |no| no.0 + 1);
     while page.lanes.len() < limit {
         let first_ready = ready.range((from, 0, 0)..)?.next().transpose()?;
-        let first_ready = first_ready.map(|(key, time)| (key.value().0, time.value()));
+        let first_ready = first_ready.map(|(key, time)| (key.value().0, time.value().min(now)));
         let first_scheduled = scheduled.range((from, i64::MIN, 0, 0)..)?.next().transpose()?;
         let first_scheduled = first_scheduled.map(|(key, _)| (key.value().0, key.value().1));
         let Some(no) = first_ready.iter().chain(&first_scheduled).map(|first| first.0).min() else {
@@ -61,11 +62,13 @@ pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usi
         return Ok(page);
     }
     let WebhookNo(no) = no;
+    // The clock may have been set back since; what was accepted is due.
+    let now = shared.clock.now();
     let ready = txn.open_table(tables::READY)?;
     for row in ready.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(limit + 1) {
         let (key, accept_time) = row?;
         let (_, event, replay) = key.value();
-        let due = Timestamp::from_micros(accept_time.value());
+        let due = Timestamp::from_micros(accept_time.value()).min(now);
         page.hints.push(Hint { event: EventSeq(event), replay, attempts: 0, due });
     }
     let scheduled = txn.open_table(tables::SCHEDULED)?;
@@ -136,7 +139,7 @@ pub(super) fn chunk(shared: &Shared, seq: EventSeq) -> Result<Option<(EventSeq, 
     if found.is_none()
         && let Some(segment) = shared.segments.of_event(seq)
     {
-        found = chunk_in(&shared.segments.database(segment.no)?.begin_read()?, seq)?;
+        found = chunk_in(&*shared.segments.read(segment.no)?, seq)?;
     }
     let Some((first, encoded)) = found else { return Ok(None) };
     let bytes = encoded.len();
@@ -170,10 +173,12 @@ pub(super) fn cached_feed(
     filter: &FeedFilter,
     limit: usize,
 ) -> Result<Option<FeedPage>, FeedError> {
-    if after > *shared.head.borrow() {
+    // The ring first, and by its own end: it is filled a moment before the head is announced.
+    let recent = shared.recent.lock();
+    if after > recent.head() {
         return Err(FeedError::Unknown);
     }
-    Ok(shared.recent.lock().page(after, filter, limit))
+    Ok(recent.page(after, filter, limit))
 }
 
 /// Log entries after a place.
@@ -203,7 +208,7 @@ pub(super) fn feed(shared: &Shared, after: Position, filter: &FeedFilter, limit:
             page.position.0 += 1;
             examined += 1;
             let entry = record.shown(&shared.sealer).map_err(EngineError::from).map_err(StoreError::from)?;
-            page.entries.extend(entry.filter(|entry| filter.passes(entry)));
+            page.entries.extend(entry.filter(|entry| filter.passes(entry)).map(LogEntry::without_body));
         }
     }
     Ok(page)
@@ -225,7 +230,7 @@ fn log_chunk(shared: &Shared, entry: Position) -> Result<Option<(Position, LogCh
     if found.is_none()
         && let Some(segment) = shared.segments.of_entry(entry)
     {
-        found = log_chunk_in(&shared.segments.database(segment.no)?.begin_read()?, entry)?;
+        found = log_chunk_in(&*shared.segments.read(segment.no)?, entry)?;
     }
     let Some((first, encoded)) = found else { return Ok(None) };
     let chunk = LogChunk::decode_from(encoded)?;

@@ -3,17 +3,21 @@
 //! Each is a redb file with the hot store's tables of the same names, filled in order: events by number, log by number. One
 //! segment takes more; the others are sealed and only read, until retention removes the whole file.
 //!
+//! A few files are kept open. One that was closed for others while somebody still reads it is found again by its `Weak`: redb
+//! opens no file twice, and ends the reads of a database that is dropped.
+//!
 //! Invariant: something is in a durable segment, and the list here says so, before the hot store forgets it. A reader that
 //! looks in hot first and here second therefore always finds it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs,
+    ops::Deref,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
-use ::redb::{Database, ReadableDatabase as _, TableError};
+use ::redb::{Database, ReadTransaction, ReadableDatabase as _, TableError};
 use fastbloom::BloomFilter;
 use parking_lot::{Mutex, RwLock};
 
@@ -28,8 +32,8 @@ use crate::model::ids::{EventSeq, Position};
 const OPEN_MAX: usize = 16;
 /// Page cache of one segment file, bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
-/// Events a filter is made for; more make it less sharp, never wrong.
-const FILTER_EVENTS: usize = 300_000;
+/// Events a filter is made for; a segment with as many takes no more.
+pub(super) const FILTER_EVENTS: usize = 300_000;
 /// How often a filter says "maybe" for an id that is not there.
 const FILTER_FALSE_POSITIVES: f64 = 0.01;
 /// Seeds of the filter's hash: fixed, because filters are kept in segments.
@@ -42,7 +46,25 @@ const FILTER: &str = "event_id_filter";
 pub(super) struct Segments {
     dir: PathBuf,
     list: RwLock<Vec<Arc<Segment>>>,
-    open: Mutex<VecDeque<(u64, Arc<Database>)>>,
+    /// Files that were opened, by segment; those that are open are locked while they are being opened.
+    files: Mutex<HashMap<u64, Arc<Mutex<Weak<Database>>>>>,
+    /// Files kept open for the next reader, the one opened last at the end.
+    kept: Mutex<VecDeque<(u64, Arc<Database>)>>,
+}
+
+/// A read of a segment; keeps its file open.
+pub(super) struct SegmentRead {
+    txn: ReadTransaction,
+    /// Dropped after the transaction.
+    _database: Arc<Database>,
+}
+
+impl Deref for SegmentRead {
+    type Target = ReadTransaction;
+
+    fn deref(&self) -> &ReadTransaction {
+        &self.txn
+    }
 }
 
 /// One segment. What it holds may grow until it is sealed.
@@ -94,7 +116,7 @@ impl Segments {
     /// process ended.
     pub(super) fn open(dir: PathBuf, records: Vec<(u64, SegmentRecord)>, last: u64) -> Result<Self, EngineError> {
         fs::create_dir_all(&dir)?;
-        let segments = Self { dir, list: RwLock::default(), open: Mutex::default() };
+        let segments = Self { dir, list: RwLock::default(), files: Mutex::default(), kept: Mutex::default() };
         for entry in fs::read_dir(&segments.dir)? {
             let path = entry?.path();
             let known = |no| records.iter().any(|(known, _)| *known == no);
@@ -133,8 +155,7 @@ impl Segments {
             if !segment.filter.may_hold(key) {
                 continue;
             }
-            let database = self.database(segment.no)?;
-            let txn = database.begin_read()?;
+            let txn = self.read(segment.no)?;
             match txn.open_table(tables::EVENT_IDS) {
                 Ok(table) => {
                     if let Some(found) = table.get(key)? {
@@ -148,18 +169,35 @@ impl Segments {
         Ok(None)
     }
 
-    /// A segment's file. Opened if need be; the one opened longest ago is closed for it.
-    pub(super) fn database(&self, no: u64) -> Result<Arc<Database>, EngineError> {
-        let mut open = self.open.lock();
-        if let Some((_, database)) = open.iter().find(|(known, _)| *known == no) {
-            return Ok(database.clone());
+    /// A read of a segment in the list.
+    pub(super) fn read(&self, no: u64) -> Result<SegmentRead, EngineError> {
+        let database = self.database(no, false)?;
+        Ok(SegmentRead { txn: database.begin_read()?, _database: database })
+    }
+
+    /// The file of the segment that takes more, made if it is new.
+    pub(super) fn writable(&self, no: u64) -> Result<Arc<Database>, EngineError> {
+        self.database(no, true)
+    }
+
+    fn database(&self, no: u64, make: bool) -> Result<Arc<Database>, EngineError> {
+        let file = self.files.lock().entry(no).or_default().clone();
+        // Others wait for this file alone.
+        let mut file = file.lock();
+        if let Some(database) = file.upgrade() {
+            return Ok(database);
         }
         let mut builder = Database::builder();
-        let database = Arc::new(builder.set_cache_size(CACHE_BYTES).create(self.path(no))?);
-        if open.len() >= OPEN_MAX {
-            open.pop_front();
-        }
-        open.push_back((no, database.clone()));
+        builder.set_cache_size(CACHE_BYTES);
+        let path = self.path(no);
+        let database = Arc::new(if make { builder.create(path)? } else { builder.open(path)? });
+        *file = Arc::downgrade(&database);
+        let mut kept = self.kept.lock();
+        let closed = if kept.len() >= OPEN_MAX { kept.pop_front() } else { None };
+        kept.push_back((no, database.clone()));
+        drop(kept);
+        // Closing writes; nobody else has to wait for it.
+        drop(closed);
         Ok(database)
     }
 
@@ -180,17 +218,18 @@ impl Segments {
         }
     }
 
-    /// Removes a segment that the hot store has forgotten. Reads under way keep the file until they end.
+    /// Removes a segment that the hot store has forgotten. Reads under way keep the file's content until they end.
     pub(super) fn remove(&self, no: u64) -> Result<(), EngineError> {
         self.list.write().retain(|segment| segment.no != no);
-        self.open.lock().retain(|(known, _)| *known != no);
+        self.kept.lock().retain(|(known, _)| *known != no);
+        self.files.lock().remove(&no);
         fs::remove_file(self.path(no))?;
         Ok(())
     }
 
-    /// Closes all files.
+    /// Closes all files that nobody reads.
     pub(super) fn close(&self) {
-        self.open.lock().clear();
+        self.kept.lock().clear();
     }
 
     fn path(&self, no: u64) -> PathBuf {
@@ -198,7 +237,7 @@ impl Segments {
     }
 
     fn load_filter(&self, no: u64, record: &SegmentRecord) -> Result<Filter, EngineError> {
-        let txn = self.database(no)?.begin_read()?;
+        let txn = self.read(no)?;
         if record.sealed {
             let meta = txn.open_table(tables::META)?;
             let bits = meta.get(FILTER)?.ok_or_else(|| Corrupt::new("filter of event ids", "missing"))?;

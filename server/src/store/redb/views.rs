@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
+use ::redb::{ReadTransaction, TableError};
 
 use super::{
     error::EngineError,
@@ -23,6 +23,8 @@ use crate::{
     store::types::{Delivery, DeliveryDetail, DeliveryPage, DeliveryQuery, DeliveryView, ListPosition, LogEntry},
 };
 
+/// Rows of one webhook that one call takes from each table.
+const TABLE_ROWS_MAX: usize = 1_000;
 /// Events one call looks at where most may belong to other tenants.
 const EVENTS_EXAMINED_MAX: usize = 10 * LIST_EXAMINED_MAX;
 
@@ -172,8 +174,9 @@ impl<'a> Viewer<'a> {
         if self.awaits_first_attempt(key)? {
             return Ok(None);
         }
-        for segment in self.shared.segments.all().iter().rev() {
-            let txn = self.shared.segments.database(segment.no)?.begin_read()?;
+        let segments = self.shared.segments.all();
+        for segment in segments.iter().rev().filter(|segment| segment.record.may_have_delivery(row.1)) {
+            let txn = self.shared.segments.read(segment.no)?;
             if let Some(table) = existing(txn.open_table(tables::DELIVERIES))?
                 && let Some(bytes) = table.get(row)?
             {
@@ -223,15 +226,17 @@ impl<'a> Viewer<'a> {
         // Below this a table was not read, so the merged rows may have gaps there.
         let mut floor = None;
         let mut read = |keys: Vec<DeliveryRow>| {
-            if keys.len() == LIST_EXAMINED_MAX {
+            if keys.len() == TABLE_ROWS_MAX {
                 floor = floor.max(keys.last().copied());
             }
             rows.extend(keys);
         };
         read(newest(&self.hot.open_table(tables::READY)?, no, after)?);
         read(newest(&self.hot.open_table(tables::DELIVERIES)?, no, after)?);
-        for segment in self.shared.segments.all() {
-            let txn = self.shared.segments.database(segment.no)?.begin_read()?;
+        let end = after.map_or(u64::MAX, |after| after.event.0.saturating_add(1));
+        let segments = self.shared.segments.all();
+        for segment in segments.iter().filter(|segment| segment.record.has_deliveries_before(end)) {
+            let txn = self.shared.segments.read(segment.no)?;
             if let Some(table) = existing(txn.open_table(tables::DELIVERIES))? {
                 read(newest(&table, no, after)?);
             }
@@ -316,7 +321,7 @@ fn newest<V: ::redb::Value + 'static>(
     after: Option<DeliveryKey>,
 ) -> Result<Vec<DeliveryRow>, EngineError> {
     let end = after.map_or((no.0, u64::MAX, u32::MAX), |after| (no.0, after.event.0, after.replay));
-    let rows = table.range((no.0, 0, 0)..end)?.rev().take(LIST_EXAMINED_MAX);
+    let rows = table.range((no.0, 0, 0)..end)?.rev().take(TABLE_ROWS_MAX);
     rows.map(|row| Ok(row?.0.value())).collect()
 }
 

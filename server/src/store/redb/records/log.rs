@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{super::tables::DeliveryRow, Corrupt, decode, state};
 use crate::{
-    limits::CHUNK_BYTES,
+    limits::{CHUNK_BYTES, UPKEEP_ROWS_MAX},
     model::{
         delivery::Outcome,
         ids::{DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo},
@@ -107,7 +107,18 @@ impl CancelledRecord {
     }
 }
 
+/// What a row that an entry names counts for the size of its chunk: archiving the chunk moves all of them at once.
+const CANCELLED_ROW_BYTES: usize = CHUNK_BYTES / UPKEEP_ROWS_MAX;
+
 impl LogRecord {
+    /// Deliveries it names, if it may name many.
+    fn rows(&self) -> usize {
+        match &self.kind {
+            Some(entry::Kind::Cancelled(record)) => record.events.len(),
+            Some(entry::Kind::Outcome(_) | entry::Kind::WebhookCancelled(_)) | None => 0,
+        }
+    }
+
     pub(in super::super) fn outcome(outcome: &Outcome) -> Self {
         Self {
             kind: Some(entry::Kind::Outcome(OutcomeRecord {
@@ -238,7 +249,7 @@ impl LogBuilder {
 
     /// Adds an entry and returns its number.
     pub(in super::super) fn push(&mut self, record: LogRecord) -> Position {
-        let bytes = record.encoded_len();
+        let bytes = record.encoded_len().max(record.rows() * CANCELLED_ROW_BYTES);
         if self.bytes > 0 && self.bytes + bytes > CHUNK_BYTES {
             self.close();
         }

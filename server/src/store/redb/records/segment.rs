@@ -68,6 +68,11 @@ pub(in super::super) struct SegmentRecord {
     /// Time of its oldest one.
     #[prost(sint64, tag = "7")]
     pub(in super::super) oldest: i64,
+    /// The range of events whose deliveries it holds.
+    #[prost(uint64, tag = "9")]
+    pub(in super::super) deliveries_from: u64,
+    #[prost(uint64, tag = "10")]
+    pub(in super::super) deliveries_until: u64,
     /// Whether it takes no more.
     #[prost(bool, tag = "8")]
     pub(in super::super) sealed: bool,
@@ -76,5 +81,22 @@ pub(in super::super) struct SegmentRecord {
 impl SegmentRecord {
     pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
         decode("segment", bytes)
+    }
+
+    /// It holds a delivery of this event now.
+    pub(in super::super) fn hold_delivery(&mut self, event: u64) {
+        let empty = self.deliveries_from == self.deliveries_until;
+        self.deliveries_from = if empty { event } else { self.deliveries_from.min(event) };
+        self.deliveries_until = self.deliveries_until.max(event + 1);
+    }
+
+    /// Whether it may hold deliveries of events before `end`.
+    pub(in super::super) fn has_deliveries_before(&self, end: u64) -> bool {
+        self.deliveries_from < self.deliveries_until && self.deliveries_from < end
+    }
+
+    /// Whether it may hold deliveries of this event.
+    pub(in super::super) fn may_have_delivery(&self, event: u64) -> bool {
+        (self.deliveries_from..self.deliveries_until).contains(&event)
     }
 }
