@@ -35,7 +35,7 @@ pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
 /// The header with the signatures, separated by spaces.
 pub const SIGNATURE_HEADER: &str = "webhook-signature";
 /// How far the sender's clock may be from ours.
-pub const TOLERANCE_DEFAULT: Duration = Duration::from_secs(5 * 60);
+pub const TOLERANCE_DEFAULT: Duration = Duration::from_mins(5);
 
 /// Secrets have at least this many bytes.
 const SECRET_BYTES_MIN: usize = 24;

@@ -35,7 +35,7 @@ pub const PAGE_SIZE_DEFAULT: usize = 50;
 /// Event types on a page when the caller does not say.
 pub const EVENT_TYPES_PAGE_SIZE_DEFAULT: usize = 100;
 /// How long a `request_id` is remembered.
-pub const REQUEST_ID_WINDOW: Duration = Duration::from_secs(24 * 3600);
+pub const REQUEST_ID_WINDOW: Duration = Duration::from_hours(24);
 
 // --- What an answer may hold ------------------------------------------------------------------------------------
 

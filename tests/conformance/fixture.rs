@@ -41,7 +41,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pending_max: 1_000_000, hot_bytes_max: 64 << 20, retention: Duration::from_secs(16 * 3600) }
+        Self { pending_max: 1_000_000, hot_bytes_max: 64 << 20, retention: Duration::from_hours(16) }
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Embedded;
 
 impl Engine for Embedded {
     fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
-        open_redb(dir, limits, redb::Config::default())
+        open_redb(dir, limits, &redb::Config::default())
     }
 }
 
@@ -59,16 +59,16 @@ pub(crate) struct Uncached;
 
 impl Engine for Uncached {
     fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
-        open_redb(dir, limits, redb::Config { chunk_cache_bytes: 0, log_cache_bytes: 0, ..redb::Config::default() })
+        open_redb(dir, limits, &redb::Config { chunk_cache_bytes: 0, log_cache_bytes: 0, ..redb::Config::default() })
     }
 }
 
-fn open_redb(dir: &Path, limits: Limits, config: redb::Config) -> Arc<dyn Store> {
+fn open_redb(dir: &Path, limits: Limits, config: &redb::Config) -> Arc<dyn Store> {
     let config = redb::Config {
         hot_bytes_max: limits.hot_bytes_max,
         retention: limits.retention,
         pending_max: limits.pending_max,
-        ..config
+        ..config.clone()
     };
     Arc::new(redb::open(dir, config, Arc::new(News::default()), Clock::start()).expect("the store opens"))
 }
@@ -179,7 +179,7 @@ impl Fixture {
             error: if failed { "500".into() } else { String::new() },
             latency: Duration::from_millis(5),
             time,
-            next_attempt: (state == DeliveryState::Pending).then(|| time + Duration::from_secs(60)),
+            next_attempt: (state == DeliveryState::Pending).then(|| time + Duration::from_mins(1)),
             response_body: if failed { Bytes::from_static(b"no") } else { Bytes::new() },
         }
     }

@@ -114,7 +114,7 @@ pub(crate) async fn history_reads_the_same_after_archiving<E: Engine>() {
 }
 
 pub(crate) async fn retention_drops_what_is_done_and_keeps_what_is_pending<E: Engine>() {
-    let retention = Duration::from_secs(16 * 60);
+    let retention = Duration::from_mins(16);
     let mut fixture = Fixture::with::<E>(Limits { retention, ..Limits::default() });
     let (done, waiting) = (fixture.webhook().await, fixture.webhook().await);
     fixture.publish(0, 20).await;

@@ -94,7 +94,7 @@ async fn all_due(fixture: &Fixture) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("every webhook has its delivery");
+    tokio::time::timeout(Duration::from_mins(1), reached).await.expect("every webhook has its delivery");
 }
 
 pub(crate) async fn wide_events_are_accepted_at_once_and_become_due_in_slices<E: Engine>() {

@@ -55,7 +55,7 @@ async fn a_file_where_the_directory_should_be_is_refused() {
 /// A store that takes little keeps its old events in few files: each costs memory, and a look at every publish.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quiet_store_makes_few_segments() {
-    let limits = Limits { retention: Duration::from_secs(16 * 3600), ..Limits::default() };
+    let limits = Limits { retention: Duration::from_hours(16), ..Limits::default() };
     let fixture = Fixture::with::<Embedded>(limits);
     for minute in 0..300 {
         fixture.publish(60 * minute, 1).await;

@@ -123,7 +123,7 @@ async fn finish(setup: &Setup, load: &Load) -> Vec<ledger::Seen> {
     let client = daemon.client().await;
     load.publish_unanswered(&client).await;
     let drained = load.follow_to_the_end(&client);
-    within_at_most(Duration::from_secs(120), "all pending deliveries to end", drained).await;
+    within_at_most(Duration::from_mins(2), "all pending deliveries to end", drained).await;
     let full = read_everything(&client, load).await;
     daemon.stop().await;
     full

@@ -104,7 +104,7 @@ async fn retry_after_is_honoured() {
         _ => Answer::status(200),
     })
     .await;
-    let day = Duration::from_secs(24 * 3600);
+    let day = Duration::from_hours(24);
     let bounds = [
         ("/seconds", Duration::from_secs(2), Duration::from_millis(2500)),
         ("/nonsense", Duration::from_millis(80), Duration::from_millis(120)),

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 /// How long a test waits for something that should happen at once. Generous, because it is only spent on failures.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits for `future`.
 ///

@@ -70,7 +70,7 @@ impl Default for PublisherConfig {
         Self {
             events_in_flight_max: 1024,
             bytes_in_flight_max: 16 * 1024 * 1024,
-            answer_within: Some(Duration::from_secs(120)),
+            answer_within: Some(Duration::from_mins(2)),
             backoff: Backoff::default(),
         }
     }

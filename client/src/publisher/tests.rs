@@ -177,7 +177,7 @@ async fn the_window_bounds_what_is_in_flight() {
         let config = PublisherConfig {
             events_in_flight_max: events_max,
             bytes_in_flight_max: bytes_max,
-            answer_within: Some(Duration::from_secs(60)),
+            answer_within: Some(Duration::from_mins(1)),
             ..PublisherConfig::default()
         };
         let publisher = fake.serve().publisher(config);

@@ -26,7 +26,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a query is repeated.
 const QUERY_REPEATS: usize = 1;
 /// Longest use of an answer, however long its owner allows: moved receivers are found within a minute.
-const ANSWER_AGE_MAX: Duration = Duration::from_secs(60);
+const ANSWER_AGE_MAX: Duration = Duration::from_mins(1);
 /// Longest use of the news that a name does not exist.
 const ABSENCE_AGE_MAX: Duration = Duration::from_secs(10);
 /// Most answers kept.

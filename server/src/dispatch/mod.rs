@@ -61,7 +61,7 @@ use crate::{
 /// After a failed read, before the next one of the same lane.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a delivery is left alone whose event the store does not have.
-const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+const UNREADABLE_PAUSE: Duration = Duration::from_mins(1);
 /// Most messages of progress taken at once.
 const PROGRESS_BATCHES_MAX: usize = 64;
 
@@ -201,9 +201,15 @@ impl Dispatch {
         self.scheduler.news(self.deps.news.take(), now, catalog);
         for progress in progress.drain(..) {
             match progress {
-                Progress::Answered(keys) => keys.into_iter().for_each(|key| self.scheduler.answered(key, now)),
+                Progress::Answered(keys) => {
+                    for key in keys {
+                        self.scheduler.answered(key, now);
+                    }
+                }
                 Progress::Settled(settled) => {
-                    settled.iter().for_each(|settled| self.scheduler.settled(settled, now, catalog));
+                    for settled in &settled {
+                        self.scheduler.settled(settled, now, catalog);
+                    }
                 }
             }
         }

@@ -32,7 +32,7 @@ pub(super) fn limits() -> Limits {
         refills_max: 3,
         refill_queue_max: 4,
         failure_pause: Duration::from_secs(1),
-        unreadable_pause: Duration::from_secs(60),
+        unreadable_pause: Duration::from_mins(1),
     }
 }
 

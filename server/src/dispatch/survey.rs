@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Between rounds; stretched or shrunk by up to a quarter.
-const ROUND_PAUSE: Duration = Duration::from_secs(60);
+const ROUND_PAUSE: Duration = Duration::from_mins(1);
 /// Between pages, after the first round.
 const PAGE_PAUSE: Duration = Duration::from_millis(100);
 

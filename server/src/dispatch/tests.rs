@@ -252,7 +252,7 @@ async fn finds_the_backlog_takes_news_and_stops() {
 async fn sleeps_until_the_next_one_is_due() {
     let store = Memory::new();
     let mut stage = start(store);
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     let started = Instant::now();
     let hint = stage.store.insert(1, stage.clock.now() + hour);
     stage.news.post(AsOf(1), [hint], []);
@@ -290,7 +290,7 @@ async fn nothing_is_handed_out_once_the_webhook_is_gone() {
         stage.end(job, None).await;
     }
     // Longer than any pause or survey of the stage.
-    let more = timeout(Duration::from_secs(300), stage.jobs.recv()).await;
+    let more = timeout(Duration::from_mins(5), stage.jobs.recv()).await;
     assert!(more.is_err(), "{more:?}");
     stage.stop().await;
 }

@@ -166,7 +166,9 @@ async fn commit(store: Arc<dyn Store>, decided: Decided) -> Vec<Settled> {
         match store.commit(store.owner(), vec![group.clone()]).await {
             Ok(committed) => {
                 if let Some(&GroupCommitted::Applied(as_of)) = committed.first() {
-                    settled.iter_mut().for_each(|settled| settled.as_of = as_of);
+                    for settled in &mut settled {
+                        settled.as_of = as_of;
+                    }
                     return settled;
                 }
                 error!(outcomes, "outcomes were fenced; another owner repeats them");
@@ -183,6 +185,8 @@ async fn commit(store: Arc<dyn Store>, decided: Decided) -> Vec<Settled> {
         }
     }
     // What was decided did not happen: dispatch is to believe the store alone.
-    settled.iter_mut().for_each(|settled| settled.next_attempt = None);
+    for settled in &mut settled {
+        settled.next_attempt = None;
+    }
     settled
 }

@@ -36,8 +36,6 @@ use crate::{
 const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
 /// Nor does one that spans more than this part of the retention time, so that whole files come free in time.
 const SEGMENTS_PER_RETENTION: u32 = 16;
-/// Bytes of events, and of log, that one step moves.
-const STEP_BYTES: usize = 512 * 1024;
 /// Rows one step examines or rewrites where it does not count bytes.
 const STEP_ROWS: usize = 256;
 /// Chunks of events that are searched with one snapshot.

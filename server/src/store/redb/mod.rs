@@ -84,7 +84,7 @@ impl Default for Config {
             chunk_cache_bytes: 16 * 1024 * 1024,
             log_cache_bytes: 8 * 1024 * 1024,
             hot_bytes_max: 128 * 1024 * 1024,
-            retention: Duration::from_secs(30 * 24 * 3600),
+            retention: Duration::from_hours(720),
             pending_max: 10_000_000,
             webhooks_max: 1_000_000,
         }
