@@ -119,11 +119,12 @@ impl Ledger {
         let committed: HashMap<_, _> =
             self.resumed_log.iter().map(|s| ((s.webhook.as_str(), s.event.as_str(), s.attempt), s.epoch)).collect();
         let mut last_epochs: HashMap<_, u64> = HashMap::new();
+        // By webhook and by the epoch whose kill hit the attempt: a later daemon may repeat what several kills hit.
         let mut repeats: HashMap<(&str, u64), usize> = HashMap::new();
         for receipt in &self.receipts {
             let attempt = (receipt.webhook.as_str(), receipt.event.as_str(), receipt.attempt);
             if let Some(last) = last_epochs.insert(attempt, receipt.epoch) {
-                *repeats.entry((&receipt.webhook, receipt.epoch)).or_default() += 1;
+                *repeats.entry((&receipt.webhook, last)).or_default() += 1;
                 if last == receipt.epoch {
                     violations.push(format!("one daemon made the same attempt twice: {receipt:?}"));
                 }
@@ -134,7 +135,7 @@ impl Ledger {
         }
         for ((webhook, epoch), count) in repeats {
             if count > in_flight_per_webhook {
-                violations.push(format!("{count} repeats to {webhook} by the daemon of epoch {epoch}"));
+                violations.push(format!("{count} attempts to {webhook} by the daemon of epoch {epoch} were repeated"));
             }
         }
     }
@@ -177,7 +178,7 @@ mod tests {
             ("never arrived at /w", |l| l.receipts.retain(|r| r.event != "y")),
             ("one daemon made the same attempt twice", |l| l.receipts.push(receipt("y", 1, 1))),
             ("its outcome was committed before", |l| l.receipts.push(receipt("x", 1, 1))),
-            ("2 repeats to /w", |l| {
+            ("2 attempts to /w by the daemon of epoch 0 were repeated", |l| {
                 l.receipts.extend([receipt("x", 3, 0), receipt("x", 3, 1)]);
             }),
             ("the watcher saw", |l| l.resumed_log.push(seen("y", 1, true, 1))),
