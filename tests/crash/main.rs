@@ -24,8 +24,8 @@ use crate::{
 
 const BINARY: &str = env!("CARGO_BIN_EXE_postriderd-under-test");
 const KILLS: u32 = 30;
-/// Most attempts under way to one webhook: what a kill may have to repeat.
-const IN_FLIGHT_PER_WEBHOOK: usize = 10;
+/// Most attempts under way, from their start to the commit of their outcome: what a kill may have to repeat.
+const IN_FLIGHT_MAX: usize = 30;
 const VIOLATIONS_SHOWN: usize = 20;
 /// All webhooks get every event: one is always well, one fails at first, one is slow enough that something is always under way.
 const PATHS: [&str; 3] = ["/steady", "/flaky", "/slow"];
@@ -51,7 +51,7 @@ async fn nothing_acknowledged_is_lost() {
     let setup = Setup::new(BINARY)
         .flag("--retry-schedule", &["50ms"; 100].join(","))
         .flag("--watch-heartbeat", "200ms")
-        .flag("--in-flight-per-webhook", &IN_FLIGHT_PER_WEBHOOK.to_string());
+        .flag("--in-flight", &IN_FLIGHT_MAX.to_string());
     let receiver = Receiver::keeping(Keep::Identity, behave).await;
     let load = Load::new(create_webhooks(&setup, &receiver).await);
 
@@ -76,7 +76,7 @@ async fn nothing_acknowledged_is_lost() {
     });
     let ledger = Ledger { receipts: receipts.collect(), full_log: full, ..load.ledger() };
     println!("{}", ledger.summary());
-    let violations = ledger.violations(&PATHS, IN_FLIGHT_PER_WEBHOOK);
+    let violations = ledger.violations(&PATHS, IN_FLIGHT_MAX);
     let shown = violations.iter().take(VIOLATIONS_SHOWN).map(String::as_str).collect::<Vec<_>>().join("\n");
     assert!(violations.is_empty(), "SEED={seed}: {} violations:\n{shown}", violations.len());
     assert!(load.acknowledged() > kills as usize * 10, "the load was too light to prove anything");
