@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use postrider_proto::v1::{
-    Event, Outcome, PublishEventsRequest, WatchDeliveriesRequest, delivery_update::Update,
-    watch_deliveries_request::Start,
+    DeliveryState, Event, ListDeliveriesRequest, Outcome, PublishEventsRequest, WatchDeliveriesRequest,
+    delivery_update::Update, watch_deliveries_request::Start,
 };
 use postrider_tests::{
     client::{Client, Verdict, verdict},
@@ -36,7 +36,8 @@ struct State {
     unanswered: HashMap<String, VecDeque<Event>>,
     acknowledged: HashMap<String, i32>,
     outcomes: Vec<Seen>,
-    delivered: usize,
+    /// By webhook path.
+    delivered: HashMap<String, usize>,
     cursor: Option<String>,
 }
 
@@ -47,9 +48,11 @@ impl Load {
 
     /// Begins the life of the daemon of `epoch`.
     pub(crate) fn start_epoch(&self, epoch: u64) {
-        self.state.lock().epoch = epoch;
-        self.window.forget_permits(usize::MAX >> 3);
-        self.window.add_permits(WINDOW);
+        let mut state = self.state.lock();
+        state.epoch = epoch;
+        let unfinished = state.published - self.finished(&state);
+        self.window.forget_permits(Semaphore::MAX_PERMITS);
+        self.window.add_permits(WINDOW.saturating_sub(unfinished));
     }
 
     pub(crate) fn acknowledged(&self) -> usize {
@@ -128,6 +131,20 @@ impl Load {
         self.follow_while(client, unsettled).await.expect("nobody kills this daemon");
     }
 
+    /// What is still pending, for the message of a failure.
+    pub(crate) async fn unfinished(&self, client: &Client) -> String {
+        let mut lines = Vec::new();
+        for (id, path) in &self.paths {
+            lines.push(format!("{path} has {} deliveries pending", client.webhook(id).await.pending_deliveries));
+        }
+        let states = vec![DeliveryState::Pending.into()];
+        for delivery in client.deliveries(ListDeliveriesRequest { states, ..Default::default() }).await {
+            let path = &self.paths[&delivery.webhook_id];
+            lines.push(format!("{path}: {:?}", client.delivery(&delivery.id).await));
+        }
+        lines.join("\n")
+    }
+
     async fn nothing_is_pending(&self, client: &Client) -> bool {
         for id in self.paths.keys() {
             if client.webhook(id).await.pending_deliveries > 0 {
@@ -151,17 +168,22 @@ impl Load {
             let Some(message) = stream.message().await? else { return Ok(()) };
             idle = message.updates.is_empty();
             let mut state = self.state.lock();
-            let before = state.delivered;
+            let before = self.finished(&state);
             for update in message.updates {
                 let Some(Update::Outcome(outcome)) = update.update else { panic!("no webhook is deleted") };
                 let seen = Seen::new(&self.paths[&outcome.webhook_id], &outcome, state.epoch);
-                state.delivered += usize::from(seen.delivered);
+                *state.delivered.entry(seen.webhook.clone()).or_default() += usize::from(seen.delivered);
                 state.outcomes.push(seen);
             }
             state.cursor = Some(message.cursor);
-            self.window.add_permits(state.delivered / self.paths.len() - before / self.paths.len());
+            self.window.add_permits(self.finished(&state) - before);
         }
         Ok(())
+    }
+
+    /// How many events the slowest webhook has got, so that no webhook's backlog grows from kill to kill.
+    fn finished(&self, state: &State) -> usize {
+        self.paths.values().map(|path| state.delivered.get(path).copied().unwrap_or_default()).min().unwrap_or_default()
     }
 
     /// The next event that was never sent, when the window has room.

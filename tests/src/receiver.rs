@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    io::{Read as _, Write as _},
     net::SocketAddr,
     sync::{
         Arc,
@@ -194,12 +193,6 @@ impl Receiver {
         self.all()
     }
 
-    /// Completes when more than `n` requests have arrived, however long that takes.
-    pub async fn more_than(&self, n: usize) {
-        let mut progress = self.shared.progress.subscribe();
-        progress.wait_for(|progress| progress.requests > n).await.expect("the sender lives in self");
-    }
-
     /// Everything that has arrived, in the order of arrival.
     pub fn all(&self) -> Vec<Received> {
         self.shared.requests.lock().clone()
@@ -335,25 +328,24 @@ pub fn closed_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// One POST over a plain socket, for testing receivers themselves; returns the status line.
-///
-/// # Errors
-/// Those of the socket.
-pub fn post(address: SocketAddr, headers: &str, body: &[u8]) -> std::io::Result<String> {
-    let mut stream = std::net::TcpStream::connect(address)?;
-    let length = body.len();
-    let head =
-        format!("POST / HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n");
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.lines().next().unwrap_or_default().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+
+    /// One POST over a plain socket; returns the status line.
+    fn post(address: SocketAddr, headers: &str, body: &[u8]) -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        let length = body.len();
+        let head =
+            format!("POST / HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.lines().next().unwrap_or_default().to_owned())
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn records_and_answers_as_scripted() {

@@ -25,7 +25,7 @@ pub fn find(name: &str) -> Option<&'static EventType> {
 
 /// The name that somebody who wrote `name` most likely meant, if any comes close.
 ///
-/// Compares without regard to case and to `-` or blanks for `_`, by Jaro-Winkler similarity of at least [`SIMILARITY_MIN`].
+/// Compares without regard to case and to `-` or blanks for `_`, by Jaro-Winkler similarity of at least `SIMILARITY_MIN`.
 pub fn nearest(name: &str) -> Option<&'static str> {
     // Nobody's slip of the keyboard doubles the length, and comparing takes time in the product of the lengths.
     if name.len() > 2 * NAME_BYTES_MAX {
