@@ -115,8 +115,6 @@ pub const DISPATCH_LOAD_EVENTS_MAX: usize = 64;
 pub const DISPATCH_LOADS_MAX: usize = 8;
 /// Most lanes dispatch reads at a time.
 pub const DISPATCH_REFILLS_MAX: usize = 16;
-/// Most lanes that wait to be read because they became due; the rest sleeps on meanwhile.
-pub const DISPATCH_REFILL_QUEUE_MAX: usize = 1_024;
 /// Most lanes on a page when dispatch surveys all of them.
 pub const DISPATCH_SURVEY_LANES_MAX: usize = 256;
 /// Most log entries a watch message carries.

@@ -12,10 +12,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::budget::Budget;
+use super::budget::{Budget, Part};
 use crate::{
     model::{
-        ids::{EventSeq, Tenant},
+        ids::{EventSeq, Tenant, WebhookNo},
         time::Timestamp,
     },
     store::{AsOf, DuePage, Hint},
@@ -81,8 +81,8 @@ pub(super) enum Listed {
 /// A webhook with something in memory.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// Whose webhook it is.
-    pub(super) tenant: Tenant,
+    /// Whose it is, and the room it takes.
+    part: Part,
     /// Where it waits for permits.
     pub(super) listed: Listed,
     /// When the scheduler is to look at it again, as registered there.
@@ -105,9 +105,9 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane with nothing in it.
-    pub(super) fn new(tenant: Tenant) -> Self {
+    pub(super) fn new(tenant: Tenant, webhook: WebhookNo) -> Self {
         Self {
-            tenant,
+            part: Part::new(tenant, webhook),
             listed: Listed::No,
             alarm: None,
             window: BTreeMap::new(),
@@ -120,6 +120,11 @@ impl Lane {
             paused_until: None,
             aside_until: None,
         }
+    }
+
+    /// Whose webhook it is.
+    pub(super) fn tenant(&self) -> &Tenant {
+        self.part.tenant()
     }
 
     /// Deliveries launched whose outcome is not committed.
@@ -194,17 +199,31 @@ impl Lane {
             Some(Place::Window(_) | Place::InFlight | Place::Answered | Place::Aside) => return,
             None => {}
         }
-        // What is on disk and not known may be earlier. It would wait for ever if later ones kept filling the window.
-        if self.mark.is_some() && !matches!(self.refill, Refill::Running { .. }) {
+        if !self.is_open() {
             return self.raise(as_of);
         }
         self.insert(slot, hint.attempts, as_of, budget);
     }
 
+    /// Whether newcomers enter the window. What is on disk and not known may be earlier: it would wait for ever if later ones
+    /// kept filling the window.
+    fn is_open(&self) -> bool {
+        self.mark.is_none() || matches!(self.refill, Refill::Running { .. })
+    }
+
+    /// How many of these it would take in if the budget had room.
+    pub(super) fn takes(&self, hints: &[Hint], budget: &Budget) -> usize {
+        let below_cap = budget.lane_cap(self.tenant()).saturating_sub(self.window.len());
+        if below_cap == 0 || !self.is_open() {
+            return 0;
+        }
+        hints.iter().filter(|hint| !self.known.contains_key(&Slot::of(hint).delivery())).take(below_cap).count()
+    }
+
     /// Takes the earliest delivery out for an attempt. Whether that may be launched is for [`Self::is_ready`] to say.
     pub(super) fn take(&mut self, budget: &mut Budget) -> Option<Hint> {
         let (slot, attempts) = self.window.pop_first()?;
-        budget.resized(self.window.len() + 1, self.window.len());
+        budget.resize(&mut self.part, self.window.len());
         self.known.insert(slot.delivery(), Place::InFlight);
         self.in_flight += 1;
         Some(Hint { event: slot.event, replay: slot.replay, attempts, due: slot.due })
@@ -279,7 +298,7 @@ impl Lane {
     }
 
     fn needs_refill(&self, budget: &Budget) -> bool {
-        self.mark.is_some() && self.paused_until.is_none() && self.window.len() <= budget.lane_cap() / 4
+        self.mark.is_some() && self.paused_until.is_none() && self.window.len() <= budget.lane_cap(self.tenant()) / 4
     }
 
     /// It is in the queue for a read.
@@ -296,7 +315,7 @@ impl Lane {
             return None;
         }
         self.refill = Refill::Running { void: false };
-        Some(self.known.len() + budget.lane_cap())
+        Some(self.known.len() + budget.lane_cap(self.tenant()))
     }
 
     /// The read failed, or its result is of no use.
@@ -331,17 +350,10 @@ impl Lane {
         }
     }
 
-    /// Drops the latest of the window so that no more than `keep` stay.
-    pub(super) fn trim(&mut self, keep: usize, seen: AsOf, budget: &mut Budget) {
-        while self.window.len() > keep {
-            self.evict_last(seen, budget);
-        }
-    }
-
     /// Drops all but what is in flight.
     pub(super) fn clear(&mut self, budget: &mut Budget) {
-        budget.resized(self.window.len(), 0);
         self.window.clear();
+        budget.resize(&mut self.part, 0);
         self.known.retain(|_, place| matches!(place, Place::InFlight | Place::Answered));
         self.mark = None;
         self.paused_until = None;
@@ -350,14 +362,14 @@ impl Lane {
 
     /// Puts a delivery into the window. If that is full the latest one makes room, which may be this one.
     fn insert(&mut self, slot: Slot, attempts: u32, seen: AsOf, budget: &mut Budget) {
-        if self.window.len() >= budget.lane_cap() || budget.is_full() {
+        if self.window.len() >= budget.lane_cap(self.tenant()) || budget.free() == 0 {
             match self.window.last_key_value() {
                 Some((last, _)) if slot < *last => self.evict_last(seen, budget),
                 Some(_) | None => return self.raise(seen),
             }
         }
-        budget.resized(self.window.len(), self.window.len() + 1);
         self.window.insert(slot, attempts);
+        budget.resize(&mut self.part, self.window.len());
         self.known.insert(slot.delivery(), Place::Window(slot.due));
     }
 
@@ -367,15 +379,16 @@ impl Lane {
         }
     }
 
-    fn evict_last(&mut self, seen: AsOf, budget: &mut Budget) {
+    /// Drops the latest of the window, which sets the mark.
+    pub(super) fn evict_last(&mut self, seen: AsOf, budget: &mut Budget) {
         let Some((&last, _)) = self.window.last_key_value() else { return };
         self.forget(last, budget);
         self.raise(seen);
     }
 
     fn forget(&mut self, slot: Slot, budget: &mut Budget) {
-        budget.resized(self.window.len(), self.window.len() - 1);
         self.window.remove(&slot);
+        budget.resize(&mut self.part, self.window.len());
         self.known.remove(&slot.delivery());
     }
 }

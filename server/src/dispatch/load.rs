@@ -18,7 +18,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::scheduler::Launch;
+use super::orders::Launch;
 use crate::{
     limits::{DISPATCH_BODY_BYTES_MAX, DISPATCH_LOAD_EVENTS_MAX, DISPATCH_LOADS_MAX, EVENT_WEIGHT_BYTES_MAX},
     model::{event::StoredEvent, ids::EventSeq},

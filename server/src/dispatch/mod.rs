@@ -20,6 +20,7 @@
 mod budget;
 mod lane;
 mod load;
+mod orders;
 mod ready;
 #[cfg(test)]
 mod rules;
@@ -41,16 +42,14 @@ use tracing::{error, info, warn};
 
 use self::{
     load::{Loaded, Loader},
-    scheduler::{Launch, Limits, Scheduler, Unmade, Webhooks},
+    orders::{Launch, Limits, Unmade, Webhooks},
+    scheduler::Scheduler,
     survey::Survey,
 };
 use crate::{
     clock::Clock,
     flow::{Job, News, Progress},
-    limits::{
-        DISPATCH_REFILL_QUEUE_MAX, DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON,
-        LANE_WINDOW_HINTS_MAX,
-    },
+    limits::{DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON, LANE_WINDOW_HINTS_MAX},
     model::{
         ids::{Tenant, WebhookNo},
         time::Timestamp,
@@ -116,7 +115,6 @@ impl Config {
             lane_hints_max: LANE_WINDOW_HINTS_MAX,
             horizon: LANE_HORIZON,
             refills_max: DISPATCH_REFILLS_MAX,
-            refill_queue_max: DISPATCH_REFILL_QUEUE_MAX,
             failure_pause: FAILURE_PAUSE,
             unreadable_pause: UNREADABLE_PAUSE,
         };

@@ -41,10 +41,23 @@ impl Ready {
         }
         let turns = Turns { ring: VecDeque::from([webhook]), left: WEBHOOK_QUANTUM };
         self.tenants.insert(tenant.clone(), turns);
-        if self.ring.is_empty() {
-            self.left = TENANT_QUANTUM;
+        match self.ring.len() {
+            0 => self.left = TENANT_QUANTUM,
+            // Who was alone and has been served need not end its turn: the newcomer would wait for as many permits to come back.
+            1 if self.left < TENANT_QUANTUM => self.left = self.left.min(1),
+            _ => {}
         }
         self.ring.push_back(tenant.clone());
+    }
+
+    /// Tenants listed.
+    pub(super) fn tenants(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whose turn it is among tenants.
+    pub(super) fn front_tenant(&self) -> Option<&Tenant> {
+        self.ring.front()
     }
 
     /// Whose turn it is.
@@ -97,13 +110,25 @@ impl Ready {
         }
     }
 
+    /// Every tenant's next one.
+    #[cfg(test)]
+    pub(super) fn fronts(&self) -> impl Iterator<Item = (&Tenant, WebhookNo)> {
+        self.tenants.iter().filter_map(|(tenant, turns)| Some((tenant, *turns.ring.front()?)))
+    }
+
     fn front_turns(&mut self) -> Option<&mut Turns> {
         self.tenants.get_mut(self.ring.front()?)
     }
 
-    fn next_tenant(&mut self) {
-        self.ring.rotate_left(1);
-        self.left = TENANT_QUANTUM;
+    /// Whoever's turn it is lets the next tenant go first.
+    pub(super) fn next_tenant(&mut self) {
+        if self.ring.len() > 1 {
+            self.ring.rotate_left(1);
+            self.left = TENANT_QUANTUM;
+        } else {
+            // Alone, it goes on delivery by delivery until another one comes.
+            self.left = 1;
+        }
     }
 }
 
@@ -136,6 +161,17 @@ mod tests {
         assert_eq!(served.iter().filter(|no| **no == 1000).count(), 80);
         let of_big: Vec<_> = served.iter().filter(|no| **no < 1000).copied().collect();
         assert_eq!(of_big[..9], [0, 0, 0, 0, 1, 1, 1, 1, 2], "webhooks take turns");
+    }
+
+    #[test]
+    fn a_newcomer_does_not_wait_for_the_turn_of_one_that_was_alone() {
+        let mut ready = Ready::default();
+        ready.push(&tenant("a"), WebhookNo(1));
+        assert_eq!(serve(&mut ready, 2), [1, 1]);
+        ready.push(&tenant("b"), WebhookNo(2));
+        assert_eq!(serve(&mut ready, 2), [1, 2]);
+        ready.push(&tenant("c"), WebhookNo(3));
+        assert_eq!(serve(&mut ready, 7), [2; 7], "of two or more, each has whole turns");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! One test per rule of the scheduler; each fails when its rule is violated (all were planted once).
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    scheduler::{Launch, Limits, Refill, Scheduler, Unmade},
+    orders::{Launch, Limits, Refill, Unmade},
+    scheduler::Scheduler,
     simulation::{Known, limits},
 };
 use crate::{
@@ -410,4 +411,96 @@ fn a_few_deliveries_do_not_wait_for_a_million() {
         }
     }
     panic!("{} still wait", small.len());
+}
+
+/// A bench whose room is taken, and what is under way: two hundred dead webhooks of one tenant, with one delivery each, are far
+/// more than fit.
+fn crowded() -> (Bench, Vec<Launch>) {
+    let mut bench = Bench::new(Limits {
+        hints_max: 64,
+        lane_hints_max: 8,
+        in_flight_max: 4,
+        webhook_in_flight_max: 2,
+        slow_in_flight_max: 2,
+        refills_max: 4,
+        ..limits()
+    });
+    let dead = (100..300).map(WebhookNo);
+    bench.webhooks.0.extend(dead.clone().map(|dead| (dead, "big".parse().unwrap())));
+    let lanes = dead.map(|webhook| LaneDue { webhook, first_due: NOW }).collect();
+    bench.scheduler.surveyed(&LanePage { lanes, next: None, as_of: AsOf(5) });
+    bench.tick();
+    read_all(&mut bench);
+    let flying = bench.launches();
+    read_all(&mut bench);
+    (bench, flying)
+}
+
+/// Reads until no lane is to be read, and returns which were: each webhook has the delivery of its own number.
+fn read_all(bench: &mut Bench) -> Vec<WebhookNo> {
+    let read = |bench: &mut Bench| {
+        let webhook = bench.refill()?.webhook;
+        bench.scheduler.refilled(webhook, Some(&page(7, [hint(webhook.0)], false)), bench.now, &bench.webhooks);
+        bench.scheduler.check(bench.now);
+        Some(webhook)
+    };
+    std::iter::from_fn(|| read(bench)).collect()
+}
+
+/// Lets attempts of the dead ones time out, one by one, until the webhook's is launched. Returns how many did.
+fn timeouts_until_launched(bench: &mut Bench, mut flying: Vec<Launch>, webhook: WebhookNo) -> u64 {
+    for timeouts in 0..1000 {
+        read_all(bench);
+        flying.extend(bench.launches());
+        if flying.iter().any(|launch| launch.key.webhook == webhook) {
+            return timeouts;
+        }
+        let key = flying.remove(0).key;
+        bench.now = bench.now + Duration::from_secs(4);
+        let next_attempt = Some(bench.now + Duration::from_secs(86_400));
+        bench.settle_of(key.webhook, key.event.0, 8 + timeouts, next_attempt, true);
+    }
+    panic!("it is never launched");
+}
+
+#[test]
+fn many_dead_webhooks_of_one_tenant_do_not_shut_others_out() {
+    type Arrival = (&'static str, fn(&mut Bench));
+    let arrivals: [Arrival; 3] = [
+        ("news", |bench| bench.news(board(6, WebhookNo(2), [hint(2)], None))),
+        ("more on disk", |bench| bench.news(board(6, WebhookNo(2), [], Some(6)))),
+        ("what it slept for", |bench| {
+            let lanes = vec![LaneDue { webhook: WebhookNo(2), first_due: NOW }];
+            bench.scheduler.surveyed(&LanePage { lanes, next: None, as_of: AsOf(6) });
+            bench.tick();
+        }),
+    ];
+    let healthy = WebhookNo(2);
+    for (name, arrive) in arrivals {
+        let (mut bench, flying) = crowded();
+        assert!(bench.refill().is_none(), "{name}: who has the room gets no more");
+        arrive(&mut bench);
+        let timeouts = timeouts_until_launched(&mut bench, flying, healthy);
+        assert!(timeouts <= 4, "{name}: it waited for {timeouts} timeouts of another tenant");
+    }
+}
+
+#[test]
+fn room_given_up_for_another_tenant_is_made_good_from_disk() {
+    let (mut bench, mut launches) = crowded();
+    bench.news(board(6, ONE, [hint(1)], None));
+    let mut delivered = BTreeSet::new();
+    for as_of in 8.. {
+        if launches.is_empty() {
+            break;
+        }
+        for Launch { key, .. } in launches {
+            assert!(delivered.insert(key.webhook), "{key:?} is launched twice");
+            bench.settle_of(key.webhook, key.event.0, as_of, None, false);
+        }
+        read_all(&mut bench);
+        launches = bench.launches();
+    }
+    assert_eq!(delivered.len(), 201);
+    bench.scheduler.check_empty();
 }

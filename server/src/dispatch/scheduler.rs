@@ -8,20 +8,21 @@
 //!
 //! Deterministic: it reads no clock and no store, and answers are pulled out of it. *The queue holds hints; the store holds the
 //! truth*: a delivery that is pending on disk, for an enabled webhook, is at any time in a window, in flight, aside, behind the
-//! mark of its lane, behind the lane's next due time, or on its way here on the board. Nothing here is needed for that to be
+//! mark of its lane or of the lane to be, behind the lane's next due time, or on its way here on the board. Nothing here is needed for that to be
 //! delivered but what memory holds; after a restart [`Scheduler::surveyed`] builds it again.
 //!
 //! Invariant: the board is handed in before what settled. A commit posts its deliveries before the next commit, so none can
 //! settle before it was posted, and news of a delivery that is over already is impossible.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
 use super::{
     budget::Budget,
     lane::{DeliveryInLane, Lane, Listed},
+    orders::{Launch, Limits, Refill, Unmade, Webhooks},
     ready::Ready,
 };
 use crate::{
@@ -33,75 +34,18 @@ use crate::{
     store::{AsOf, DuePage, Hint, LanePage},
 };
 
-/// Whose an enabled webhook is; what the catalogue says at this moment.
-pub(super) trait Webhooks {
-    /// `None`: the webhook is gone or disabled.
-    fn tenant_if_enabled(&self, webhook: WebhookNo) -> Option<Tenant>;
-}
-
-/// What the scheduler may use.
-#[derive(Debug, Clone)]
-pub(super) struct Limits {
-    /// Deliveries launched whose outcome is not committed, at a time.
-    pub(super) in_flight_max: usize,
-    /// Attempts under way to one webhook.
-    pub(super) webhook_in_flight_max: usize,
-    /// Of all slow webhooks together.
-    pub(super) slow_in_flight_max: usize,
-    /// Hints in memory.
-    pub(super) hints_max: usize,
-    /// Of one lane.
-    pub(super) lane_hints_max: usize,
-    /// Only what is due this soon is kept in memory.
-    pub(super) horizon: Duration,
-    /// Lanes read at a time.
-    pub(super) refills_max: usize,
-    /// Lanes that wait to be read because they became due; more sleep on meanwhile.
-    pub(super) refill_queue_max: usize,
-    /// After a failed read, before the next one of the lane.
-    pub(super) failure_pause: Duration,
-    /// How long a delivery whose event cannot be read is left alone.
-    pub(super) unreadable_pause: Duration,
-}
-
-/// An attempt to make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Launch {
-    /// Of which delivery.
-    pub(super) key: DeliveryKey,
-    /// From 1.
-    pub(super) attempt: u32,
-    /// Whether its webhook is slow.
-    pub(super) slow: bool,
-}
-
-/// A lane to read: [`crate::store::Store::due`], answered by [`Scheduler::refilled`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refill {
-    /// Which one.
-    pub(super) webhook: WebhookNo,
-    /// What is due until then.
-    pub(super) horizon: Timestamp,
-    /// As many.
-    pub(super) limit: usize,
-}
-
-/// Why a launched delivery was not attempted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unmade {
-    /// Its webhook is gone or disabled by now.
-    NotWanted,
-    /// The store failed to read its event.
-    StoreFailed,
-    /// The store has no such event, though the delivery is pending.
-    Unreadable,
-}
+/// Most tenants passed over, because they have their share of the hints, in search of one that may be read. Those behind them
+/// come first when it is asked again.
+const REFILL_TENANTS_PASSED_MAX: usize = 64;
 
 /// What is known of a webhook. Most have no lane: they sleep until their next delivery is due.
 #[derive(Debug, Default)]
 struct Entry {
     /// The first delivery on disk that is due beyond the horizon is due no earlier, as reads from this one on see.
     next_due: Option<(Timestamp, AsOf)>,
+    /// Something is due, as reads from this one on see, and it waits without a lane for its turn to be read. Set only if there
+    /// is no lane: memory does not follow the number of webhooks that are due.
+    due_since: Option<AsOf>,
     /// Its last attempt was slow. Forgotten when nothing is pending for it.
     slow: bool,
     lane: Option<Box<Lane>>,
@@ -120,7 +64,8 @@ pub(super) struct Scheduler {
     alarms: BTreeSet<(Timestamp, WebhookNo)>,
     /// When webhooks have something due on disk.
     sleepers: BTreeSet<(Timestamp, WebhookNo)>,
-    refill_queue: VecDeque<WebhookNo>,
+    /// Those that wait for their turn to be read: lanes, and webhooks with something due that have none yet.
+    refills: Ready,
     refills_running: usize,
     in_flight: usize,
     slow_in_flight: usize,
@@ -138,7 +83,7 @@ impl Scheduler {
             parked: Ready::default(),
             alarms: BTreeSet::new(),
             sleepers: BTreeSet::new(),
-            refill_queue: VecDeque::new(),
+            refills: Ready::default(),
             refills_running: 0,
             in_flight: 0,
             slow_in_flight: 0,
@@ -166,7 +111,7 @@ impl Scheduler {
             }
             if entry.slow && self.slow_in_flight >= self.limits.slow_in_flight_max {
                 self.ready.leave();
-                self.parked.push(&lane.tenant, webhook);
+                self.parked.push(lane.tenant(), webhook);
                 lane.listed = Listed::Parked;
                 continue;
             }
@@ -186,15 +131,21 @@ impl Scheduler {
         None
     }
 
-    /// The next lane to read, if one is short of hints and there is room for more. Ask again until there is none.
+    /// The next lane to read, if one is short of hints and its tenant may have more. Ask again until there is none.
     pub(super) fn next_refill(&mut self, now: Timestamp) -> Option<Refill> {
+        let mut passed = 0;
         while self.refills_running < self.limits.refills_max {
-            self.make_room();
-            if self.budget.is_full() {
-                return None;
+            let (tenant, webhook) = (self.refills.front_tenant()?.clone(), self.refills.front()?);
+            if !self.may_grow(&tenant, webhook) {
+                passed += 1;
+                if passed >= self.refills.tenants().min(REFILL_TENANTS_PASSED_MAX) {
+                    return None;
+                }
+                self.refills.next_tenant();
+                continue;
             }
-            let webhook = self.refill_queue.pop_front()?;
-            let Some((lane, budget)) = self.lane(webhook) else { continue };
+            self.refills.served(false);
+            let (lane, budget) = self.awaken(webhook, tenant);
             let Some(limit) = lane.begin_refill(budget) else {
                 self.review(webhook, now);
                 continue;
@@ -209,10 +160,7 @@ impl Scheduler {
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
         let sleeper = self.sleepers.first().map(|(due, _)| *due - self.lead());
-        match (alarm, sleeper.filter(|_| self.has_queue_room())) {
-            (Some(alarm), Some(sleeper)) => Some(alarm.min(sleeper)),
-            (alarm, sleeper) => alarm.or(sleeper),
-        }
+        [alarm, sleeper].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -230,12 +178,11 @@ impl Scheduler {
         }
         while let Some(&(due, webhook)) = self.sleepers.first()
             && due <= now + self.lead()
-            && self.has_queue_room()
         {
             self.sleepers.pop_first();
             let next_due = self.entries.get_mut(&webhook).and_then(|entry| entry.next_due.take());
             match (next_due, webhooks.tenant_if_enabled(webhook)) {
-                (Some((_, as_of)), Some(tenant)) => self.awaken(webhook, tenant).0.raise(as_of),
+                (Some((_, as_of)), Some(tenant)) => self.call(webhook, &tenant, as_of),
                 (_, None) => self.dismiss(webhook),
                 (None, Some(_)) => {}
             }
@@ -265,7 +212,6 @@ impl Scheduler {
                 self.review(webhook, now);
                 continue;
             };
-            self.make_room();
             self.awaken(webhook, tenant);
             for hint in &fresh.hints {
                 self.note(webhook, hint, board.as_of, now);
@@ -295,9 +241,11 @@ impl Scheduler {
     ) {
         self.refills_running -= 1;
         self.see(page.map_or(AsOf::default(), |page| page.as_of));
-        self.make_room();
         let enabled = webhooks.tenant_if_enabled(webhook).is_some();
         let (seen, pause) = (self.seen, now + self.limits.failure_pause);
+        if let Some(page) = page.filter(|_| enabled) {
+            self.make_room(webhook, &page.hints, now);
+        }
         let (lane, budget) = self.lane(webhook).expect("a lane is kept while it is read");
         match page {
             Some(page) if enabled => {
@@ -368,10 +316,6 @@ impl Scheduler {
         self.limits.horizon / 2
     }
 
-    fn has_queue_room(&self) -> bool {
-        self.refill_queue.len() < self.limits.refill_queue_max
-    }
-
     fn see(&mut self, as_of: AsOf) {
         self.seen = self.seen.max(as_of);
     }
@@ -383,14 +327,35 @@ impl Scheduler {
 
     fn awaken(&mut self, webhook: WebhookNo, tenant: Tenant) -> (&mut Lane, &mut Budget) {
         let entry = self.entries.entry(webhook).or_default();
-        (entry.lane.get_or_insert_with(|| Box::new(Lane::new(tenant))), &mut self.budget)
+        let lane = entry.lane.get_or_insert_with(|| Box::new(Lane::new(tenant, webhook)));
+        if let Some(since) = entry.due_since.take() {
+            lane.raise(since);
+            lane.queue_refill();
+        }
+        (lane, &mut self.budget)
+    }
+
+    /// What a webhook slept for has come.
+    fn call(&mut self, webhook: WebhookNo, tenant: &Tenant, as_of: AsOf) {
+        let entry = self.entries.entry(webhook).or_default();
+        if let Some(lane) = entry.lane.as_deref_mut() {
+            lane.raise(as_of);
+            return;
+        }
+        if entry.due_since.is_none() {
+            self.refills.push(tenant, webhook);
+        }
+        entry.due_since = entry.due_since.max(Some(as_of));
     }
 
     /// Takes note of a delivery that reads from `as_of` on see.
     fn note(&mut self, webhook: WebhookNo, hint: &Hint, as_of: AsOf, now: Timestamp) {
         if hint.due > now + self.limits.horizon {
             self.expect(webhook, hint.due, as_of);
-        } else if let Some((lane, budget)) = self.lane(webhook) {
+            return;
+        }
+        self.make_room(webhook, std::slice::from_ref(hint), now);
+        if let Some((lane, budget)) = self.lane(webhook) {
             lane.admit(hint, as_of, budget);
         }
     }
@@ -440,7 +405,7 @@ impl Scheduler {
         } else {
             self.slow_in_flight -= lane.in_flight();
             if lane.listed == Listed::Parked {
-                self.parked.remove(&lane.tenant, webhook);
+                self.parked.remove(lane.tenant(), webhook);
                 lane.listed = Listed::No;
             }
         }
@@ -455,18 +420,30 @@ impl Scheduler {
         self.parked.served(false);
         let (lane, _) = self.lane(webhook).expect("what is listed is kept");
         lane.listed = Listed::Ready;
-        let tenant = lane.tenant.clone();
+        let tenant = lane.tenant().clone();
         self.ready.push(&tenant, webhook);
     }
 
-    /// Trims the windows to their fair shares if room for hints is short.
-    fn make_room(&mut self) {
-        if !self.budget.wants_trim() {
+    /// Whether there is room for a hint of the lane, besides one for each that is being read, or it may take another's.
+    fn may_grow(&self, tenant: &Tenant, webhook: WebhookNo) -> bool {
+        self.budget.free() > self.refills_running || self.budget.giver(tenant, webhook).is_some()
+    }
+
+    /// Makes room for those of the hints that the lane would take in, as far as others have to give some up for it.
+    fn make_room(&mut self, webhook: WebhookNo, hints: &[Hint], now: Timestamp) {
+        let Some((lane, budget)) = self.lane(webhook) else { return };
+        let wanted = lane.takes(hints, budget);
+        if budget.free() >= wanted {
             return;
         }
-        let keep = self.budget.lane_cap();
-        for lane in self.entries.values_mut().filter_map(|entry| entry.lane.as_deref_mut()) {
-            lane.trim(keep, self.seen, &mut self.budget);
+        let tenant = lane.tenant().clone();
+        while self.budget.free() < wanted
+            && let Some(giver) = self.budget.giver(&tenant, webhook)
+        {
+            let seen = self.seen;
+            let (lane, budget) = self.lane(giver).expect("who has hints has a lane");
+            lane.evict_last(seen, budget);
+            self.review(giver, now);
         }
     }
 
@@ -476,11 +453,11 @@ impl Scheduler {
         if let Some(lane) = entry.lane.as_deref_mut() {
             if lane.listed == Listed::No && lane.is_ready(now, self.limits.webhook_in_flight_max) {
                 lane.listed = Listed::Ready;
-                self.ready.push(&lane.tenant, webhook);
+                self.ready.push(lane.tenant(), webhook);
             }
             if lane.wants_refill(&self.budget) {
                 lane.queue_refill();
-                self.refill_queue.push_back(webhook);
+                self.refills.push(lane.tenant(), webhook);
             }
             let alarm = lane.next_alarm(now);
             if alarm != lane.alarm {
@@ -492,7 +469,7 @@ impl Scheduler {
                 entry.lane = None;
             }
         }
-        if entry.lane.is_none() && entry.next_due.is_none() {
+        if entry.lane.is_none() && entry.next_due.is_none() && entry.due_since.is_none() {
             self.entries.remove(&webhook);
         }
     }
@@ -510,14 +487,23 @@ impl Scheduler {
         assert_eq!(self.in_flight, lanes().map(|(_, lane)| lane.in_flight()).sum::<usize>());
         let slow: usize = lanes().filter(|(slow, _)| *slow).map(|(_, lane)| lane.in_flight()).sum();
         assert_eq!(self.slow_in_flight, slow);
+        assert!(self.entries.values().all(|entry| entry.lane.is_none() || entry.due_since.is_none()));
         assert_eq!(self.alarms.len(), lanes().filter(|(_, lane)| lane.alarm.is_some()).count());
         assert_eq!(self.sleepers.len(), self.entries.values().filter(|entry| entry.next_due.is_some()).count());
+    }
+
+    /// Nobody who may have more waits to be read.
+    pub(super) fn check_shares(&self) {
+        let idle = self.refills_running < self.limits.refills_max;
+        for (tenant, webhook) in self.refills.fronts().filter(|_| idle) {
+            assert!(!self.may_grow(tenant, webhook), "{tenant:?} is kept waiting: {self:?}");
+        }
     }
 
     /// Nothing is remembered when there is nothing to do.
     pub(super) fn check_empty(&self) {
         assert!(self.entries.is_empty() && self.alarms.is_empty() && self.sleepers.is_empty(), "{self:?}");
-        assert!(self.ready.front().is_none() && self.parked.front().is_none() && self.refill_queue.is_empty());
+        assert!(self.ready.front().is_none() && self.parked.front().is_none() && self.refills.front().is_none());
         assert_eq!((self.in_flight, self.slow_in_flight, self.budget.hints()), (0, 0, 0));
     }
 }

@@ -10,7 +10,10 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
-use super::scheduler::{Launch, Limits, Refill, Scheduler, Unmade, Webhooks};
+use super::{
+    orders::{Launch, Limits, Refill, Unmade, Webhooks},
+    scheduler::Scheduler,
+};
 use crate::{
     flow::{Board, Settled},
     model::{
@@ -30,7 +33,6 @@ pub(super) fn limits() -> Limits {
         lane_hints_max: 6,
         horizon: Duration::from_secs(2),
         refills_max: 3,
-        refill_queue_max: 4,
         failure_pause: Duration::from_secs(1),
         unreadable_pause: Duration::from_mins(1),
     }
@@ -145,7 +147,8 @@ impl Simulation {
             board: Board::default(),
             board_lane_max: rng.random_range(1..8),
         };
-        let limits = limits();
+        // With very little room tenants take it from each other all the time.
+        let limits = Limits { hints_max: [24, 12, 5][rng.random_range(0..3)], ..limits() };
         Self {
             rng,
             scheduler: Scheduler::new(limits.clone()),
@@ -205,6 +208,7 @@ impl Simulation {
         }
         assert!(self.reads.len() <= self.limits.refills_max);
         self.scheduler.check(now);
+        self.scheduler.check_shares();
     }
 
     fn launch(&mut self, launch: Launch) {
