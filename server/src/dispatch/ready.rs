@@ -43,7 +43,7 @@ impl Ready {
         self.tenants.insert(tenant.clone(), turns);
         match self.ring.len() {
             0 => self.left = TENANT_QUANTUM,
-            // Who was alone and has been served need not end its turn: the newcomer would wait for as many permits to come back.
+            // Who was alone and has been served makes one more delivery; for a whole turn the newcomer would wait too long.
             1 if self.left < TENANT_QUANTUM => self.left = self.left.min(1),
             _ => {}
         }

@@ -486,6 +486,26 @@ fn many_dead_webhooks_of_one_tenant_do_not_shut_others_out() {
 }
 
 #[test]
+fn hints_that_wait_for_slow_permits_do_not_keep_others_out() {
+    let (mut bench, mut flying) = crowded();
+    // All of the dead ones have proved slow, and are tried again: no more than two of them fly.
+    for as_of in 8..208 {
+        let key = flying.remove(0).key;
+        let next_attempt = Some(NOW + Duration::from_secs(3600));
+        bench.settle_of(key.webhook, key.event.0, as_of, next_attempt, true);
+        read_all(&mut bench);
+        flying.extend(bench.launches());
+    }
+    bench.now = NOW + Duration::from_secs(3600);
+    bench.tick();
+    read_all(&mut bench);
+    assert_eq!(bench.launches().len(), 2);
+    read_all(&mut bench);
+    bench.news(board(300, ONE, [hint(1)], None));
+    assert_eq!(bench.launched(), [1], "there is a permit for it, and so there is room");
+}
+
+#[test]
 fn room_given_up_for_another_tenant_is_made_good_from_disk() {
     let (mut bench, mut launches) = crowded();
     bench.news(board(6, ONE, [hint(1)], None));

@@ -8,8 +8,8 @@
 //!
 //! Deterministic: it reads no clock and no store, and answers are pulled out of it. *The queue holds hints; the store holds the
 //! truth*: a delivery that is pending on disk, for an enabled webhook, is at any time in a window, in flight, aside, behind the
-//! mark of its lane or of the lane to be, behind the lane's next due time, or on its way here on the board. Nothing here is needed for that to be
-//! delivered but what memory holds; after a restart [`Scheduler::surveyed`] builds it again.
+//! mark of its lane or of the lane to be, behind the lane's next due time, or on its way here on the board. Nothing here is
+//! needed for that to be delivered but what memory holds; after a restart [`Scheduler::surveyed`] builds it again.
 //!
 //! Invariant: the board is handed in before what settled. A commit posts its deliveries before the next commit, so none can
 //! settle before it was posted, and news of a delivery that is over already is impossible.
@@ -373,7 +373,7 @@ impl Scheduler {
         self.sleepers.insert((next.0, webhook));
     }
 
-    /// Forgets all of a webhook but its attempts under way. What is pending for it stays on disk.
+    /// Forgets all of a webhook but its attempts under way and its turn to be read. What is pending for it stays on disk.
     fn dismiss(&mut self, webhook: WebhookNo) {
         let Some(entry) = self.entries.get_mut(&webhook) else { return };
         if let Some((due, _)) = entry.next_due.take() {
