@@ -180,6 +180,7 @@ impl Fixture {
             latency: Duration::from_millis(5),
             time,
             next_attempt: (state == DeliveryState::Pending).then(|| time + Duration::from_mins(1)),
+            held: false,
             response_body: if failed { Bytes::from_static(b"no") } else { Bytes::new() },
         }
     }

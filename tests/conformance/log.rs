@@ -2,7 +2,7 @@
 
 use postrider_server::{
     model::{delivery::DeliveryState, ids::Position, webhook::Subscription},
-    store::{FeedError, FeedFilter, LogEntry},
+    store::{DeliveryView, FeedError, FeedFilter, LogEntry},
 };
 
 use crate::fixture::{Engine, Fixture, Limits, at};
@@ -41,7 +41,7 @@ pub(crate) async fn positions_have_no_gaps_and_filters_only_hide<E: Engine>() {
     };
     check(FeedFilter { webhooks: [ours.id].into(), ..FeedFilter::default() }, 30).await;
     check(FeedFilter { webhooks: [theirs.id].into(), ..FeedFilter::default() }, 0).await;
-    check(FeedFilter { states: vec![DeliveryState::Failed], ..FeedFilter::default() }, 30).await;
+    check(FeedFilter { states: vec![DeliveryView::State(DeliveryState::Failed)], ..FeedFilter::default() }, 30).await;
     check(FeedFilter { tenant: Some(theirs.tenant.clone()), ..FeedFilter::default() }, 0).await;
     check(FeedFilter { tenant: Some(ours.tenant.clone()), ..FeedFilter::default() }, 60).await;
 }

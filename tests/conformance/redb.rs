@@ -99,3 +99,19 @@ async fn a_follower_is_never_ahead_of_the_log() {
     assert_eq!(follower.await.expect("it never panics"), head);
     assert!(head >= Position(2_000), "there was enough to follow: {head:?}");
 }
+
+#[tokio::test]
+async fn a_hot_store_that_has_vanished_is_not_replaced() {
+    for emptied in [false, true] {
+        let dir = TempDir::new().expect("a temporary directory");
+        open(dir.path()).expect("made").close().await.expect("the store closes");
+        let hot = dir.path().join("hot.redb");
+        if emptied {
+            std::fs::write(&hot, b"").expect("writable");
+        } else {
+            std::fs::remove_file(&hot).expect("removable");
+        }
+        let refused = open(dir.path()).expect_err("refused");
+        assert!(matches!(refused, redb::OpenError::Broken { .. }), "{refused}");
+    }
+}

@@ -8,7 +8,7 @@ use twox_hash::XxHash3_128;
 
 use super::status::{Failure, Violations};
 use crate::{
-    limits::{DESCRIPTION_BYTES_MAX, WATCH_FILTER_IDS_MAX, WEBHOOK_EVENT_TYPES_MAX},
+    limits::{DESCRIPTION_BYTES_MAX, WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX, WEBHOOK_EVENT_TYPES_MAX},
     model::{
         catalogue,
         delivery::{DeliveryState, ErrorClass, Outcome},
@@ -168,8 +168,8 @@ fn echo(text: &str) -> String {
     text.chars().take(ECHO_CHARS_MAX).collect()
 }
 
-/// What a watcher wants, and from where on.
-pub(super) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(FeedFilter, Start), Failure> {
+/// What a watcher wants, from where on, and how much of it at a time.
+pub(super) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(FeedFilter, Start, usize), Failure> {
     let mut violations = Violations::default();
     let tenant = tenant_or_all(&mut violations, &request.tenant);
     let webhooks = each(&mut violations, "webhook_ids", &request.webhook_ids, |violations, field, id| {
@@ -178,13 +178,14 @@ pub(super) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(FeedFilter, 
     let event_types = each(&mut violations, "event_types", &request.event_types, |violations, field, name| {
         event_type(violations, || field, name)
     });
-    let mut states = Vec::new();
-    for (field, view) in states_filter(&mut violations, &request.states) {
-        match view {
-            DeliveryView::State(state) => states.push(state),
-            DeliveryView::Held => violations.add(field, "no outcome leads to HELD"),
-        }
+    let states = states_filter(&mut violations, &request.states);
+    if request.max_updates < 0 {
+        violations.add("max_updates", "must not be negative");
     }
+    let updates_max = match usize::try_from(request.max_updates) {
+        Ok(0) | Err(_) => WATCH_UPDATES_MAX,
+        Ok(some) => some.min(WATCH_UPDATES_MAX),
+    };
     let start = match request.start {
         None => Start::Now,
         Some(v1::watch_deliveries_request::Start::Cursor(cursor)) => Start::At(cursor),
@@ -196,7 +197,7 @@ pub(super) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(FeedFilter, 
         }
     };
     violations.check()?;
-    Ok((FeedFilter { tenant, webhooks, event_types, states }, start))
+    Ok((FeedFilter { tenant, webhooks, event_types, states }, start, updates_max))
 }
 
 /// Converts each entry of a filter's list; too long a list is one violation.
@@ -220,19 +221,18 @@ pub(super) fn delivery_query(violations: &mut Violations, request: &v1::ListDeli
     let webhook =
         (!request.webhook_id.is_empty()).then(|| violations.note("webhook_id", request.webhook_id.parse())).flatten();
     let event = (!request.event_id.is_empty()).then(|| violations.note("event_id", request.event_id.parse())).flatten();
-    let states = states_filter(violations, &request.states).into_iter().map(|(_, view)| view).collect();
+    let states = states_filter(violations, &request.states);
     DeliveryQuery { tenant, webhook, event, states }
 }
 
-/// The states a filter names, each once, with the field that names it.
-fn states_filter(violations: &mut Violations, numbers: &[i32]) -> Vec<(String, DeliveryView)> {
-    let mut views: Vec<(String, DeliveryView)> = Vec::new();
+/// The states a filter names, each once.
+fn states_filter(violations: &mut Violations, numbers: &[i32]) -> Vec<DeliveryView> {
+    let mut views = Vec::new();
     for (index, &number) in numbers.iter().enumerate() {
-        let field = format!("states[{index}]");
         match v1::DeliveryState::try_from(number).ok().and_then(view) {
-            Some(view) if views.iter().any(|(_, known)| *known == view) => {}
-            Some(view) => views.push((field, view)),
-            None => violations.add(field, "must be a state of deliveries"),
+            Some(view) if views.contains(&view) => {}
+            Some(view) => views.push(view),
+            None => violations.add(format!("states[{index}]"), "must be a state of deliveries"),
         }
     }
     views
@@ -306,7 +306,7 @@ fn outcome_reply(outcome: Outcome) -> v1::Outcome {
         event_id: outcome.event_id.to_string(),
         event_type: outcome.event_type.to_string(),
         attempt: small(outcome.attempt),
-        state: state(DeliveryView::State(outcome.state)).into(),
+        state: state(outcome.view()).into(),
         http_status: outcome.http_status.map_or(0, i32::from),
         error_class: error_class(outcome.error_class).into(),
         error: outcome.error,
@@ -315,7 +315,7 @@ fn outcome_reply(outcome: Outcome) -> v1::Outcome {
             nanos: outcome.latency.subsec_nanos().cast_signed(),
         }),
         time: Some(time(outcome.time)),
-        next_attempt_time: outcome.next_attempt.map(time),
+        next_attempt_time: outcome.next_attempt.filter(|_| !outcome.held).map(time),
         tenant: outcome.tenant.to_string(),
         response_body: Vec::new(),
     }

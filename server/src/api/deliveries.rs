@@ -35,8 +35,8 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         request: Request<v1::WatchDeliveriesRequest>,
     ) -> Result<Response<Self::WatchDeliveriesStream>, Status> {
         refuse_if(&self.stop)?;
-        let (filter, start) = convert::watch(request.into_inner())?;
-        let batches = self.watch.open(filter, start).await.map_err(Failure::from)?;
+        let (filter, start, updates_max) = convert::watch(request.into_inner())?;
+        let batches = self.watch.open(filter, start, updates_max).await.map_err(Failure::from)?;
         let replies = batches.map(|batch| match batch {
             Ok(batch) => Ok(convert::watch_reply(batch)),
             Err(error) => Err(Failure::from(error).into_status()),

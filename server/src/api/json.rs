@@ -7,8 +7,8 @@ use bytes::Bytes;
 use prost_types::{Struct, Value, value::Kind};
 use thiserror::Error;
 
-/// Up to here every integer is a double of its own; those are written without a fraction.
-const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
+/// Below 2^63 doubles that are integers are written as such: what reads 64-bit integers can read them.
+const INTEGERS: f64 = 9_223_372_036_854_775_808.0;
 
 /// Why a struct has no JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -118,7 +118,7 @@ impl Writer {
         if !number.is_finite() {
             return Err(Fault::new(Problem::NotFinite));
         }
-        if number.fract() == 0.0 && number.abs() < EXACT_INTEGERS {
+        if number.fract() == 0.0 && number.abs() < INTEGERS {
             // As an integer; the sign of zero goes with it.
             return self.put(format!("{:.0}", number + 0.0).as_bytes());
         }
@@ -170,7 +170,10 @@ mod tests {
             (-17.0, "-17"),
             (1.5, "1.5"),
             (9_007_199_254_740_991.0, "9007199254740991"),
-            (9_007_199_254_740_992.0, "9007199254740992.0"),
+            (9_007_199_254_740_992.0, "9007199254740992"),
+            (1e16, "10000000000000000"),
+            (-9_223_372_036_854_774_784.0, "-9223372036854774784"),
+            (9_223_372_036_854_775_808.0, "9.223372036854776e+18"),
             (1e300, "1e+300"),
             (0.1, "0.1"),
         ];

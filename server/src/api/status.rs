@@ -244,10 +244,9 @@ impl From<Violations> for Failure {
         if violations.left_out > 0 {
             told.push(format!("and {} more", violations.left_out));
         }
-        // One name for all of it only if it is all of one kind.
-        let first = kept.first().map_or(reason::INVALID_FIELD, |violation| violation.reason);
-        let common = kept.iter().all(|violation| violation.reason == first);
-        let reason = if common { first } else { reason::INVALID_FIELD };
+        // The first name that says more than that a field is wrong.
+        let telling = kept.iter().map(|violation| violation.reason).find(|reason| *reason != reason::INVALID_FIELD);
+        let reason = telling.unwrap_or(reason::INVALID_FIELD);
         Self { violations: kept, ..Self::new(Code::InvalidArgument, reason, told.join("; ")) }
     }
 }
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_common_one() {
+    fn the_reason_is_the_most_telling_one() {
         let check = |reasons: &[&'static str], expected: &str| {
             let mut violations = Violations::default();
             for reason in reasons {
@@ -304,7 +303,8 @@ mod tests {
         };
         check(&[reason::URL_NOT_ALLOWED], reason::URL_NOT_ALLOWED);
         check(&[reason::UNKNOWN_EVENT_TYPE, reason::UNKNOWN_EVENT_TYPE], reason::UNKNOWN_EVENT_TYPE);
-        check(&[reason::UNKNOWN_EVENT_TYPE, reason::URL_NOT_ALLOWED], reason::INVALID_FIELD);
+        check(&[reason::INVALID_FIELD, reason::URL_NOT_ALLOWED, reason::UNKNOWN_EVENT_TYPE], reason::URL_NOT_ALLOWED);
+        check(&[reason::INVALID_FIELD], reason::INVALID_FIELD);
     }
 
     #[test]

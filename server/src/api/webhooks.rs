@@ -22,6 +22,7 @@ use crate::{
         ids::{Tenant, WebhookId, WebhookNo},
         signing::Secret,
         target::{Target, TargetRules},
+        webhook::Webhook,
     },
     store::{ConfigAnswer, ConfigChange, Registered, Store},
 };
@@ -42,19 +43,22 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         request: Request<v1::CreateWebhookRequest>,
     ) -> Result<Response<v1::CreateWebhookResponse>, Status> {
         refuse_if(&self.stop)?;
-        let (spec, request) = convert::create_webhook(request.into_inner(), &self.rules)?;
-        self.judge(&spec.target).await?;
+        let request = request.into_inner();
+        let checked = match convert::create_webhook(request.clone(), &self.rules) {
+            Ok((spec, guard)) => self.judge(&spec.target).await.map(|()| (spec, guard)),
+            Err(failure) => Err(failure),
+        };
+        let (spec, request) = match checked {
+            Ok(checked) => checked,
+            // It may have been allowed when it was first sent.
+            Err(failure) => return self.answered_before(request).await?.ok_or_else(|| failure.into()),
+        };
         let secret = Secret::generate(&mut rand::rng());
         let change = ConfigChange::CreateWebhook { spec, secret, request, time: self.clock.now() };
         let answer = self.store.put_config(change).await.map_err(Failure::from)?;
         let ConfigAnswer::Created(webhook) = &answer else { return Err(refusal(&answer).into()) };
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, "created a webhook");
-        let signing_secret = webhook.secret.reveal();
-        Ok(Response::new(v1::CreateWebhookResponse {
-            // A repeat gets what the first call got: nothing was pending then.
-            webhook: Some(convert::webhook_reply(webhook, 0)),
-            signing_secret,
-        }))
+        Ok(Response::new(created(webhook)))
     }
 
     async fn get_webhook(
@@ -129,6 +133,22 @@ impl WebhookService {
         self.store.catalog().find(tenant, id).ok_or_else(Failure::webhook_not_found)
     }
 
+    /// The reply to a request that was answered before under the same id, whatever its URL is worth today.
+    async fn answered_before(
+        &self,
+        request: v1::CreateWebhookRequest,
+    ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
+        let Ok((spec, Some(guard))) = convert::create_webhook(request, &TargetRules::unjudged()) else {
+            return Ok(None);
+        };
+        let now = self.clock.now();
+        match self.store.answered(&spec.tenant, &guard, now).await.map_err(Failure::from)? {
+            Some(ConfigAnswer::Created(webhook)) => Ok(Some(Response::new(created(&webhook)))),
+            Some(answer) => Err(refusal(&answer).into()),
+            None => Ok(None),
+        }
+    }
+
     /// Refuses a host name that resolves to something this server may not call. One that does not resolve, or not soon, is
     /// judged at each attempt.
     async fn judge(&self, target: &Target) -> Result<(), Failure> {
@@ -137,6 +157,12 @@ impl WebhookService {
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
+}
+
+/// The reply to a create; a repeat gets what the first call got: nothing was pending then.
+fn created(webhook: &Webhook) -> v1::CreateWebhookResponse {
+    let signing_secret = webhook.secret.reveal();
+    v1::CreateWebhookResponse { webhook: Some(convert::webhook_reply(webhook, 0)), signing_secret }
 }
 
 fn reply(registered: &Registered) -> v1::Webhook {

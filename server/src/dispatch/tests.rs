@@ -25,6 +25,7 @@ use crate::{
     store::{
         AsOf, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, FeedError,
         FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner, Publish, Published,
+        RequestKey,
     },
 };
 
@@ -118,6 +119,10 @@ impl Store for Memory {
 
     async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
         Err(StoreError::Closed)
+    }
+
+    async fn answered(&self, _: &Tenant, _: &RequestKey, _: Timestamp) -> Result<Option<ConfigAnswer>, StoreError> {
+        Ok(None)
     }
 
     async fn put_config(&self, _: ConfigChange) -> Result<ConfigAnswer, StoreError> {

@@ -108,8 +108,8 @@ impl AddressPolicy {
     /// Whether the operator opened a range with this address in it.
     pub fn is_opened(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let is_in = |address: IpAddr| self.opened.iter().any(|range| range.contains(&address));
-        is_in(address) || behind_nat64(address).is_some_and(|inner| is_in(inner.into()))
+        // A NAT64 address is not the address behind it: the packet goes to a translator, wherever that is.
+        self.opened.iter().any(|range| range.contains(&address))
     }
 
     /// Whether this address may be connected to.
@@ -317,7 +317,7 @@ mod tests {
                 assert!(!policy.is_opened(ip(address)), "{address} with {range}");
             }
         };
-        check("127.0.0.0/8", &["127.0.0.1", "::ffff:127.9.9.9", "64:ff9b::127.0.0.1"], &["::1", "10.0.0.1"]);
+        check("127.0.0.0/8", &["127.0.0.1", "::ffff:127.9.9.9"], &["::1", "10.0.0.1", "64:ff9b::127.0.0.1"]);
         check("::1/128", &["::1"], &["127.0.0.1", "::", "::2"]);
         check("::ffff:10.1.0.0/112", &["10.1.2.3", "::ffff:10.1.2.3"], &["10.2.0.1"]);
         check("::/0", &["::1", "fd00::1", "64:ff9b::127.0.0.1"], &["127.0.0.1", "::ffff:127.0.0.1"]);

@@ -181,6 +181,8 @@ pub struct Outcome {
     pub time: Timestamp,
     /// When the next attempt is due.
     pub next_attempt: Option<Timestamp>,
+    /// Pending, and its webhook was disabled meanwhile: the next attempt waits for that to change. Set by the store.
+    pub held: bool,
     /// The first bytes of an answer that was not 2xx.
     pub response_body: Bytes,
 }

@@ -30,6 +30,12 @@ pub struct TargetRules {
 }
 
 impl TargetRules {
+    /// Rules that allow every address, for reading a URL that nothing will be sent to.
+    pub fn unjudged() -> Self {
+        let everything = ["0.0.0.0/0", "::/0"].map(|range| range.parse().expect("a valid range"));
+        Self { allow_http: true, policy: AddressPolicy::new(everything.into()) }
+    }
+
     /// Whether a request of this scheme may go to this address.
     pub fn admit(&self, scheme: Scheme, address: IpAddr) -> Result<(), NotAllowed> {
         self.policy.judge(address)?;

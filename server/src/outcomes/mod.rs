@@ -134,6 +134,7 @@ impl Outcomes {
             latency: result.latency,
             time: result.time,
             next_attempt: verdict.next_attempt,
+            held: false,
             response_body: if result.error_class.is_some() { result.response_body } else { bytes::Bytes::new() },
         };
         debug!(

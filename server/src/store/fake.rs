@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
     FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish,
-    Published, Store, StoreError,
+    Published, RequestKey, Store, StoreError,
 };
 use crate::model::{
     event::StoredEvent,
@@ -190,6 +190,10 @@ impl Store for FakeStore {
 
     async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
         Ok(self.detail.lock().clone())
+    }
+
+    async fn answered(&self, _: &Tenant, _: &RequestKey, _: Timestamp) -> Result<Option<ConfigAnswer>, StoreError> {
+        Ok(None)
     }
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {

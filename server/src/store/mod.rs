@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::model::{
     event::StoredEvent,
-    ids::{ConfigSeq, DeliveryId, EventSeq, Position, WebhookNo},
+    ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
     seal::Sealer,
     time::Timestamp,
 };
@@ -68,6 +68,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Changes the configuration, durably, if the change's conditions hold.
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError>;
+
+    /// What a request with this id was answered, if that is remembered: created, or that the id was used with another one.
+    async fn answered(
+        &self,
+        tenant: &Tenant,
+        request: &RequestKey,
+        now: Timestamp,
+    ) -> Result<Option<ConfigAnswer>, StoreError>;
 
     /// Changes of configuration after `after`, oldest first; after 0 it adds up to what exists.
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError>;

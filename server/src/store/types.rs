@@ -188,7 +188,7 @@ pub struct FeedFilter {
     /// Only these event types; cancellations pass.
     pub event_types: BTreeSet<EventTypeName>,
     /// Only outcomes that led to one of these; a cancellation passes with `Cancelled`.
-    pub states: Vec<DeliveryState>,
+    pub states: Vec<DeliveryView>,
 }
 
 impl FeedFilter {
@@ -196,10 +196,10 @@ impl FeedFilter {
     pub fn passes(&self, entry: &LogEntry) -> bool {
         let (tenant, webhook, event_type, state) = match entry {
             LogEntry::Outcome(outcome) => {
-                (&outcome.tenant, &outcome.webhook_id, Some(&outcome.event_type), outcome.state)
+                (&outcome.tenant, &outcome.webhook_id, Some(&outcome.event_type), outcome.view())
             }
             LogEntry::WebhookCancelled(cancelled) => {
-                (&cancelled.tenant, &cancelled.webhook, None, DeliveryState::Cancelled)
+                (&cancelled.tenant, &cancelled.webhook, None, DeliveryView::State(DeliveryState::Cancelled))
             }
         };
         self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
@@ -242,6 +242,13 @@ pub enum DeliveryView {
     State(DeliveryState),
     /// Pending, for a webhook that is disabled.
     Held,
+}
+
+impl Outcome {
+    /// Where the delivery stands after it, as callers see it.
+    pub fn view(&self) -> DeliveryView {
+        if self.held { DeliveryView::Held } else { DeliveryView::State(self.state) }
+    }
 }
 
 /// Which deliveries a caller wants.

@@ -13,7 +13,6 @@ use tokio::{
 };
 
 use crate::{
-    limits::WATCH_UPDATES_MAX,
     model::ids::Position,
     store::{FeedError, FeedFilter, FeedPage, LogEntry, Store, StoreError},
 };
@@ -64,7 +63,7 @@ pub enum Start {
 pub struct WatchBatch {
     /// The place just after `entries`.
     pub cursor: String,
-    /// Oldest first, at most `WATCH_UPDATES_MAX`; none in a heartbeat.
+    /// Oldest first, at most as many as asked for; none in a heartbeat.
     pub entries: Vec<LogEntry>,
 }
 
@@ -86,7 +85,7 @@ pub enum WatchError {
 }
 
 impl Watch {
-    /// Opens a stream of what passes the filter. Its first batch is empty and carries the cursor of the start; it ends only
+    /// Opens a stream of what passes the filter, in batches of at most `entries_max`. Its first batch is empty and carries the cursor of the start; it ends only
     /// with an error, which is its last item.
     ///
     /// The start is fixed, and known to be usable, when this returns.
@@ -94,12 +93,14 @@ impl Watch {
         &self,
         filter: FeedFilter,
         start: Start,
+        entries_max: usize,
     ) -> Result<impl Stream<Item = Result<WatchBatch, WatchError>> + Send + 'static, WatchError> {
         let mut follower = Follower {
             head: self.store.head(),
             store: self.store.clone(),
             heartbeat: self.heartbeat,
             filter,
+            entries_max,
             position: Position(0),
             at_hand: None,
             said: None,
@@ -134,6 +135,7 @@ struct Follower {
     head: watch::Receiver<Position>,
     heartbeat: Duration,
     filter: FeedFilter,
+    entries_max: usize,
     /// Everything up to here was said or left out.
     position: Position,
     /// A page read after `position` and not yet looked at.
@@ -173,7 +175,7 @@ impl Follower {
     async fn read(&mut self) -> Result<FeedPage, FeedError> {
         // Listen before looking, or an entry committed in between would wait for the one after it.
         self.head.mark_unchanged();
-        self.store.feed(self.position, &self.filter, WATCH_UPDATES_MAX).await
+        self.store.feed(self.position, &self.filter, self.entries_max).await
     }
 
     fn say(&mut self, entries: Vec<LogEntry>) -> WatchBatch {

@@ -2,6 +2,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 
 use super::*;
 use crate::{
+    limits::WATCH_UPDATES_MAX,
     model::{ids::Tenant, time::Timestamp},
     store::{WebhookCancelled, fake::FakeStore},
 };
@@ -35,7 +36,7 @@ fn at(store: &Arc<FakeStore>, place: u64) -> String {
 }
 
 async fn open(store: &Arc<FakeStore>, filter: FeedFilter, start: Start) -> Result<Opened, WatchError> {
-    Ok(watch(store).open(filter, start).await?.boxed())
+    Ok(watch(store).open(filter, start, WATCH_UPDATES_MAX).await?.boxed())
 }
 
 type Opened = BoxStream<'static, Result<WatchBatch, WatchError>>;

@@ -58,7 +58,7 @@ fn every_wrong_field_of_a_webhook_is_named() {
                     ..v1::Webhook::default()
                 }
             },
-            reason::INVALID_FIELD,
+            reason::UNKNOWN_EVENT_TYPE,
             &["webhook.tenant", "webhook.url", "webhook.event_types[0]", "webhook.event_types[1]"],
         ),
     ];
@@ -196,10 +196,11 @@ fn watch_filters_are_checked_whole() {
         event_types: vec!["*".into()],
         states: vec![1, 0, 5, 77],
         start: Some(FromBeginning(false)),
+        max_updates: -1,
     };
     let fields =
-        ["tenant", "webhook_ids[1]", "event_types[0]", "states[1]", "states[3]", "states[2]", "from_beginning"];
-    refused(convert::watch(wrong), reason::INVALID_FIELD, &fields);
+        ["tenant", "webhook_ids[1]", "event_types[0]", "states[1]", "states[3]", "max_updates", "from_beginning"];
+    refused(convert::watch(wrong), reason::UNKNOWN_EVENT_TYPE, &fields);
     let many = v1::WatchDeliveriesRequest {
         webhook_ids: vec!["x".into(); 101],
         event_types: vec!["x".into(); 101],
@@ -208,11 +209,12 @@ fn watch_filters_are_checked_whole() {
     refused(convert::watch(many), reason::INVALID_FIELD, &["webhook_ids", "event_types"]);
 
     let all = v1::WatchDeliveriesRequest { tenant: "-".into(), ..v1::WatchDeliveriesRequest::default() };
-    let (filter, start) = convert::watch(all).unwrap();
-    assert_eq!((filter.tenant, start), (None, Start::Now));
-    let one = v1::WatchDeliveriesRequest { start: Some(Cursor("c".into())), ..v1::WatchDeliveriesRequest::default() };
-    let (filter, start) = convert::watch(one).unwrap();
-    assert_eq!((filter.tenant.unwrap().as_str(), start), ("default", Start::At("c".into())));
+    let (filter, start, at_once) = convert::watch(all).unwrap();
+    assert_eq!((filter.tenant, start, at_once), (None, Start::Now, 500));
+    let start = Some(Cursor("c".into()));
+    let one = v1::WatchDeliveriesRequest { start, max_updates: 1, ..v1::WatchDeliveriesRequest::default() };
+    let (filter, start, at_once) = convert::watch(one).unwrap();
+    assert_eq!((filter.tenant.unwrap().as_str(), start, at_once), ("default", Start::At("c".into()), 1));
 }
 
 #[test]

@@ -187,6 +187,7 @@ fn detail(tenant: &str) -> DeliveryDetail {
         latency: std::time::Duration::from_millis(1_500),
         time: Timestamp::from_micros(1),
         next_attempt: None,
+        held: false,
         response_body: Bytes::from_static(b"\xffno"),
     };
     DeliveryDetail { delivery, attempts: vec![outcome] }

@@ -51,10 +51,7 @@ impl Change<'_> {
         if let Some((key, hash)) = &request
             && let Some(known) = known_request(tables, key, time)?
         {
-            return match known.webhook {
-                Some(webhook) if known.hash == hash => Ok(ConfigAnswer::Created(webhook.webhook()?)),
-                _ => Ok(ConfigAnswer::RequestReused),
-            };
+            return answer_again(known, hash);
         }
         let created = self.steps.iter().filter(|(_, step)| matches!(step, ConfigStep::Put(_))).count();
         if self.shared.catalog.len() + created >= self.shared.config.webhooks_max {
@@ -219,8 +216,16 @@ impl Change<'_> {
     }
 }
 
-fn request_key(tenant: &Tenant, id: &str) -> Vec<u8> {
+pub(super) fn request_key(tenant: &Tenant, id: &str) -> Vec<u8> {
     [tenant.as_str().as_bytes(), &[0], id.as_bytes()].concat()
+}
+
+/// The answer to a request whose id was used before.
+pub(super) fn answer_again(known: RequestRecord, hash: &[u8]) -> Result<ConfigAnswer, EngineError> {
+    match known.webhook {
+        Some(webhook) if known.hash == hash => Ok(ConfigAnswer::Created(webhook.webhook()?)),
+        Some(_) | None => Ok(ConfigAnswer::RequestReused),
+    }
 }
 
 /// What was answered under this key, if that is not too long ago. Forgets it otherwise.

@@ -42,8 +42,8 @@ use self::{
 };
 use super::{
     Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, FeedError,
-    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, Store,
-    StoreError,
+    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, RequestKey,
+    Store, StoreError,
 };
 use crate::{
     clock::Clock,
@@ -51,7 +51,7 @@ use crate::{
     limits::COMMIT_ROWS_MAX,
     model::{
         event::StoredEvent,
-        ids::{ConfigSeq, DeliveryId, EventSeq, Position, WebhookNo},
+        ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
     },
@@ -200,6 +200,16 @@ impl Store for RedbStore {
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Config { change, answer }).await
+    }
+
+    async fn answered(
+        &self,
+        tenant: &Tenant,
+        request: &RequestKey,
+        now: Timestamp,
+    ) -> Result<Option<ConfigAnswer>, StoreError> {
+        let (tenant, request) = (tenant.clone(), request.clone());
+        self.read(move |shared| reads::answered(shared, &tenant, &request, now).map_err(StoreError::from)).await
     }
 
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError> {

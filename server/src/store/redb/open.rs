@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    io::{self, Write as _},
     path::Path,
     sync::Arc,
 };
@@ -34,6 +35,8 @@ use crate::{
 
 /// Name of the hot store's file.
 const HOT: &str = "hot.redb";
+/// Name of a file that says that there is, or was, a hot store: one that has vanished is not to be replaced by an empty one.
+const MARKER: &str = "STORE";
 /// Name of the folder of segments.
 const SEGMENTS: &str = "segments";
 
@@ -46,6 +49,12 @@ pub(super) fn open(
 ) -> Result<(Arc<Shared>, Recovered), OpenError> {
     let unusable = |error| OpenError::Unusable { dir: dir.to_owned(), error };
     fs::create_dir_all(dir).map_err(unusable)?;
+    let (hot, marker) = (dir.join(HOT), dir.join(MARKER));
+    let is_empty = fs::metadata(&hot).map_or(true, |hot| hot.len() == 0);
+    if is_empty && (marker.exists() || has_segments(dir)) {
+        let why = format!("{HOT} is missing or empty, though there was one");
+        return Err(OpenError::Broken { dir: dir.to_owned(), why });
+    }
     let hot = database(dir, &config).map_err(|error| {
         let in_use = matches!(error, DatabaseError::DatabaseAlreadyOpen);
         if in_use { OpenError::InUse(dir.to_owned()) } else { broken(dir, &error.into()) }
@@ -55,6 +64,7 @@ pub(super) fn open(
         Ok(facts) => facts,
         Err(found) => return Err(OpenError::NewerSchema { dir: dir.to_owned(), found }),
     };
+    write_marker(&marker).map_err(unusable)?;
     let segments = load_segments(&hot, dir).map_err(|error| broken(dir, &error))?;
     let opened = Opened {
         dir: dir.to_owned(),
@@ -78,6 +88,21 @@ pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
     let (as_of, lanes) = (shared.committed(), recovered.pending.keys().map(|&no| WebhookNo(no)));
     shared.news.post(as_of, [], lanes);
     Ok(recovered)
+}
+
+/// Whether there are segments, which no directory has that never had a hot store.
+fn has_segments(dir: &Path) -> bool {
+    let files = fs::read_dir(dir.join(SEGMENTS)).into_iter().flatten().flatten();
+    files.map(|file| file.path()).any(|path| path.extension().is_some_and(|extension| extension == "redb"))
+}
+
+fn write_marker(marker: &Path) -> io::Result<()> {
+    if marker.exists() {
+        return Ok(());
+    }
+    let mut file = fs::File::create(marker)?;
+    file.write_all(b"The data directory of a Postrider daemon. Keep its files together.\n")?;
+    file.sync_all()
 }
 
 struct Facts {

@@ -24,8 +24,12 @@ impl Change<'_> {
     pub(super) fn commit_group(&mut self, tables: &mut Tables<'_>, mut group: OutcomeGroup) -> Result<(), EngineError> {
         // In the order of keys, so that neighbours share pages.
         group.outcomes.sort_by_key(|outcome| (outcome.key.webhook, outcome.key.event, outcome.key.replay));
-        for outcome in group.outcomes {
+        for (no, reason) in group.disable {
+            self.disable(tables, no, reason)?;
+        }
+        for mut outcome in group.outcomes {
             if self.exists(outcome.key.webhook) {
+                outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);
                 match self.record(tables, &outcome) {
                     // Or it would keep every other outcome from being committed, for ever.
                     Err(EngineError::Corrupt(error)) => {
@@ -34,9 +38,6 @@ impl Change<'_> {
                     recorded => recorded?,
                 }
             }
-        }
-        for (no, reason) in group.disable {
-            self.disable(tables, no, reason)?;
         }
         Ok(())
     }
@@ -80,6 +81,13 @@ impl Change<'_> {
             self.counters.pending = self.counters.pending.saturating_sub(1);
         }
         Ok(())
+    }
+
+    /// Whether attempts will be made for the webhook, this transaction included.
+    fn is_enabled(&self, no: WebhookNo) -> bool {
+        let disabled_here = |step: &(ConfigSeq, ConfigStep)| matches!(&step.1, ConfigStep::Put(webhook) if webhook.no == no && !webhook.is_enabled());
+        self.shared.catalog.webhook(no).is_some_and(|known| known.webhook.is_enabled())
+            && !self.steps.iter().any(disabled_here)
     }
 
     fn disable(&mut self, tables: &mut Tables<'_>, no: WebhookNo, reason: DisableReason) -> Result<(), EngineError> {

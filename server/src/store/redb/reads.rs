@@ -9,20 +9,22 @@ use ::redb::{ReadTransaction, TableError};
 use bytes::Bytes;
 
 use super::{
+    config::{answer_again, request_key},
     error::EngineError,
-    records::{EventChunk, EventRecord, LogChunk, WebhookRecord},
+    records::{EventChunk, EventRecord, LogChunk, RequestRecord, WebhookRecord},
     shared::Shared,
     tables,
 };
 use crate::{
-    limits::FEED_EXAMINED_MAX,
+    limits::{FEED_EXAMINED_MAX, REQUEST_ID_WINDOW},
     model::{
         event::StoredEvent,
-        ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        ids::{ConfigSeq, EventSeq, Position, Tenant, WebhookNo},
         time::Timestamp,
     },
     store::types::{
-        ConfigPage, ConfigStep, DuePage, FeedError, FeedFilter, FeedPage, Hint, LaneDue, LanePage, LogEntry, StoreError,
+        ConfigAnswer, ConfigPage, ConfigStep, DuePage, FeedError, FeedFilter, FeedPage, Hint, LaneDue, LanePage,
+        LogEntry, RequestKey, StoreError,
     },
 };
 
@@ -266,4 +268,18 @@ pub(super) fn config_since(shared: &Shared, after: ConfigSeq, limit: usize) -> R
         page.steps.push((ConfigSeq(seq.value()), step));
     }
     Ok(page)
+}
+
+/// What a request was answered before, if that is remembered.
+pub(super) fn answered(
+    shared: &Shared,
+    tenant: &Tenant,
+    request: &RequestKey,
+    now: Timestamp,
+) -> Result<Option<ConfigAnswer>, EngineError> {
+    let (txn, _) = shared.read()?;
+    let known = txn.open_table(tables::REQUESTS)?.get(request_key(tenant, &request.id).as_slice())?;
+    let known = known.map(|bytes| RequestRecord::decode_from(bytes.value())).transpose()?;
+    let known = known.filter(|known| now.since(Timestamp::from_micros(known.time)) < REQUEST_ID_WINDOW);
+    known.map(|known| answer_again(known, &request.hash.to_le_bytes())).transpose()
 }

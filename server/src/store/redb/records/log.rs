@@ -73,6 +73,8 @@ pub(in super::super) struct OutcomeRecord {
     next_attempt: Option<i64>,
     #[prost(bytes = "bytes", tag = "16")]
     response_body: Bytes,
+    #[prost(bool, tag = "17")]
+    held: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -138,6 +140,7 @@ impl LogRecord {
                 time: outcome.time.micros(),
                 next_attempt: outcome.next_attempt.map(Timestamp::micros),
                 response_body: outcome.response_body.clone(),
+                held: outcome.held,
             })),
         }
     }
@@ -204,6 +207,7 @@ impl OutcomeRecord {
             latency: Duration::from_micros(self.latency_us),
             time: Timestamp::from_micros(self.time),
             next_attempt: self.next_attempt.map(Timestamp::from_micros),
+            held: self.held,
             response_body: self.response_body,
         })
     }
