@@ -34,7 +34,7 @@ pub(crate) struct Limits {
     /// Most deliveries pending.
     pub(crate) pending_max: u64,
     /// How much history is kept close; the rest is archived.
-    pub(crate) hot_bytes_max: u64,
+    pub(crate) hot_bytes_max: usize,
     /// How long history is kept.
     pub(crate) retention: Duration,
 }

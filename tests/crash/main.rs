@@ -50,6 +50,8 @@ async fn nothing_acknowledged_is_lost() {
 
     let setup = Setup::new(BINARY)
         .flag("--retry-schedule", &["50ms"; 100].join(","))
+        // Small, so that kills land in the middle of moves to segments as well.
+        .flag("--store-hot", "256KiB")
         .flag("--watch-heartbeat", "200ms")
         .flag("--in-flight", &IN_FLIGHT_MAX.to_string());
     let receiver = Receiver::keeping(Keep::Identity, behave).await;

@@ -186,6 +186,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: KEEPING,
     },
     Setting {
+        name: "store-hot",
+        kind: Kind::One("SIZE"),
+        default: "128MiB",
+        help: "How much of the newest events and outcomes stays in hot.redb; the rest moves to segments (64KiB to 1TiB)",
+        group: KEEPING,
+    },
+    Setting {
         name: "store-cache",
         kind: Kind::One("SIZE"),
         default: "64MiB",

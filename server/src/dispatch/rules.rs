@@ -457,7 +457,7 @@ fn timeouts_until_launched(bench: &mut Bench, mut flying: Vec<Launch>, webhook: 
         }
         let key = flying.remove(0).key;
         bench.now = bench.now + Duration::from_secs(4);
-        let next_attempt = Some(bench.now + Duration::from_secs(86_400));
+        let next_attempt = Some(bench.now + Duration::from_hours(24));
         bench.settle_of(key.webhook, key.event.0, 8 + timeouts, next_attempt, true);
     }
     panic!("it is never launched");
@@ -491,12 +491,12 @@ fn hints_that_wait_for_slow_permits_do_not_keep_others_out() {
     // All of the dead ones have proved slow, and are tried again: no more than two of them fly.
     for as_of in 8..208 {
         let key = flying.remove(0).key;
-        let next_attempt = Some(NOW + Duration::from_secs(3600));
+        let next_attempt = Some(NOW + Duration::from_hours(1));
         bench.settle_of(key.webhook, key.event.0, as_of, next_attempt, true);
         read_all(&mut bench);
         flying.extend(bench.launches());
     }
-    bench.now = NOW + Duration::from_secs(3600);
+    bench.now = NOW + Duration::from_hours(1);
     bench.tick();
     read_all(&mut bench);
     assert_eq!(bench.launches().len(), 2);

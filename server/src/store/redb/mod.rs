@@ -68,7 +68,7 @@ pub struct Config {
     /// Newest outcomes kept in memory for watchers.
     pub log_cache_bytes: usize,
     /// Chunks beyond this size move from the hot store to segments.
-    pub hot_bytes_max: u64,
+    pub hot_bytes_max: usize,
     /// How long events, outcomes and finished deliveries are kept.
     pub retention: Duration,
     /// Most deliveries pending at once; more are refused.

@@ -44,7 +44,7 @@ pub(super) fn move_oldest(shared: &Shared, now: Timestamp) -> Result<Option<Arch
     let filter = shared.segments.filter(segment);
     let mut mover = Mover {
         old: now - segment_span(shared),
-        excess: counters.hot_bytes.saturating_sub(shared.config.hot_bytes_max),
+        excess: counters.hot_bytes.saturating_sub(shared.config.hot_bytes_max as u64),
         rows: 0,
         moved: Moved {
             segment,
