@@ -38,8 +38,8 @@ struct GlobalArgs {
     /// Tables for people, or JSON (named as in the API) for programs.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
-    /// How long to wait for the server, such as `5s` or `1m`.
-    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
+    /// How long to wait for the server, such as `5s` or `1m`; for `watch`, until it says the first word.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout, default_value = "30s")]
     timeout: Duration,
 }
 
@@ -106,6 +106,15 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// A duration that leaves time for an answer.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than zero".into()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// `HOST:PORT` is enough.
 fn server_url(server: &str) -> String {
     if server.contains("://") { server.to_owned() } else { format!("http://{server}") }
@@ -133,9 +142,28 @@ mod tests {
         check(&Cli::command());
     }
 
+    #[test]
+    fn examples_can_be_typed_in() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.split("Example").last().unwrap_or_default();
+            for line in examples.lines().filter_map(|line| line.find("postrider ").map(|at| &line[at..])) {
+                let words = line.replace('\'', "");
+                let parsed = Cli::try_parse_from(words.split(' '));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    const WEBHOOK: &str = "wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80";
+    const DELIVERY: &str = "dlv_5f0c9b7e31d84a26b0e1f3c758d29a64";
+
     #[track_caller]
     fn check(line: &str, expected: Option<ErrorKind>) {
-        let result = Cli::try_parse_from(line.split(' '));
+        let full = line.replace("WEBHOOK", WEBHOOK).replace("DELIVERY_ID", DELIVERY);
+        let result = Cli::try_parse_from(full.split(' '));
         assert_eq!(result.err().map(|error| error.kind()), expected, "{line}");
     }
 
@@ -148,8 +176,18 @@ mod tests {
             ("postrider webhooks create --url https://a.example --event-type *", None),
             ("postrider webhooks create --url https://a.example", Some(MissingRequiredArgument)),
             ("postrider webhooks create --event-type *", Some(MissingRequiredArgument)),
-            ("postrider webhooks delete wh_1 --yes --etag 7 --tenant acme", None),
+            ("postrider webhooks delete WEBHOOK --yes --etag 7 --tenant acme", None),
             ("postrider webhooks delete", Some(MissingRequiredArgument)),
+            ("postrider webhooks delete DELIVERY_ID --yes", Some(ValueValidation)),
+            ("postrider webhooks get wh_0193", Some(ValueValidation)),
+            ("postrider webhooks get WEBHOOK", None),
+            ("postrider deliveries get dlv_0193", Some(ValueValidation)),
+            ("postrider deliveries list --webhook WEBHOOK --event any", None),
+            ("postrider deliveries list --webhook any", Some(ValueValidation)),
+            ("postrider watch --webhook WEBHOOK,wh_1", Some(ValueValidation)),
+            ("postrider watch --timeout 0s", Some(ValueValidation)),
+            ("postrider triggers --timeout 0ms", Some(ValueValidation)),
+            ("postrider triggers --timeout 1ms", None),
             ("postrider webhooks list --tenant -", None),
             ("postrider --server 127.0.0.1:1 --timeout 5s triggers --examples", None),
             ("postrider event-types", None),
@@ -174,8 +212,11 @@ mod tests {
             ("postrider deliveries list --state delivered,FAILED --state DELIVERY_STATE_HELD --limit 5", None),
             ("postrider deliveries list --state lost", Some(ValueValidation)),
             ("postrider deliveries list --limit 0", Some(ValueValidation)),
-            ("postrider deliveries get dlv_1", None),
-            ("postrider watch --webhook wh_1 --event-type A,B --state failed --from-beginning --count 3", None),
+            ("postrider deliveries get DELIVERY_ID", None),
+            (
+                "postrider watch --webhook WEBHOOK,WEBHOOK --event-type A,B --state failed --from-beginning --count 3",
+                None,
+            ),
             ("postrider watch --cursor abc --until-idle 5s", None),
             ("postrider watch --cursor abc --from-beginning", Some(ArgumentConflict)),
             (
