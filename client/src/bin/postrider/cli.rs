@@ -1,6 +1,6 @@
 //! Arguments, and which command they mean.
 
-use std::{process::exit, time::Duration};
+use std::{ffi::OsString, process::exit, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use postrider_client::Client;
@@ -72,18 +72,43 @@ pub(crate) struct Session {
 
 /// Runs the command and exits.
 pub(crate) fn run() -> ! {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
+    let format = cli.global.output;
     let code = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(async {
             match dispatch(cli).await {
                 Ok(()) => 0,
-                Err(failure) => failure.report(),
+                Err(failure) => failure.report(format),
             }
         }),
-        Err(error) => Failure::from(error).report(),
+        Err(error) => Failure::from(error).report(format),
     };
     // Not a return from main: a read of standard input that is still blocked would hold the runtime up.
     exit(code)
+}
+
+/// Says what is wrong with the command line, or what was asked for, such as the help, and exits.
+fn refuse(error: &clap::Error) -> ! {
+    if error.use_stderr() && asks_for_json(std::env::args_os()) {
+        // Nothing can be said where it could not be said.
+        let _unsaid = error.print();
+        exit(Failure::Usage(first_paragraph(&error.to_string())).report_json())
+    }
+    error.exit()
+}
+
+/// Whether a command line, though it cannot be understood, asks for JSON.
+fn asks_for_json(args: impl IntoIterator<Item = OsString>) -> bool {
+    let args: Vec<OsString> = args.into_iter().take_while(|arg| arg != "--").collect();
+    let apart = args.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json");
+    apart || args.iter().any(|arg| arg == "-ojson" || arg == "-o=json" || arg == "--output=json")
+}
+
+/// What clap says before it explains the usage, on one line.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
@@ -230,6 +255,33 @@ mod tests {
         ] {
             check(line, expected);
         }
+    }
+
+    #[test]
+    fn json_is_asked_for_even_where_the_rest_is_wrong() {
+        for (line, asks) in [
+            ("postrider webhooks get wh_1 -o json", true),
+            ("postrider --output json nonsense", true),
+            ("postrider --output=json", true),
+            ("postrider -ojson", true),
+            ("postrider -o=json", true),
+            ("postrider -o table", false),
+            ("postrider -o", false),
+            ("postrider json -- -o json", false),
+        ] {
+            assert_eq!(asks_for_json(line.split(' ').map(OsString::from)), asks, "{line}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_said_on_one_line() {
+        let error = Cli::try_parse_from(["postrider", "webhooks", "get", "wh_1"]).unwrap_err();
+        let text = first_paragraph(&error.to_string());
+        assert!(text.starts_with("invalid value 'wh_1' for '<ID>': must be a webhook's id"), "{text}");
+        assert!(!text.contains('\n') && !text.contains("--help"), "{text}");
+        let error = Cli::try_parse_from(["postrider", "webhooks", "create"]).unwrap_err();
+        let text = first_paragraph(&error.to_string());
+        assert!(text.contains("--url <URL>") && text.contains("--event-type"), "{text}");
     }
 
     #[test]
