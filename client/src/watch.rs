@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{Future, Stream, future::BoxFuture};
+use futures::{Future, Stream, StreamExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status, Streaming};
 
@@ -31,7 +31,8 @@ pub struct WatchConfig {
     /// How long a stream may be silent before it is given up as dead and opened again. The server says something every
     /// 15 s.
     pub silence_max: Duration,
-    /// How long the server may be out of reach before the watch ends with the last error. `None`: for ever.
+    /// How long the server may be out of reach before the watch ends with the last error: from the start of the watch or
+    /// from a break to the next message. The server sends one (a heartbeat) as soon as a watch opens. `None`: for ever.
     pub outage_max: Option<Duration>,
     /// Waits between a break and the next try.
     pub backoff: Backoff,
@@ -74,9 +75,33 @@ impl Watch {
 
     /// A place to start the next watch from, so that nothing yielded by this one is followed by a gap. Updates reach the
     /// client in batches, and only batches have places: between two updates of one batch, it is the place before the
-    /// batch. None until the server has told the first.
+    /// batch. With [`WatchDeliveriesRequest::max_updates`] 1 every update is a batch of its own, and this is exactly the
+    /// place after the last one yielded. None until the server has told the first.
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
+    }
+
+    /// Waits for the server's next message, such as the heartbeat that it sends as soon as a watch opens; what it brings is
+    /// kept for the stream, and as long as something is kept this returns at once. Fails as the stream would. Dropping the
+    /// future loses nothing.
+    pub async fn heard(&mut self) -> Result<(), Error> {
+        if !self.received.is_empty() {
+            return Ok(());
+        }
+        match self.batches.next().await {
+            Some(Ok(batch)) => self.keep(batch),
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Keeps a batch to be yielded, when there is no other; an empty one leads on at once.
+    fn keep(&mut self, batch: Batch) {
+        self.received.extend(batch.updates);
+        if self.received.is_empty() {
+            self.cursor = Some(batch.cursor);
+        }
     }
 }
 
@@ -92,8 +117,7 @@ impl Stream for Watch {
                 return Poll::Ready(Some(Ok(update)));
             }
             match ready!(Pin::new(&mut self.batches).poll_next(context)) {
-                Some(Ok(batch)) if batch.updates.is_empty() => self.cursor = Some(batch.cursor),
-                Some(Ok(batch)) => self.received.extend(batch.updates),
+                Some(Ok(batch)) => self.keep(batch),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
@@ -109,12 +133,12 @@ pub struct Batches {
     state: State,
     /// Tries in a row that brought no message.
     failures: u32,
-    /// When the last message came, or this watch began.
-    alive: Instant,
+    /// Since when there has been no answer: the start of the watch, or a break. None while messages come.
+    outage_since: Option<Instant>,
 }
 
 enum State {
-    Waiting(Pin<Box<Sleep>>),
+    Waiting { until: Pin<Box<Sleep>>, last: Option<Error> },
     Opening { stream: BoxFuture<'static, Result<Streaming<WatchDeliveriesResponse>, Status>>, dead: Pin<Box<Sleep>> },
     Reading { stream: Box<Streaming<WatchDeliveriesResponse>>, dead: Pin<Box<Sleep>> },
     Ended,
@@ -122,8 +146,8 @@ enum State {
 
 impl Batches {
     pub(crate) fn new(client: Client, request: WatchDeliveriesRequest, config: WatchConfig) -> Self {
-        let state = State::Waiting(Box::pin(sleep(Duration::ZERO)));
-        Self { client, request, config, state, failures: 0, alive: Instant::now() }
+        let state = State::Waiting { until: Box::pin(sleep(Duration::ZERO)), last: None };
+        Self { client, request, config, state, failures: 0, outage_since: Some(Instant::now()) }
     }
 
     /// The place after the last batch yielded, or the one this watch was told to start from.
@@ -138,13 +162,23 @@ impl Batches {
         let mut service = self.client.delivery_service();
         let request = self.request.clone();
         let stream = async move { Ok(service.watch_deliveries(request).await?.into_inner()) };
-        State::Opening { stream: Box::pin(stream), dead: Box::pin(sleep(self.config.silence_max)) }
+        State::Opening { stream: Box::pin(stream), dead: Box::pin(sleep(self.patience())) }
+    }
+
+    /// How long to wait for a stream's first message.
+    fn patience(&self) -> Duration {
+        self.outage_left().map_or(self.config.silence_max, |left| left.min(self.config.silence_max))
+    }
+
+    /// What is left of the longest outage allowed; none if it has no end, or there is no outage.
+    fn outage_left(&self) -> Option<Duration> {
+        Some(self.config.outage_max?.saturating_sub(self.outage_since?.elapsed()))
     }
 
     /// Takes a message; from now on its cursor is where a new stream starts.
     fn take(&mut self, message: WatchDeliveriesResponse) -> Batch {
         self.failures = 0;
-        self.alive = Instant::now();
+        self.outage_since = None;
         self.request.start = Some(Start::Cursor(message.cursor.clone()));
         let updates = message.updates.into_iter().filter_map(|update| update.update).collect();
         Batch { cursor: message.cursor, updates }
@@ -152,15 +186,17 @@ impl Batches {
 
     /// Decides what follows a failure: another try after a while, or the end.
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Batch, Error>>> {
-        let outage = self.alive.elapsed();
-        if is_final(error.code()) || self.config.outage_max.is_some_and(|max| outage >= max) {
+        self.outage_since.get_or_insert_with(Instant::now);
+        let left = self.outage_left();
+        if is_final(error.code()) || left.is_some_and(|left| left.is_zero()) {
             self.state = State::Ended;
             return Poll::Ready(Some(Err(error)));
         }
         self.failures = self.failures.saturating_add(1);
         let delay = self.config.backoff.delay(self.failures, &mut rand::rng());
         let delay = delay.max(error.retry_delay().unwrap_or_default());
-        self.state = State::Waiting(Box::pin(sleep(delay)));
+        let delay = left.map_or(delay, |left| left.min(delay));
+        self.state = State::Waiting { until: Box::pin(sleep(delay)), last: Some(error) };
         Poll::Pending
     }
 }
@@ -173,17 +209,23 @@ impl Stream for Batches {
         loop {
             let silent = |dead: &mut Pin<Box<Sleep>>, context: &mut Context<'_>| {
                 ready!(dead.as_mut().poll(context));
-                Poll::Ready(Error::new(Code::DeadlineExceeded, "the watch stream is silent"))
+                Poll::Ready(Error::new(Code::DeadlineExceeded, "the server does not answer: the watch is silent"))
             };
             let error = match &mut this.state {
-                State::Waiting(until) => {
+                State::Waiting { until, last } => {
                     ready!(until.as_mut().poll(context));
-                    this.state = this.open();
-                    continue;
+                    match last.take() {
+                        // Another try would have no time left.
+                        Some(last) if this.outage_left().is_some_and(|left| left.is_zero()) => last,
+                        Some(_) | None => {
+                            this.state = this.open();
+                            continue;
+                        }
+                    }
                 }
                 State::Opening { stream, dead } => match stream.as_mut().poll(context) {
                     Poll::Ready(Ok(stream)) => {
-                        let dead = Box::pin(sleep(this.config.silence_max));
+                        let dead = Box::pin(sleep(this.patience()));
                         this.state = State::Reading { stream: Box::new(stream), dead };
                         continue;
                     }
@@ -211,7 +253,7 @@ impl Stream for Batches {
 impl fmt::Debug for Batches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Waiting(_) => "waiting",
+            State::Waiting { .. } => "waiting",
             State::Opening { .. } => "opening",
             State::Reading { .. } => "reading",
             State::Ended => "ended",

@@ -1,7 +1,5 @@
 //! The watch against a scripted server. Time is virtual.
 
-use futures::StreamExt as _;
-
 use super::*;
 use crate::{
     fake::{Fake, OnWatch},
@@ -123,4 +121,57 @@ async fn an_outage_ends_the_watch_only_if_told_so() {
     assert_eq!(watch.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
     assert!((outage_max..outage_max * 2).contains(&before.elapsed()), "{:?}", before.elapsed());
     assert!(watch.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_message_must_come_before_an_outage_is_too_long() {
+    let outage_max = Duration::from_secs(5);
+    let config = WatchConfig { outage_max: Some(outage_max), ..WatchConfig::default() };
+    for scripts in [
+        vec![vec![OnWatch::Hang]],
+        vec![vec![end(Code::Unavailable)], vec![OnWatch::Hang]],
+        vec![vec![message("c0", &[]), end(Code::Unavailable)], vec![OnWatch::Hang]],
+    ] {
+        let mut watch = fake(scripts).serve().watch(from_beginning(), config.clone());
+        let before = Instant::now();
+        assert!(watch.next().await.unwrap().unwrap_err().is_unreachable());
+        assert!((outage_max..outage_max * 2).contains(&before.elapsed()), "{:?}", before.elapsed());
+        assert!(watch.next().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_between_messages_is_no_outage() {
+    let config = WatchConfig { outage_max: Some(Duration::from_secs(5)), ..WatchConfig::default() };
+    let fake = fake([vec![message("c0", &[]), OnWatch::Hang], vec![message("c0", &[]), message("c1", &[1])]]);
+    let mut watch = fake.serve().watch(from_beginning(), config);
+    let before = Instant::now();
+    assert_eq!(attempt(watch.next().await), 1);
+    assert!(before.elapsed() >= WatchConfig::default().silence_max);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_can_be_heard_before_it_has_updates() {
+    let fake = fake([vec![message("c0", &[]), message("c1", &[1, 2]), message("c2", &[3])]]);
+    let mut watch = fake.serve().watch(from_beginning(), WatchConfig::default());
+    for cursor in ["c0", "c0", "c0"] {
+        watch.heard().await.unwrap();
+        assert_eq!(watch.cursor(), Some(cursor), "nothing was yielded yet");
+    }
+    assert_eq!(attempt(watch.next().await), 1);
+    assert_eq!(attempt(watch.next().await), 2);
+    assert_eq!(watch.cursor(), Some("c1"), "one batch is kept, not more");
+    assert_eq!(attempt(watch.next().await), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_one_update_a_message_every_update_has_its_place() {
+    let fake = fake([vec![message("c0", &[]), message("c1", &[1]), message("c2", &[2])]]);
+    let request = WatchDeliveriesRequest { max_updates: 1, ..from_beginning() };
+    let mut watch = fake.serve().watch(request, WatchConfig::default());
+    for (number, cursor) in [(1, "c1"), (2, "c2")] {
+        assert_eq!(attempt(watch.next().await), number);
+        assert_eq!(watch.cursor(), Some(cursor));
+    }
+    assert_eq!(fake.state().watched[0].max_updates, 1);
 }

@@ -1,6 +1,6 @@
 //! Arguments, and which command they mean.
 
-use std::{process::exit, time::Duration};
+use std::{ffi::OsString, process::exit, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use postrider_client::Client;
@@ -38,8 +38,8 @@ struct GlobalArgs {
     /// Tables for people, or JSON (named as in the API) for programs.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
-    /// How long to wait for the server, such as `5s` or `1m`.
-    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
+    /// How long to wait for the server, such as `5s` or `1m`; for `watch`, until it says the first word.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout, default_value = "30s")]
     timeout: Duration,
 }
 
@@ -72,18 +72,43 @@ pub(crate) struct Session {
 
 /// Runs the command and exits.
 pub(crate) fn run() -> ! {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
+    let format = cli.global.output;
     let code = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(async {
             match dispatch(cli).await {
                 Ok(()) => 0,
-                Err(failure) => failure.report(),
+                Err(failure) => failure.report(format),
             }
         }),
-        Err(error) => Failure::from(error).report(),
+        Err(error) => Failure::from(error).report(format),
     };
     // Not a return from main: a read of standard input that is still blocked would hold the runtime up.
     exit(code)
+}
+
+/// Says what is wrong with the command line, or what was asked for, such as the help, and exits.
+fn refuse(error: &clap::Error) -> ! {
+    if error.use_stderr() && asks_for_json(std::env::args_os()) {
+        // Nothing can be said where it could not be said.
+        let _unsaid = error.print();
+        exit(Failure::Usage(first_paragraph(&error.to_string())).report_json())
+    }
+    error.exit()
+}
+
+/// Whether a command line, though it cannot be understood, asks for JSON.
+fn asks_for_json(args: impl IntoIterator<Item = OsString>) -> bool {
+    let args: Vec<OsString> = args.into_iter().take_while(|arg| arg != "--").collect();
+    let apart = args.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json");
+    apart || args.iter().any(|arg| arg == "-ojson" || arg == "-o=json" || arg == "--output=json")
+}
+
+/// What clap says before it explains the usage, on one line.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
@@ -103,6 +128,15 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,
+    }
+}
+
+/// A duration that leaves time for an answer.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than zero".into()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -133,9 +167,28 @@ mod tests {
         check(&Cli::command());
     }
 
+    #[test]
+    fn examples_can_be_typed_in() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.split("Example").last().unwrap_or_default();
+            for line in examples.lines().filter_map(|line| line.find("postrider ").map(|at| &line[at..])) {
+                let words = line.replace('\'', "");
+                let parsed = Cli::try_parse_from(words.split(' '));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    const WEBHOOK: &str = "wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80";
+    const DELIVERY: &str = "dlv_5f0c9b7e31d84a26b0e1f3c758d29a64";
+
     #[track_caller]
     fn check(line: &str, expected: Option<ErrorKind>) {
-        let result = Cli::try_parse_from(line.split(' '));
+        let full = line.replace("WEBHOOK", WEBHOOK).replace("DELIVERY_ID", DELIVERY);
+        let result = Cli::try_parse_from(full.split(' '));
         assert_eq!(result.err().map(|error| error.kind()), expected, "{line}");
     }
 
@@ -148,8 +201,18 @@ mod tests {
             ("postrider webhooks create --url https://a.example --event-type *", None),
             ("postrider webhooks create --url https://a.example", Some(MissingRequiredArgument)),
             ("postrider webhooks create --event-type *", Some(MissingRequiredArgument)),
-            ("postrider webhooks delete wh_1 --yes --etag 7 --tenant acme", None),
+            ("postrider webhooks delete WEBHOOK --yes --etag 7 --tenant acme", None),
             ("postrider webhooks delete", Some(MissingRequiredArgument)),
+            ("postrider webhooks delete DELIVERY_ID --yes", Some(ValueValidation)),
+            ("postrider webhooks get wh_0193", Some(ValueValidation)),
+            ("postrider webhooks get WEBHOOK", None),
+            ("postrider deliveries get dlv_0193", Some(ValueValidation)),
+            ("postrider deliveries list --webhook WEBHOOK --event any", None),
+            ("postrider deliveries list --webhook any", Some(ValueValidation)),
+            ("postrider watch --webhook WEBHOOK,wh_1", Some(ValueValidation)),
+            ("postrider watch --timeout 0s", Some(ValueValidation)),
+            ("postrider triggers --timeout 0ms", Some(ValueValidation)),
+            ("postrider triggers --timeout 1ms", None),
             ("postrider webhooks list --tenant -", None),
             ("postrider --server 127.0.0.1:1 --timeout 5s triggers --examples", None),
             ("postrider event-types", None),
@@ -174,8 +237,11 @@ mod tests {
             ("postrider deliveries list --state delivered,FAILED --state DELIVERY_STATE_HELD --limit 5", None),
             ("postrider deliveries list --state lost", Some(ValueValidation)),
             ("postrider deliveries list --limit 0", Some(ValueValidation)),
-            ("postrider deliveries get dlv_1", None),
-            ("postrider watch --webhook wh_1 --event-type A,B --state failed --from-beginning --count 3", None),
+            ("postrider deliveries get DELIVERY_ID", None),
+            (
+                "postrider watch --webhook WEBHOOK,WEBHOOK --event-type A,B --state failed --from-beginning --count 3",
+                None,
+            ),
             ("postrider watch --cursor abc --until-idle 5s", None),
             ("postrider watch --cursor abc --from-beginning", Some(ArgumentConflict)),
             (
@@ -189,6 +255,33 @@ mod tests {
         ] {
             check(line, expected);
         }
+    }
+
+    #[test]
+    fn json_is_asked_for_even_where_the_rest_is_wrong() {
+        for (line, asks) in [
+            ("postrider webhooks get wh_1 -o json", true),
+            ("postrider --output json nonsense", true),
+            ("postrider --output=json", true),
+            ("postrider -ojson", true),
+            ("postrider -o=json", true),
+            ("postrider -o table", false),
+            ("postrider -o", false),
+            ("postrider json -- -o json", false),
+        ] {
+            assert_eq!(asks_for_json(line.split(' ').map(OsString::from)), asks, "{line}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_said_on_one_line() {
+        let error = Cli::try_parse_from(["postrider", "webhooks", "get", "wh_1"]).unwrap_err();
+        let text = first_paragraph(&error.to_string());
+        assert!(text.starts_with("invalid value 'wh_1' for '<ID>': must be a webhook's id"), "{text}");
+        assert!(!text.contains('\n') && !text.contains("--help"), "{text}");
+        let error = Cli::try_parse_from(["postrider", "webhooks", "create"]).unwrap_err();
+        let text = first_paragraph(&error.to_string());
+        assert!(text.contains("--url <URL>") && text.contains("--event-type"), "{text}");
     }
 
     #[test]

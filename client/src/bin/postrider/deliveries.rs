@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::{
     cli::Session,
     failure::Failure,
+    ids::{parse_delivery_id, parse_webhook_id},
     json,
     output::{Format, duration, http_status, printable, properties, rows_or, say, say_json, table, time},
 };
@@ -19,13 +20,14 @@ const PAGE_SIZE_MAX: u32 = 1000;
 pub(crate) enum DeliveriesCommand {
     /// List deliveries, those of the newest events first.
     #[command(after_help = "Examples:
-  postrider deliveries list --webhook wh_0193 --state failed
-  postrider deliveries list --event evt_0193 --output json")]
+  postrider deliveries list --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --state failed
+  postrider deliveries list --event evt_0193a5e2d1f07c4b8e6a9d3c5b7f1e24 --output json")]
     List(ListArgs),
     /// Show one delivery with its attempts.
-    #[command(after_help = "Example: postrider deliveries get dlv_0193")]
+    #[command(after_help = "Example: postrider deliveries get dlv_5f0c9b7e31d84a26b0e1f3c758d29a64")]
     Get {
         /// The delivery's id.
+        #[arg(value_parser = parse_delivery_id)]
         id: String,
     },
 }
@@ -33,8 +35,8 @@ pub(crate) enum DeliveriesCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Only this webhook's.
-    #[arg(long, value_name = "ID", default_value = "")]
-    webhook: String,
+    #[arg(long, value_name = "ID", value_parser = parse_webhook_id)]
+    webhook: Option<String>,
     /// Only this event's.
     #[arg(long, value_name = "ID", default_value = "")]
     event: String,
@@ -57,7 +59,7 @@ impl DeliveriesCommand {
 
 async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
     let request = ListDeliveriesRequest {
-        webhook_id: args.webhook,
+        webhook_id: args.webhook.unwrap_or_default(),
         event_id: args.event,
         states: args.states.into_iter().map(Into::into).collect(),
         page_size: i32::try_from(args.limit.min(PAGE_SIZE_MAX)).expect("a page is small"),

@@ -3,6 +3,7 @@
 mod cli;
 mod deliveries;
 mod failure;
+mod ids;
 mod json;
 mod listen;
 mod output;

@@ -14,6 +14,7 @@ use crate::{
     cli::Session,
     deliveries::{error, parse_state, state_name},
     failure::Failure,
+    ids::parse_webhook_id,
     json,
     output::{Format, counted, duration, http_status, printable, say, say_json_line, time},
 };
@@ -21,16 +22,19 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "Ends with Ctrl-C, after --count updates or after --until-idle, and then prints on standard error the cursor to go
-on from: nothing is missed, and at most the updates of one last message are repeated. With --output json every line has it.
+on from: nothing is missed, and at most the updates of one last message are repeated. With --count every update is a message
+with a cursor of its own, so that nothing is repeated. With --output json every line has the cursor. The server must answer
+within --timeout, at the start and after a break.
 
 Examples:
   postrider watch
   postrider watch --state failed --output json
+  postrider watch --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --from-beginning --count 10
   postrider watch --from-beginning --until-idle 5s"
 )]
 pub(crate) struct WatchArgs {
     /// Only this webhook. Repeatable, or separated by commas.
-    #[arg(long = "webhook", value_name = "ID", value_delimiter = ',')]
+    #[arg(long = "webhook", value_name = "ID", value_delimiter = ',', value_parser = parse_webhook_id)]
     webhooks: Vec<String>,
     /// Only this event type. Repeatable, or separated by commas.
     #[arg(long = "event-type", value_name = "TYPE", value_delimiter = ',')]
@@ -44,7 +48,7 @@ pub(crate) struct WatchArgs {
     /// Start after this cursor.
     #[arg(long)]
     cursor: Option<String>,
-    /// Stop after so many updates.
+    /// Stop after so many updates; each then has its own cursor.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Stop when no update has come for so long.
@@ -67,8 +71,12 @@ impl WatchArgs {
             say(HEADER)?;
         }
         let mut left = self.count.unwrap_or(u64::MAX);
-        let mut result = Ok(());
-        while left > 0 {
+        // Idle is who has nothing to say, not who does not answer.
+        let mut result = tokio::select! {
+            heard = watch.heard() => heard.map_err(Failure::from),
+            () = &mut end => return Ok(()),
+        };
+        while left > 0 && result.is_ok() {
             let update = tokio::select! {
                 update = watch.next() => update,
                 () = idle(self.until_idle) => None,
@@ -79,9 +87,6 @@ impl WatchArgs {
                 Some(Err(error)) => Err(error.into()),
                 None => break,
             };
-            if result.is_err() {
-                break;
-            }
             left -= 1;
         }
         if let Some(cursor) = watch.cursor() {
@@ -100,6 +105,8 @@ impl WatchArgs {
             event_types: self.event_types.clone(),
             states: self.states.iter().map(|state| (*state).into()).collect(),
             start,
+            // So that what is printed last is followed by its own cursor.
+            max_updates: i32::from(self.count.is_some()),
             ..WatchDeliveriesRequest::default()
         }
     }
@@ -157,10 +164,24 @@ fn line(outcome: &Outcome) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
     use postrider_client::v1::ErrorClass;
     use prost_types::{Duration as ProtoDuration, Timestamp};
 
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: WatchArgs,
+    }
+
+    #[test]
+    fn with_a_count_every_update_is_a_message_of_its_own() {
+        for (line, max_updates) in [("watch", 0), ("watch --until-idle 5s", 0), ("watch --cursor c --count 3", 1)] {
+            assert_eq!(Line::parse_from(line.split(' ')).args.request().max_updates, max_updates, "{line}");
+        }
+    }
 
     #[test]
     fn columns_stand_below_their_heads() {

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::{
     cli::Session,
     failure::Failure,
+    ids::parse_webhook_id,
     json,
     output::{Format, counted, printable, properties, rows_or, say, say_json, table, time},
 };
@@ -22,9 +23,10 @@ pub(crate) enum WebhooksCommand {
   postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'")]
     Create(CreateArgs),
     /// Show one webhook.
-    #[command(after_help = "Example: postrider webhooks get wh_0193")]
+    #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
     Get {
         /// The webhook's id.
+        #[arg(value_parser = parse_webhook_id)]
         id: String,
     },
     /// List webhooks, oldest first.
@@ -32,8 +34,8 @@ pub(crate) enum WebhooksCommand {
     List,
     /// Delete a webhook for good, and cancel what is pending for it.
     #[command(after_help = "Examples:
-  postrider webhooks delete wh_0193
-  postrider webhooks delete wh_0193 --yes")]
+  postrider webhooks delete wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
+  postrider webhooks delete wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --yes")]
     Delete(DeleteArgs),
 }
 
@@ -59,6 +61,7 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// The webhook's id.
+    #[arg(value_parser = parse_webhook_id)]
     id: String,
     /// Do not ask.
     #[arg(long, short)]

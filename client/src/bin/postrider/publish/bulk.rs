@@ -9,7 +9,7 @@ use std::{
 };
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use postrider_client::{Pending, PublishError, Publisher, PublisherConfig, Receipt};
+use postrider_client::{Error, Pending, PublishError, Publisher, PublisherConfig, Receipt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, BufReader};
 
@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     cli::Session,
-    failure::{Failure, describe_briefly},
-    output::{Format, printable, say, say_json},
+    failure::{Failure, describe_briefly, fields, malformed},
+    output::{Format, printable, say, say_json_line},
 };
 
 /// Answers not yet looked at; the publisher's own window is smaller, so this never holds it up.
@@ -37,6 +37,7 @@ pub(super) async fn publish(session: &Session, path: &Path) -> Result<(), Failur
         publisher: session.client.publisher(config),
         waiting: VecDeque::new(),
         tally: Tally::default(),
+        format: session.format,
         progress: ProgressBar::hidden(),
     };
     let started = Instant::now();
@@ -52,7 +53,7 @@ pub(super) async fn publish(session: &Session, path: &Path) -> Result<(), Failur
     bulk.progress.finish_and_clear();
     let elapsed = started.elapsed();
     match session.format {
-        Format::Json => say_json(&bulk.tally.json(elapsed))?,
+        Format::Json => say_json_line(&bulk.tally.json(elapsed))?,
         Format::Table => say(bulk.tally.sentence(elapsed))?,
     }
     done?;
@@ -123,6 +124,7 @@ struct Bulk {
     /// Lines sent and not yet known to be answered, oldest first.
     waiting: VecDeque<(u64, Pending)>,
     tally: Tally,
+    format: Format,
     progress: ProgressBar,
 }
 
@@ -145,15 +147,12 @@ impl Bulk {
     async fn send(&mut self, line: NumberedLine) -> Result<(), Failure> {
         self.progress.inc(line.bytes);
         let Some(text) = line.text else {
-            self.reject(line.number, &format!("is longer than {LINE_BYTES_MAX} bytes"));
-            return Ok(());
+            let why = format!("is longer than {LINE_BYTES_MAX} bytes");
+            return self.reject(line.number, None, &why, &malformed(&why));
         };
         let event = match parse(&text) {
             Ok(event) => event,
-            Err(why) => {
-                self.reject(line.number, &why);
-                return Ok(());
-            }
+            Err(why) => return self.reject(line.number, None, &why, &malformed(&why)),
         };
         match self.publisher.send(event).await {
             Ok(pending) => self.waiting.push_back((line.number, pending)),
@@ -165,8 +164,12 @@ impl Bulk {
     fn settle(&mut self, line: u64, answer: Result<Receipt, PublishError>) -> Result<(), Failure> {
         match answer {
             Ok(receipt) => self.tally.accept(&receipt),
-            Err(error @ (PublishError::Rejected { .. } | PublishError::TooLarge { .. })) => {
-                self.reject(line, &describe_briefly(&error));
+            Err(PublishError::Rejected { event_id, error }) => {
+                self.reject(line, Some(&event_id), &describe_briefly(&error), &error)?;
+            }
+            Err(ref error @ PublishError::TooLarge { ref event_id, .. }) => {
+                let why = error.to_string();
+                self.reject(line, Some(event_id), &why, &malformed(&why))?;
             }
             // What holds for this line holds for all that follow.
             Err(error @ (PublishError::Unanswered { .. } | PublishError::Stopped(_) | PublishError::Dropped)) => {
@@ -186,10 +189,25 @@ impl Bulk {
         Ok(())
     }
 
-    fn reject(&mut self, line: u64, why: &str) {
+    /// Counts a line and says why: to people as text, and to programs as an object.
+    fn reject(&mut self, line: u64, event_id: Option<&str>, why: &str, error: &Error) -> Result<(), Failure> {
         self.tally.rejected += 1;
-        self.progress.suspend(|| eprintln!("line {line}: {}", printable(why)));
+        self.progress.suspend(|| {
+            eprintln!("line {line}: {}", printable(why));
+            match self.format {
+                Format::Json => say_json_line(&rejected(line, event_id, error)),
+                Format::Table => Ok(()),
+            }
+        })
     }
+}
+
+/// One rejected or malformed line as programs get it. The id is null if the line was not understood.
+fn rejected(line: u64, event_id: Option<&str>, error: &Error) -> Value {
+    let mut fields = fields(error);
+    fields.insert("line".into(), line.into());
+    fields.insert("event_id".into(), event_id.into());
+    json!({ "rejected": fields })
 }
 
 /// The oldest line's answer, once it is there.
@@ -219,6 +237,21 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rejected_lines_as_json() {
+        let expected = |event_id: Option<&str>| {
+            json!({ "rejected": {
+                "line": 7, "event_id": event_id, "code": "INVALID_ARGUMENT", "reason": null, "message": "is wrong",
+                "violations": [],
+            }})
+        };
+        for event_id in [Some("e"), None] {
+            let value = rejected(7, event_id, &malformed("is wrong"));
+            assert_eq!(value, expected(event_id));
+            assert!(!value.to_string().contains('\n'), "one line");
+        }
+    }
 
     #[test]
     fn the_tally_counts_each_line_once() {

@@ -33,6 +33,8 @@ use crate::{
   body_base64   bytes in standard base64
   id, tenant, labels, ordering_key, content_type, occur_time   as the options of the same name
 Lines that are malformed or rejected are reported with their number, and the rest goes on; the exit code is then 1.
+With --output json each of them is also printed on standard output, a line each, before the line with the totals:
+  {\"rejected\": {\"line\", \"event_id\", \"code\", \"reason\", \"message\", \"violations\"}}
 
 Examples:
   postrider publish --type ADD_TAG --example
