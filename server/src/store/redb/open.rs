@@ -82,9 +82,13 @@ pub(super) fn open(
 /// Opens a hot store that failed again and brings memory up to it. Blocks.
 pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
     shared.segments.close();
-    let hot = database(&shared.dir, &shared.config)?;
+    // Never made anew: an empty store in place of one that has vanished would lose everything.
+    let hot = Database::builder().set_cache_size(shared.config.cache_bytes).open(shared.dir.join(HOT))?;
     *shared.hot.write() = Some(Arc::new(hot));
-    let recovered = load(shared)?;
+    let recovered = load(shared).inspect_err(|_| {
+        // Or the next try would find the file in use, by us.
+        shared.hot.write().take();
+    })?;
     let (as_of, lanes) = (shared.committed(), recovered.pending.keys().map(|&no| WebhookNo(no)));
     shared.news.post(as_of, [], lanes);
     Ok(recovered)
