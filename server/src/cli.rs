@@ -12,6 +12,14 @@ use crate::{
     shutdown::{Signal, Signals},
 };
 
+/// Many small things are allocated on one thread and freed on another: a tenth less CPU for each delivery than with the
+/// system's allocator, as the benchmark measures it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Threads that read the store where memory does not do. Reads take microseconds, so more threads would only be more memory.
+const READERS_MAX: usize = 4;
+
 /// Exit codes of `sysexits.h`, which supervisors know.
 mod code {
     pub(super) const USAGE: u8 = 64;
@@ -35,8 +43,14 @@ pub fn run() -> ExitCode {
     };
     config.telemetry.start();
     descriptors::provide(&config);
-    // One worker for each processor: gRPC, the store's readers and the stages share them; delivery loops bring their own.
-    let runtime = match Builder::new_multi_thread().enable_all().thread_name("worker").build() {
+    // gRPC, scheduling and the stages that wait share the workers; delivery loops and the committer are threads of their own.
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .max_blocking_threads(READERS_MAX)
+        .enable_all()
+        .thread_name("worker")
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             error!(%error, "the runtime cannot be started");

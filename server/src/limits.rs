@@ -110,7 +110,7 @@ pub const EVENT_WEIGHT_BYTES_MAX: usize = EVENT_BODY_BYTES_MAX
     + CONTENT_TYPE_BYTES_MAX
     + 256;
 /// Most events dispatch reads with one call.
-pub const DISPATCH_LOAD_EVENTS_MAX: usize = 64;
+pub const DISPATCH_LOAD_EVENTS_MAX: usize = 256;
 /// Most such calls at a time.
 pub const DISPATCH_LOADS_MAX: usize = 8;
 /// Most lanes dispatch reads at a time.

@@ -105,7 +105,7 @@ pub(crate) async fn everything_survives_reopening<E: Engine>() {
     assert_ne!(fixture.store.owner(), owner, "an opening is an owner of its own");
     let registered = fixture.store.catalog().webhook(webhook.no).expect("it exists");
     assert_eq!((registered.webhook.as_ref(), registered.pending()), (&webhook, 2));
-    let stored = fixture.store.events(&[hints[2].event]).await.expect("the store answers").remove(0);
+    let stored = fixture.store.events(&[hints[2].event], usize::MAX).await.expect("the store answers").remove(0);
     assert_eq!(stored.expect("retained").event, crate::fixture::event("e2"));
 }
 

@@ -161,7 +161,7 @@ impl Fixture {
         state: DeliveryState,
         time: Timestamp,
     ) -> Outcome {
-        let stored = self.store.events(&[hint.event]).await.expect("the store answers").remove(0);
+        let stored = self.store.events(&[hint.event], usize::MAX).await.expect("the store answers").remove(0);
         let stored = stored.expect("the event is retained");
         let key = DeliveryKey { webhook: webhook.no, event: hint.event, replay: hint.replay };
         let failed = state != DeliveryState::Delivered;

@@ -141,10 +141,10 @@ pub(crate) async fn retention_drops_what_is_done_and_keeps_what_is_pending<E: En
         let due = fixture.due(&waiting, at(10_000)).await.hints;
         assert_eq!(due.len(), 10);
         let seqs: Vec<_> = due.iter().map(|hint| hint.event).collect();
-        let bodies = fixture.store.events(&seqs).await.expect("the store answers");
+        let bodies = fixture.store.events(&seqs, usize::MAX).await.expect("the store answers");
         assert!(bodies.iter().all(Option::is_some), "and can still be sent");
         let gone: Vec<_> = held[10..].iter().map(|hint| hint.event).collect();
-        let bodies = fixture.store.events(&gone).await.expect("the store answers");
+        let bodies = fixture.store.events(&gone, usize::MAX).await.expect("the store answers");
         assert!(bodies.iter().all(Option::is_none), "what is done has gone");
         let feed = fixture.store.feed(Position(0), &FeedFilter::default(), 10).await;
         assert!(matches!(feed, Err(FeedError::Expired { .. })), "{feed:?}");
@@ -153,6 +153,6 @@ pub(crate) async fn retention_drops_what_is_done_and_keeps_what_is_pending<E: En
     fixture.deliver_all(&waiting, at(10_000), at(2_000)).await;
     fixture.upkeep(at(2_000)).await;
     let seqs: Vec<_> = held[..10].iter().map(|hint| hint.event).collect();
-    let bodies = fixture.store.events(&seqs).await.expect("the store answers");
+    let bodies = fixture.store.events(&seqs, usize::MAX).await.expect("the store answers");
     assert!(bodies.iter().all(Option::is_none));
 }

@@ -68,6 +68,8 @@ pub struct Config {
     pub shutdown: shutdown::Config,
     /// What is logged, and how.
     pub telemetry: telemetry::Config,
+    /// Threads of the runtime that everything but deliveries and commits runs on.
+    pub workers: usize,
 }
 
 /// What a command line asks for.
@@ -142,12 +144,13 @@ impl Config {
             store: check_store(reader),
             accept: accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX },
             deliver: check_deliver(reader, dispatch.in_flight_max, &targets),
+            outcomes: check_outcomes(reader, dispatch.in_flight_max),
             dispatch,
-            outcomes: check_outcomes(reader),
             watch: watch::Config { heartbeat: reader.duration("watch-heartbeat", MILLISECOND * 100..=MINUTE * 5) },
             retention: retention::Config { interval: SECOND },
             shutdown: shutdown::Config { grace: reader.duration("shutdown-grace", Duration::ZERO..=HOUR) },
             telemetry: check_telemetry(reader),
+            workers: reader.one("worker-threads", threads),
             targets,
             opened,
         }
@@ -216,10 +219,7 @@ fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &Target
         }
         connect_timeout = attempt_timeout;
     }
-    let loops = reader.one("delivery-loops", |text| match text {
-        "auto" => Ok(thread::available_parallelism().map_or(1, usize::from).min(64)),
-        text => reader::count(text, &(1..=64)),
-    });
+    let loops = reader.one("delivery-loops", threads);
     deliver::Config {
         attempt_timeout,
         connect_timeout,
@@ -230,7 +230,15 @@ fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &Target
     }
 }
 
-fn check_outcomes(reader: &mut Reader<'_>) -> outcomes::Config {
+/// A number of threads; two kinds share the processors, so each gets one for every two of them.
+fn threads(text: &str) -> Result<usize, String> {
+    match text {
+        "auto" => Ok((thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 64)),
+        text => reader::count(text, &(1..=64)),
+    }
+}
+
+fn check_outcomes(reader: &mut Reader<'_>, in_flight_max: usize) -> outcomes::Config {
     let schedule = reader.many("retry-schedule", |text| reader::duration(text, &(Duration::ZERO..=DAY * 30)));
     if schedule.len() > RETRIES_MAX {
         reader.refuse("retry-schedule", format_args!("has {} entries, more than {RETRIES_MAX}", schedule.len()));
@@ -240,7 +248,7 @@ fn check_outcomes(reader: &mut Reader<'_>) -> outcomes::Config {
         jitter: reader.one("retry-jitter", reader::fraction),
         retry_after_max: reader.duration("retry-after-max", Duration::ZERO..=DAY * 30),
     };
-    outcomes::Config { retry, slow_after: SLOW_AFTER }
+    outcomes::Config { retry, slow_after: SLOW_AFTER, group_outcomes: in_flight_max.div_ceil(4) }
 }
 
 fn check_telemetry(reader: &mut Reader<'_>) -> telemetry::Config {

@@ -153,7 +153,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "delivery-loops",
         kind: Kind::One("COUNT"),
         default: "auto",
-        help: "Threads that deliver, each with its own connections; auto: one for each processor (1 to 64)",
+        help: "Threads that deliver, each with its own connections; auto: one for every two processors (1 to 64)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "worker-threads",
+        kind: Kind::One("COUNT"),
+        default: "auto",
+        help: "Threads for gRPC, scheduling and reading the store; auto: one for every two processors (1 to 64)",
         group: DELIVERING,
     },
     Setting {

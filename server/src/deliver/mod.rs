@@ -90,13 +90,13 @@ pub enum BuildError {
 impl Config {
     /// Starts the loops and returns where each takes its jobs.
     ///
-    /// `attempted` must hold as many results as attempts may be in flight; the loops' inboxes hold as many batches, so that
-    /// handing one over never fails for lack of room. A loop ends when its inbox is dropped and its attempts have ended, or at
+    /// `attempted` must hold as many batches of results as attempts may be in flight; the loops' inboxes hold as many batches
+    /// of jobs, so that handing one over never fails for lack of room. A loop ends when its inbox is dropped and its attempts have ended, or at
     /// once when `abort` is cancelled: attempts in flight are then dropped without a result.
     pub fn build(
         self,
         clock: Clock,
-        attempted: mpsc::Sender<Attempted>,
+        attempted: mpsc::Sender<Vec<Attempted>>,
         tasks: &Tasks,
         abort: CancellationToken,
     ) -> Result<Vec<mpsc::Sender<Vec<Job>>>, BuildError> {
@@ -115,7 +115,7 @@ struct Parts {
     dns: DnsConfig,
     tls: rustls::ClientConfig,
     clock: Clock,
-    attempted: mpsc::Sender<Attempted>,
+    attempted: mpsc::Sender<Vec<Attempted>>,
     abort: CancellationToken,
 }
 

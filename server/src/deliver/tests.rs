@@ -191,7 +191,7 @@ async fn a_delivery_arrives_signed_and_byte_for_byte() {
     let body = b"{ \"b\":1, \"a\":\xff\x00 12345678901234567890 }\r\n";
     inboxes[0].send(vec![job(&receiver.url(), body)]).await.unwrap();
 
-    let Attempted { job, result } = results.recv().await.unwrap();
+    let Attempted { job, result } = results.recv().await.unwrap().remove(0);
     assert_eq!(failed(&result), (Some(200), None, ""));
     assert_eq!(result.response_body, "ok");
     assert!(result.latency > Duration::ZERO);

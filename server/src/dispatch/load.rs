@@ -1,8 +1,7 @@
 //! Reading the events of what is launched, within the bytes dispatch may hold.
 //!
-//! How large an event is shows only once it is read. So the room of the largest one is taken before, and what was not needed
-//! is given back after: the bound holds at any time, also while reading, at the price that few events are read at once. That
-//! costs no speed, since a read of a dozen takes microseconds and the next one follows at once.
+//! How large an event is shows only once it is read. So each read is given half of the room there is, and brings what fits; what
+//! does not is read again when some is free. What was not needed is given back: the bound holds at any time, also while reading.
 //!
 //! Slow webhooks have a pool of their own, as they have of permits: large bodies that hang with them leave room for others.
 //!
@@ -12,7 +11,7 @@
 //! Nobody waits for bytes: who holds some is in flight, so that they are free before its outcome wakes the dispatcher.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -55,8 +54,8 @@ pub(super) struct Load {
 /// What became of a [`Load`].
 #[derive(Debug)]
 pub(super) enum Loaded {
-    /// The events with the room they take; `None` where the store has none.
-    Read(Vec<(Launch, Option<(StoredEvent, OwnedSemaphorePermit)>)>),
+    /// The events with the room they take, `None` where the store has none; and those there was no room for.
+    Read(Vec<(Launch, Option<(StoredEvent, OwnedSemaphorePermit)>)>, Vec<Launch>),
     /// Nothing could be read.
     Failed(Vec<Launch>, StoreError),
 }
@@ -72,8 +71,7 @@ impl Loader {
 
     /// Takes up a launched delivery.
     pub(super) fn push(&mut self, launch: Launch) {
-        let pool = if launch.slow { &mut self.slow } else { &mut self.fast };
-        pool.waiting.push_back(launch);
+        self.pool(launch).waiting.push_back(launch);
     }
 
     /// The next events to read, if there are some and there is room. Ask again until there are none.
@@ -86,9 +84,16 @@ impl Loader {
         Some(load)
     }
 
-    /// A load has ended.
-    pub(super) fn ended(&mut self) {
+    /// A load has ended, and there was no room for these: they come first when there is.
+    pub(super) fn ended(&mut self, left: Vec<Launch>) {
         self.running -= 1;
+        for launch in left.into_iter().rev() {
+            self.pool(launch).waiting.push_front(launch);
+        }
+    }
+
+    fn pool(&mut self, launch: Launch) -> &mut Pool {
+        if launch.slow { &mut self.slow } else { &mut self.fast }
     }
 }
 
@@ -98,12 +103,14 @@ impl Pool {
     }
 
     fn next_load(&mut self) -> Option<Load> {
-        let room = self.bytes.available_permits() / EVENT_PERMITS_MAX;
-        let count = self.waiting.len().min(DISPATCH_LOAD_EVENTS_MAX).min(room);
-        if count == 0 {
+        let free = self.bytes.available_permits();
+        if self.waiting.is_empty() || free < EVENT_PERMITS_MAX {
             return None;
         }
-        let permits = u32::try_from(count * EVENT_PERMITS_MAX).expect("all permits together fit");
+        let count = self.waiting.len().min(DISPATCH_LOAD_EVENTS_MAX);
+        // Room for the largest event, or half of what there is for what waits, so that there can be another read meanwhile.
+        let permits = (free / 2).max(EVENT_PERMITS_MAX).min(count * EVENT_PERMITS_MAX);
+        let permits = u32::try_from(permits).expect("all permits together fit");
         // Nobody else takes any, so this succeeds.
         let room = self.bytes.clone().try_acquire_many_owned(permits).ok()?;
         Some(Load { launches: self.waiting.drain(..count).collect(), room })
@@ -111,24 +118,32 @@ impl Pool {
 }
 
 impl Load {
-    /// Reads, each event once, and gives back the room that is not needed.
-    pub(super) async fn read(mut self, store: Arc<dyn Store>) -> Loaded {
-        let mut seqs: Vec<_> = self.launches.iter().map(|launch| launch.key.event).collect();
-        seqs.sort_unstable();
-        seqs.dedup();
-        let events = match store.events(&seqs).await {
+    /// Reads what there is room for, each event once, and gives back the room that is not needed.
+    pub(super) async fn read(self, store: Arc<dyn Store>) -> Loaded {
+        let Self { launches, mut room } = self;
+        let mut known = HashSet::with_capacity(launches.len());
+        let mut seqs: Vec<_> = launches.iter().map(|launch| launch.key.event).collect();
+        seqs.retain(|seq| known.insert(*seq));
+        let events = match store.events(&seqs, room.num_permits() * PERMIT_BYTES).await {
             Ok(events) => events,
-            Err(error) => return Loaded::Failed(self.launches, error),
+            Err(error) => return Loaded::Failed(launches, error),
         };
-        let events: HashMap<EventSeq, StoredEvent> =
-            events.into_iter().flatten().map(|stored| (stored.seq, stored)).collect();
-        let mut with_event = |launch: Launch| {
-            let stored = events.get(&launch.key.event)?;
-            let permits = stored.event.weight_bytes().div_ceil(PERMIT_BYTES).min(EVENT_PERMITS_MAX);
-            let room = self.room.split(permits).expect("room was taken for the largest event");
-            Some((stored.clone(), room))
-        };
-        Loaded::Read(self.launches.iter().map(|launch| (*launch, with_event(*launch))).collect())
+        let events: HashMap<EventSeq, Option<StoredEvent>> = seqs.into_iter().zip(events).collect();
+        let (mut read, mut left) = (Vec::with_capacity(launches.len()), Vec::new());
+        for launch in launches {
+            match events.get(&launch.key.event) {
+                Some(Some(stored)) => {
+                    let permits = stored.event.weight_bytes().div_ceil(PERMIT_BYTES).min(EVENT_PERMITS_MAX);
+                    match room.split(permits) {
+                        Some(room) => read.push((launch, Some((stored.clone(), room)))),
+                        None => left.push(launch),
+                    }
+                }
+                Some(None) => read.push((launch, None)),
+                None => left.push(launch),
+            }
+        }
+        Loaded::Read(read, left)
     }
 }
 
@@ -145,17 +160,20 @@ mod tests {
     #[test]
     fn no_more_is_read_than_fits_and_slow_ones_have_their_own_room() {
         let mut loader = Loader::new(0.5);
-        for event in 0..100 {
+        for event in 0..10_000 {
             loader.push(launch(event, false));
         }
-        let first = loader.next_load().unwrap();
-        assert!(first.launches.len() * EVENT_WEIGHT_BYTES_MAX <= DISPATCH_BODY_BYTES_MAX / 2);
-        assert!(loader.next_load().is_none(), "the room is taken");
-        loader.push(launch(100, true));
-        assert_eq!(loader.next_load().unwrap().launches, [launch(100, true)]);
-        let read = first.launches.len() as u64;
+        let mut loads: Vec<_> = std::iter::from_fn(|| loader.next_load()).collect();
+        let room: usize = loads.iter().map(|load| load.room.num_permits() * PERMIT_BYTES).sum();
+        assert!(loads.len() > 1, "one read leaves room for others");
+        assert!(room <= DISPATCH_BODY_BYTES_MAX / 2);
+        loader.push(launch(10_000, true));
+        assert_eq!(loader.next_load().unwrap().launches, [launch(10_000, true)]);
+        let first = loads.remove(0);
+        let left = vec![launch(7, false), launch(9, false)];
         drop(first);
-        assert_eq!(loader.next_load().unwrap().launches[0], launch(read, false), "in order");
+        loader.ended(left);
+        assert_eq!(loader.next_load().unwrap().launches[..2], [launch(7, false), launch(9, false)], "in order");
     }
 
     #[test]

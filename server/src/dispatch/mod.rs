@@ -226,10 +226,7 @@ impl Dispatch {
                     self.survey.failed(now + FAILURE_PAUSE);
                 }
             }
-            Some(Read::Events(loaded)) => {
-                self.loader.ended();
-                self.hand_out(loaded, now)?;
-            }
+            Some(Read::Events(loaded)) => self.hand_out(loaded, now)?,
         }
         self.scheduler.tick(now, catalog);
         Ok(())
@@ -262,8 +259,12 @@ impl Dispatch {
     /// Makes jobs of what was read and gives them to the delivery loops.
     fn hand_out(&mut self, loaded: Loaded, now: Timestamp) -> Result<(), LoopEnded> {
         let loaded = match loaded {
-            Loaded::Read(loaded) => loaded,
+            Loaded::Read(loaded, left) => {
+                self.loader.ended(left);
+                loaded
+            }
             Loaded::Failed(launches, error) => {
+                self.loader.ended(Vec::new());
                 self.watch_store(Some(&error));
                 for launch in launches {
                     self.scheduler.unmade(launch.key, Unmade::StoreFailed, now);

@@ -5,9 +5,9 @@
 //!                    └─ Answered ─▶ dispatch ◀─ Settled ─┘
 //! ```
 //!
-//! One commit is under way at a time; what arrives meanwhile makes the next group, so load makes batches. What is decided and
-//! not committed holds the dispatcher's permits, so a store that cannot keep up stops dispatch: that is the whole of the
-//! backpressure.
+//! One commit is under way at a time, and they keep a distance from each other: what arrives meanwhile makes the next group,
+//! so load makes batches, and a lone outcome is committed at once. What is decided and not committed holds the dispatcher's
+//! permits, so a store that cannot keep up stops dispatch: that is the whole of the backpressure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,10 @@ use futures::{
     future::{BoxFuture, OptionFuture},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
 use tracing::{debug, error, warn};
 
 use crate::{
@@ -31,6 +34,9 @@ use crate::{
 
 /// Pause before outcomes are offered again to a store that failed.
 const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// From the start of one commit to that of the next, unless the group is large enough before. Half of what a commit costs is
+/// the same for one outcome and for a hundred.
+const COMMIT_DISTANCE: Duration = Duration::from_millis(5);
 
 /// Settings of the outcomes stage.
 #[derive(Debug, Clone)]
@@ -39,11 +45,14 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// A receiver that takes longer than this is slow.
     pub slow_after: Duration,
+    /// A group of so many outcomes is committed without waiting for more; a part of what dispatch may have in flight, or it
+    /// would run out of permits meanwhile.
+    pub group_outcomes: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { retry: RetryPolicy::default(), slow_after: Duration::from_secs(5) }
+        Self { retry: RetryPolicy::default(), slow_after: Duration::from_secs(5), group_outcomes: 128 }
     }
 }
 
@@ -52,7 +61,7 @@ impl Config {
     pub fn build(
         self,
         store: Arc<dyn Store>,
-        attempted: mpsc::Receiver<Attempted>,
+        attempted: mpsc::Receiver<Vec<Attempted>>,
         progress: mpsc::Sender<Progress>,
         seed: u64,
     ) -> Outcomes {
@@ -64,7 +73,7 @@ impl Config {
 pub struct Outcomes {
     config: Config,
     store: Arc<dyn Store>,
-    attempted: mpsc::Receiver<Attempted>,
+    attempted: mpsc::Receiver<Vec<Attempted>>,
     progress: mpsc::Sender<Progress>,
     rng: StdRng,
 }
@@ -79,30 +88,47 @@ struct Decided {
 impl Outcomes {
     /// Runs until all senders of attempts are gone and everything they sent is committed.
     pub async fn run(mut self) {
-        let mut batch = Vec::with_capacity(COMMIT_OUTCOMES_MAX);
         let mut decided = Decided::default();
         let mut committing: OptionFuture<BoxFuture<'static, Vec<Settled>>> = None.into();
         let (mut commits, mut open) = (false, true);
-        while open || commits {
+        let mut next_commit = Instant::now();
+        while open || commits || !decided.is_empty() {
             tokio::select! {
-                count = self.attempted.recv_many(&mut batch, COMMIT_OUTCOMES_MAX), if open && decided.has_room() => {
-                    open = count > 0;
-                    let keys: Vec<_> = batch.iter().map(|attempted| attempted.job.key).collect();
-                    for attempted in batch.drain(..) {
-                        self.decide(attempted, &mut decided);
-                    }
-                    self.tell(Progress::Answered(keys)).await;
-                }
+                batch = self.attempted.recv(), if open && decided.has_room() => match batch {
+                    Some(batch) => self.take_in(batch, &mut decided).await,
+                    None => open = false,
+                },
                 Some(settled) = &mut committing, if commits => {
                     commits = false;
                     self.tell(Progress::Settled(settled)).await;
                 }
+                () = sleep_until(next_commit), if !commits && !decided.is_empty() => {}
             }
-            if !commits && !decided.settled.is_empty() {
+            let now = Instant::now();
+            let waits = now < next_commit && open && decided.settled.len() < self.config.group_outcomes;
+            if !commits && !decided.is_empty() && !waits {
                 committing = Some(commit(self.store.clone(), std::mem::take(&mut decided)).boxed()).into();
                 commits = true;
+                next_commit = now + COMMIT_DISTANCE;
             }
         }
+    }
+
+    /// Decides what follows from a batch, and whatever else is there already, and tells dispatch.
+    async fn take_in(&mut self, mut batch: Vec<Attempted>, decided: &mut Decided) {
+        let mut keys = Vec::with_capacity(batch.len());
+        loop {
+            for attempted in batch {
+                keys.push(attempted.job.key);
+                self.decide(attempted, decided);
+            }
+            if !decided.has_room() {
+                break;
+            }
+            let Ok(more) = self.attempted.try_recv() else { break };
+            batch = more;
+        }
+        self.tell(Progress::Answered(keys)).await;
     }
 
     /// Tells dispatch; while the daemon stops it is gone, and needs nothing any more.
@@ -151,6 +177,10 @@ impl Outcomes {
 }
 
 impl Decided {
+    fn is_empty(&self) -> bool {
+        self.settled.is_empty()
+    }
+
     fn has_room(&self) -> bool {
         self.settled.len() < COMMIT_OUTCOMES_MAX
     }

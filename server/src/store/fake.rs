@@ -148,7 +148,7 @@ impl Store for FakeStore {
         unreachable!("not asked")
     }
 
-    async fn events(&self, _: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+    async fn events(&self, _: &[EventSeq], _: usize) -> Result<Vec<Option<StoredEvent>>, StoreError> {
         unreachable!("not asked")
     }
 

@@ -38,8 +38,9 @@ pub trait Store: Send + Sync + 'static {
     /// The first deliveries of a webhook due until `horizon`, earliest first.
     async fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, StoreError>;
 
-    /// Events by number, in the order asked; `None` for what is not retained.
-    async fn events(&self, seqs: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, StoreError>;
+    /// Events by number, in the order asked; `None` for what is not retained. Only the first ones, at least one, if the next
+    /// would make them weigh more than `bytes_max` in all.
+    async fn events(&self, seqs: &[EventSeq], bytes_max: usize) -> Result<Vec<Option<StoredEvent>>, StoreError>;
 
     /// Records what attempts led to, durably, each group all or nothing. A group whose owner has lost its right is fenced.
     ///

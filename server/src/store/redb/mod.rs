@@ -156,12 +156,12 @@ impl Store for RedbStore {
         self.read(move |shared| reads::due(shared, webhook, horizon, limit).map_err(StoreError::from)).await
     }
 
-    async fn events(&self, seqs: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, StoreError> {
-        if let Some(events) = reads::cached_events(&self.shared, seqs)? {
+    async fn events(&self, seqs: &[EventSeq], bytes_max: usize) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+        if let Some(events) = reads::cached_events(&self.shared, seqs, bytes_max)? {
             return Ok(events);
         }
         let seqs = seqs.to_vec();
-        self.read(move |shared| reads::events(shared, &seqs).map_err(StoreError::from)).await
+        self.read(move |shared| reads::events(shared, &seqs, bytes_max).map_err(StoreError::from)).await
     }
 
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {

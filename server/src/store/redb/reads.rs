@@ -1,9 +1,6 @@
 //! What stages read: due deliveries, bodies, the log. Everything here is short and bounded, and may block on the disk.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use ::redb::{ReadTransaction, TableError};
 use bytes::Bytes;
@@ -95,28 +92,48 @@ pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usi
 pub(super) fn cached_events(
     shared: &Shared,
     seqs: &[EventSeq],
+    bytes_max: usize,
 ) -> Result<Option<Vec<Option<StoredEvent>>>, EngineError> {
     let chunks: Option<Vec<_>> = {
         let cache = shared.chunks.lock();
         seqs.iter().map(|&seq| cache.find(seq)).collect()
     };
     let Some(chunks) = chunks else { return Ok(None) };
-    let events = seqs.iter().zip(chunks).map(|(&seq, (first, chunk))| -> Result<_, EngineError> {
-        Ok(Some(in_chunk(&chunk, first, seq)?.content(seq)?))
-    });
-    events.collect::<Result<_, _>>().map(Some)
+    let mut chunks = chunks.into_iter();
+    let cached = |seq| {
+        let (first, chunk) = chunks.next().expect("one for each");
+        in_chunk(&chunk, first, seq)?.content(seq).map(Some).map_err(EngineError::from)
+    };
+    as_fits(seqs, bytes_max, cached).map(Some)
 }
 
 /// Events by number.
-pub(super) fn events(shared: &Shared, seqs: &[EventSeq]) -> Result<Vec<Option<StoredEvent>>, EngineError> {
-    let mut found: HashMap<EventSeq, Option<EventRecord>> = HashMap::with_capacity(seqs.len());
+pub(super) fn events(
+    shared: &Shared,
+    seqs: &[EventSeq],
+    bytes_max: usize,
+) -> Result<Vec<Option<StoredEvent>>, EngineError> {
+    as_fits(seqs, bytes_max, |seq| {
+        let record = event(shared, seq)?;
+        record.map(|record| record.content(seq)).transpose().map_err(EngineError::from)
+    })
+}
+
+/// The first events, up to this weight; at least one.
+fn as_fits(
+    seqs: &[EventSeq],
+    bytes_max: usize,
+    mut read: impl FnMut(EventSeq) -> Result<Option<StoredEvent>, EngineError>,
+) -> Result<Vec<Option<StoredEvent>>, EngineError> {
     let mut events = Vec::with_capacity(seqs.len());
+    let mut bytes = 0;
     for &seq in seqs {
-        if let Entry::Vacant(entry) = found.entry(seq) {
-            entry.insert(event(shared, seq)?);
+        let event = read(seq)?;
+        bytes += event.as_ref().map_or(0, |stored| stored.event.weight_bytes());
+        if bytes > bytes_max && !events.is_empty() {
+            break;
         }
-        let record = found[&seq].clone();
-        events.push(record.map(|record| record.content(seq)).transpose()?);
+        events.push(event);
     }
     Ok(events)
 }
