@@ -93,8 +93,11 @@ pub const COMMIT_ROWS_MAX: usize = 10 * REQUEST_ROWS_MAX;
 pub const COMMIT_OUTCOMES_MAX: usize = 1_000;
 /// Most rows that one step of upkeep moves or removes.
 pub const UPKEEP_ROWS_MAX: usize = 1_000;
-/// Size at which a chunk of events or outcomes is closed; one entry may be larger than that.
-pub const CHUNK_BYTES: usize = 64 * 1024;
+/// Size at which a chunk of events or outcomes is closed; one entry may be larger than that. Pages of the store are powers of
+/// two, so a chunk that is a little larger than one takes, and writes, twice as much: hence the room for what is around it.
+pub const CHUNK_BYTES: usize = 64 * 1024 - 256;
+/// What each entry of a chunk takes besides itself, at most: tag and length.
+pub const CHUNK_ENTRY_BYTES: usize = 5;
 /// Most hints of due deliveries in memory, over all lanes.
 pub const HINTS_MAX: usize = 65_536;
 /// Most hints of one lane.

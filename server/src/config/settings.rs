@@ -202,7 +202,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "store-cache",
         kind: Kind::One("SIZE"),
-        default: "64MiB",
+        default: "16MiB",
         help: "Memory in which the store keeps pages of its files (4MiB to 1TiB)",
         group: KEEPING,
     },

@@ -1,18 +1,29 @@
 //! The delivery loops: attempts side by side on one thread.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     pin::pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{Stream as _, stream::FuturesUnordered};
-use tokio::{select, sync::mpsc};
+use tokio::{
+    select,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::attempt::Attempts;
 use crate::flow::{Attempted, Job};
+
+/// So many attempts may start at once, and as many more for those that end meanwhile.
+const STARTS: usize = 16;
+/// After this time, as many again.
+const STARTS_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Runs the jobs that come in until there are no more, or until it is aborted.
 ///
@@ -31,20 +42,62 @@ pub(super) async fn run(
     let attempts = &attempts;
     let mut aborted = pin!(abort.cancelled());
     let mut running = FuturesUnordered::new();
+    let mut starts = Starts::new(Instant::now());
     let mut more = true;
-    while more || !running.is_empty() {
+    while more || !running.is_empty() || !starts.waiting.is_empty() {
         select! {
             () = &mut aborted => return,
             batch = jobs.recv(), if more => match batch {
-                Some(batch) => running.extend(batch.into_iter().map(|job| attempts.perform(job))),
+                Some(batch) => starts.waiting.extend(batch),
                 None => more = false,
             },
             ended = poll_fn(|context| poll_ended(&mut running, context)), if !running.is_empty() => {
+                starts.refill(ended.len());
                 if attempted.send(ended).await.is_err() {
                     debug!("nobody takes results any more; the attempts will be repeated after the next start");
                 }
             }
+            () = sleep_until(starts.next), if !starts.waiting.is_empty() => {}
         }
+        while let Some(job) = starts.take(Instant::now()) {
+            running.push(attempts.perform(job));
+        }
+    }
+}
+
+/// Spreads the starts of many jobs that come at once. Receivers that answer at once then answer over a few warm connections
+/// instead of one each; for slow ones it takes some milliseconds longer until all jobs are under way.
+struct Starts {
+    /// Invariant: bounded, since each has a permit of dispatch.
+    waiting: VecDeque<Job>,
+    /// So many may start now.
+    allowed: usize,
+    /// When `STARTS` may start again.
+    next: Instant,
+}
+
+impl Starts {
+    fn new(now: Instant) -> Self {
+        Self { waiting: VecDeque::new(), allowed: STARTS, next: now + STARTS_INTERVAL }
+    }
+
+    /// For each attempt that has ended another may start.
+    fn refill(&mut self, ended: usize) {
+        self.allowed = (self.allowed + ended).min(STARTS);
+    }
+
+    /// The next job, if one may start.
+    fn take(&mut self, now: Instant) -> Option<Job> {
+        if self.next <= now {
+            self.allowed = STARTS;
+            self.next = now + STARTS_INTERVAL;
+        }
+        if self.allowed == 0 {
+            return None;
+        }
+        let job = self.waiting.pop_front()?;
+        self.allowed -= 1;
+        Some(job)
     }
 }
 

@@ -80,7 +80,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            cache_bytes: 64 * 1024 * 1024,
+            cache_bytes: 16 * 1024 * 1024,
             chunk_cache_bytes: 16 * 1024 * 1024,
             log_cache_bytes: 8 * 1024 * 1024,
             hot_bytes_max: 128 * 1024 * 1024,

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{Corrupt, decode};
 use crate::{
-    limits::CHUNK_BYTES,
+    limits::{CHUNK_BYTES, CHUNK_ENTRY_BYTES},
     model::{
         event::{Event, JSON, StoredEvent},
         ids::{EventId, EventSeq, EventTypeName, Tenant, WebhookNo},
@@ -145,11 +145,12 @@ impl ChunkBuilder {
     /// Adds the next event.
     pub(in super::super) fn push(&mut self, seq: EventSeq, record: &EventRecord) {
         let encoded = Bytes::from(record.encode_to_vec());
-        if self.bytes > 0 && self.bytes + encoded.len() > CHUNK_BYTES {
+        let bytes = encoded.len() + CHUNK_ENTRY_BYTES;
+        if self.bytes > 0 && self.bytes + bytes > CHUNK_BYTES {
             self.close();
         }
         self.first.get_or_insert(seq);
-        self.bytes += encoded.len();
+        self.bytes += bytes;
         self.events.push(encoded);
     }
 
@@ -235,7 +236,7 @@ mod tests {
             for (first, chunk) in builder.finish() {
                 prop_assert_eq!(first.0, next);
                 let parts = EventChunk::decode_from(chunk.clone()).unwrap();
-                prop_assert!(chunk.len() < CHUNK_BYTES + 4 * 1024 || parts.len() == 1);
+                prop_assert!(chunk.len() <= CHUNK_BYTES || parts.len() == 1);
                 for index in 0..parts.len() {
                     let read = parts.event(index).unwrap().unwrap();
                     prop_assert_eq!(read.body.len(), sizes[usize::try_from(next).unwrap()]);

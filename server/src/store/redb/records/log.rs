@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{super::tables::DeliveryRow, Corrupt, decode, state};
 use crate::{
-    limits::{CHUNK_BYTES, UPKEEP_ROWS_MAX},
+    limits::{CHUNK_BYTES, CHUNK_ENTRY_BYTES, UPKEEP_ROWS_MAX},
     model::{
         delivery::Outcome,
         ids::{DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo},
@@ -253,7 +253,7 @@ impl LogBuilder {
 
     /// Adds an entry and returns its number.
     pub(in super::super) fn push(&mut self, record: LogRecord) -> Position {
-        let bytes = record.encoded_len().max(record.rows() * CANCELLED_ROW_BYTES);
+        let bytes = (record.encoded_len() + CHUNK_ENTRY_BYTES).max(record.rows() * CANCELLED_ROW_BYTES);
         if self.bytes > 0 && self.bytes + bytes > CHUNK_BYTES {
             self.close();
         }
