@@ -1,0 +1,6 @@
+//! What the benchmark's child processes do.
+
+pub(crate) mod committer;
+pub(crate) mod poster;
+pub(crate) mod publisher;
+pub(crate) mod receiver;
