@@ -11,6 +11,7 @@
 //! All of them are this one program, started again in another role; under the name `postriderd` it is the daemon. So whatever
 //! builds the benchmark has built all of it, from the same sources and with the same settings.
 
+mod chart;
 mod moment;
 mod options;
 mod payload;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Some(Role::Publisher) => roles::publisher::run().map(|()| true),
         Some(Role::Poster) => roles::poster::run().map(|()| true),
         Some(Role::Committer) => roles::committer::run().map(|()| true),
+        Some(Role::Watchers) => roles::watchers::run().map(|()| true),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -63,12 +65,15 @@ fn main() -> ExitCode {
 
 /// Measures what was asked for; false if something failed.
 fn bench(options: &Options) -> Result<bool> {
-    let selected = rows::selected(&options.only)?;
+    let selected = rows::selected(&options.only, options.charts.is_some())?;
     let root = directory(options.data.as_deref())?;
     remove_on_signal(root.path())?;
     let scale = Scale { quick: options.quick, factor: options.scale };
     let mut rig = Rig::start(scale, root, options.daemon.clone())?;
-    let mut table = Table::default();
+    if let Some(charts) = &options.charts {
+        fs::create_dir_all(charts)?;
+    }
+    let mut table = Table::new(options.charts.clone());
     for row in selected {
         eprintln!("{}", row.title);
         if let Err(error) = (row.measure)(&mut rig, &mut table) {

@@ -69,6 +69,9 @@ pub(crate) enum Role {
     /// Commits without a daemon
     #[command(hide = true)]
     Committer,
+    /// Follows outcomes
+    #[command(hide = true)]
+    Watchers,
 }
 
 /// How large measurements are.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{spread::Spread, statistics::Percentiles};
+use crate::{rig::Hook, spread::Spread, statistics::Percentiles};
 
 /// To the receiver; it answers each with [`Seen`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -148,6 +148,27 @@ pub(crate) struct Committed {
     pub(crate) events: u64,
     /// How long it took.
     pub(crate) micros: u64,
+}
+
+/// To the watchers, which answer with [`Watched`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Watch {
+    /// Open a stream for each of these webhooks, and one for everything that is never read.
+    Open {
+        /// Where the daemon serves: `http://ADDRESS`.
+        endpoint: String,
+        /// What to watch.
+        webhooks: Vec<Hook>,
+    },
+    /// Say what was seen.
+    Look,
+}
+
+/// What watchers have seen.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Watched {
+    /// Updates, over all streams that are read.
+    pub(crate) updates: u64,
 }
 
 /// Takes commands and answers them until stdin is closed.

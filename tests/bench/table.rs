@@ -1,18 +1,21 @@
 //! Figures, what is asked of them, and how they are printed.
 
-use std::{fmt, fs, path::Path};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Table as Grid, presets};
 use serde::Serialize;
+
+use crate::chart::Chart;
 
 /// What is asked of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Target {
     /// It is only stated.
     Stated,
-    /// At least this, in its unit.
-    AtLeast(f64),
     /// At most this, in its unit.
     AtMost(f64),
     /// At least this share of its yardstick.
@@ -59,7 +62,6 @@ impl Figure {
     fn passes(&self) -> Option<bool> {
         match self.target {
             Target::Stated => None,
-            Target::AtLeast(least) => Some(self.value >= least),
             Target::AtMost(most) => Some(self.value <= most),
             Target::RatioAtLeast(least) => Some(self.ratio.is_some_and(|ratio| ratio >= least)),
             Target::RatioAtMost(most) => Some(self.ratio.is_some_and(|ratio| ratio <= most)),
@@ -79,7 +81,6 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stated => Ok(()),
-            Self::AtLeast(least) => write!(f, "≥ {}", short(*least)),
             Self::AtMost(most) => write!(f, "≤ {}", short(*most)),
             Self::RatioAtLeast(least) => write!(f, "≥ {} ×", short(*least)),
             Self::RatioAtMost(most) => write!(f, "≤ {} ×", short(*most)),
@@ -102,7 +103,7 @@ impl fmt::Display for Figure {
 }
 
 /// Three significant digits or all before the point, with thousands set apart.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     if value.abs() < 99.95 {
         let decimals = if value.abs() < 9.995 { 2 } else { 1 };
         let text = format!("{value:.decimals$}");
@@ -122,13 +123,33 @@ fn short(value: f64) -> String {
 pub(crate) struct Table {
     figures: Vec<Figure>,
     failures: Vec<String>,
+    /// Where charts are drawn.
+    charts: Option<PathBuf>,
 }
 
 impl Table {
+    /// One that draws its charts into `charts`.
+    pub(crate) fn new(charts: Option<PathBuf>) -> Self {
+        Self { charts, ..Self::default() }
+    }
+
+    /// Draws a chart, if charts were asked for.
+    pub(crate) fn draw(&self, chart: &Chart) -> Result<()> {
+        match &self.charts {
+            Some(directory) => chart.draw(directory),
+            None => Ok(()),
+        }
+    }
+
     /// Adds a figure and says it.
     pub(crate) fn add(&mut self, figure: Figure) {
         eprintln!("  {figure}");
         self.figures.push(figure);
+    }
+
+    /// The value of a figure measured before.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
     }
 
     /// Adds a row that could not be measured.
@@ -186,8 +207,6 @@ mod tests {
             assert_eq!(figure.passes(), expected, "{target:?}");
         };
         check(Target::Stated, None);
-        check(Target::AtLeast(5.0), Some(true));
-        check(Target::AtLeast(5.1), Some(false));
         check(Target::AtMost(5.0), Some(true));
         check(Target::AtMost(4.9), Some(false));
         check(Target::RatioAtLeast(0.5), Some(true));

@@ -47,15 +47,30 @@ pub(crate) struct Daemon {
     pub(crate) serving: u64,
 }
 
+/// What a killed daemon leaves behind.
+#[derive(Debug)]
+pub(crate) struct Killed {
+    binary: Option<PathBuf>,
+    flags: Vec<String>,
+    data: Arc<TempDir>,
+}
+
+impl Killed {
+    /// A new daemon with the same settings on the same store.
+    pub(crate) fn restart(self) -> Result<Daemon> {
+        Daemon::start_on(self.binary, self.data, self.flags)
+    }
+}
+
 impl Daemon {
     /// Starts `binary`, or what is built into this program, on a new store below `root`, and waits until it serves.
     pub(crate) fn start(binary: Option<&Path>, root: &Path, flags: &[&str]) -> Result<Self> {
         let data = Arc::new(tempfile::Builder::new().prefix("store-").tempdir_in(root)?);
-        Self::start_on(binary, data, flags.iter().map(|&flag| flag.to_owned()).collect())
+        Self::start_on(binary.map(Path::to_owned), data, flags.iter().map(|&flag| flag.to_owned()).collect())
     }
 
-    fn start_on(binary: Option<&Path>, data: Arc<TempDir>, flags: Vec<String>) -> Result<Self> {
-        let mut command = match binary {
+    fn start_on(binary: Option<PathBuf>, data: Arc<TempDir>, flags: Vec<String>) -> Result<Self> {
+        let mut command = match &binary {
             Some(binary) => Command::new(binary),
             None => Command::new(env::current_exe()?),
         };
@@ -74,17 +89,8 @@ impl Daemon {
         let stdin = process.stdin.take();
         let stderr = process.stderr.take().context("stderr is a pipe")?;
         let (log, address) = follow(stderr);
-        let mut daemon = Self {
-            binary: binary.map(Path::to_owned),
-            flags,
-            data,
-            process,
-            _stdin: stdin,
-            log,
-            endpoint: String::new(),
-            started,
-            serving: 0,
-        };
+        let mut daemon =
+            Self { binary, flags, data, process, _stdin: stdin, log, endpoint: String::new(), started, serving: 0 };
         let address = address.recv_timeout(PATIENCE);
         let address = address.map_err(|_| anyhow!("the daemon does not serve; its log:\n{}", daemon.log()))?;
         daemon.serving = now_micros();
@@ -92,11 +98,11 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// SIGKILL, and a new one with the same settings on the same store.
-    pub(crate) fn kill_and_restart(mut self) -> Result<Self> {
+    /// SIGKILL; the store stays for another one.
+    pub(crate) fn kill(mut self) -> Result<Killed> {
         self.process.kill()?;
         self.process.wait()?;
-        Self::start_on(self.binary.as_deref(), self.data.clone(), self.flags.clone())
+        Ok(Killed { binary: self.binary.take(), flags: std::mem::take(&mut self.flags), data: self.data.clone() })
     }
 
     /// Where it serves: `http://ADDRESS`.

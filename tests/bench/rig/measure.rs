@@ -1,21 +1,17 @@
-//! Measurements that several rows share. Each checks that what arrived is what was published.
-
-use std::time::Duration;
+//! Measurements that several rows share. Each checks that what arrived is what was acknowledged.
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Daemon, PATIENCE, Rig};
 use crate::{
     payload::BODY_BYTES,
-    protocol::{Publish, Published, Receive, Seen},
+    protocol::{Publish, Published},
     spread::Spread,
     statistics::{Percentiles, number, per_second},
 };
 
-/// `PublishEvents` streams of a burst.
+/// `PublishEvents` streams, each on a connection of its own.
 const STREAMS: usize = 4;
-/// How long the last delivery may take after the last acknowledgement.
-const DELIVERED_WITHIN: Duration = Duration::from_mins(10);
 
 /// Events published as fast as the daemon takes them, until the last is delivered.
 #[derive(Debug, Clone, Copy)]
@@ -29,16 +25,18 @@ pub(crate) struct Burst {
     /// Processor time of the daemon for each delivery, until it has settled, in microseconds.
     pub(crate) cpu_micros: f64,
     /// Bytes written to disk for each KiB delivered, until it has settled.
-    pub(crate) written_per_byte: f64,
+    pub(crate) written_bytes: f64,
 }
 
 /// Latencies at a fixed rate.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Latency {
     /// From publish to acknowledgement.
     pub(crate) ack: Percentiles,
     /// From publish to arrival at the receiver.
     pub(crate) arrival: Percentiles,
+    /// When each event was due, and how many microseconds later it was acknowledged.
+    pub(crate) acks: Vec<(u64, u32)>,
 }
 
 impl Rig {
@@ -58,6 +56,13 @@ impl Rig {
         }
     }
 
+    /// A command to publish 1 KiB bodies at a fixed rate for `micros`.
+    pub(crate) fn publish_command_at(&mut self, daemon: &Daemon, spread: &Spread, rate: f64, micros: u64) -> Publish {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "millions of events at most")]
+        let events = ((rate * number(micros) / 1e6) as u64).max(1);
+        Publish { rate: Some(rate), samples: true, ..self.publish_command(daemon, spread, events) }
+    }
+
     /// Publishes, and returns when everything is acknowledged.
     pub(crate) fn publish(&mut self, daemon: &Daemon, command: &Publish) -> Result<Published> {
         self.start_publishing(command)?;
@@ -74,28 +79,9 @@ impl Rig {
         self.publisher.hear(PATIENCE).with_context(|| format!("the daemon's log:\n{}", daemon.log()))
     }
 
-    /// Waits until everything published since the last reset has arrived, and checks that it is just that.
-    pub(crate) fn arrived(&mut self, daemon: &Daemon, deliveries: u64, fingerprint: u64) -> Result<Seen> {
-        let waited = self.receiver.ask(&Receive::Wait { arrived: deliveries }, DELIVERED_WITHIN);
-        let seen: Seen = match waited {
-            Ok(seen) => seen,
-            Err(error) => {
-                return Err(error.context(format!("{deliveries} deliveries do not arrive; log:\n{}", daemon.log())));
-            }
-        };
-        ensure!(
-            seen.arrived == deliveries && seen.fingerprint == fingerprint,
-            "{deliveries} deliveries were acknowledged, and {} arrived, {}",
-            seen.arrived,
-            if seen.fingerprint == fingerprint { "the same ones" } else { "not the same ones" }
-        );
-        self.expected = Some(seen.clone());
-        Ok(seen)
-    }
-
-    /// Publishes `events` as fast as possible to a receiver that answers, until all are delivered.
+    /// Publishes `events` as fast as possible to receivers that answer, until all are delivered.
     pub(crate) fn burst(&mut self, daemon: &Daemon, spread: &Spread, events: u64) -> Result<Burst> {
-        self.reset_receiver(false)?;
+        self.receiver.reset(false)?;
         let (cpu, written) = (daemon.cpu_micros()?, daemon.written_bytes()?);
         let command = self.publish_command(daemon, spread, events);
         let published = self.publish(daemon, &command)?;
@@ -105,7 +91,7 @@ impl Rig {
             "{events} events went to {deliveries} webhooks, not to {} each",
             spread.copies
         );
-        let seen = self.arrived(daemon, deliveries, published.fingerprint)?;
+        let seen = self.receiver.arrived(daemon, deliveries, published.fingerprint)?;
         daemon.settle()?;
         let (cpu, written) = (daemon.cpu_micros()? - cpu, daemon.written_bytes()? - written);
         Ok(Burst {
@@ -113,18 +99,27 @@ impl Rig {
             deliveries_per_second: per_second(deliveries, seen.last.saturating_sub(published.first)),
             acknowledged_per_second: per_second(events, published.last.saturating_sub(published.first)),
             cpu_micros: number(cpu) / number(deliveries),
-            written_per_byte: number(written) / (number(deliveries) * number(BODY_BYTES)),
+            written_bytes: number(written) * 1024.0 / (number(deliveries) * number(BODY_BYTES)),
         })
     }
 
     /// Publishes at a fixed rate for `micros`, whatever the daemon does.
     pub(crate) fn latency(&mut self, daemon: &Daemon, spread: &Spread, rate: f64, micros: u64) -> Result<Latency> {
-        self.reset_receiver(true)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "thousands of events")]
-        let events = ((rate * number(micros) / 1e6) as u64).max(1);
-        let command = Publish { rate: Some(rate), ..self.publish_command(daemon, spread, events) };
-        let published = self.publish(daemon, &command)?;
-        let seen = self.arrived(daemon, published.deliveries, published.fingerprint)?;
-        Ok(Latency { ack: published.ack, arrival: seen.latency })
+        self.start_latency(daemon, spread, rate, micros)?;
+        self.finish_latency(daemon)
+    }
+
+    /// The first half of [`Rig::latency`], for rows that do something meanwhile.
+    pub(crate) fn start_latency(&mut self, daemon: &Daemon, spread: &Spread, rate: f64, micros: u64) -> Result<()> {
+        self.receiver.reset(true)?;
+        let command = self.publish_command_at(daemon, spread, rate, micros);
+        self.start_publishing(&command)
+    }
+
+    /// The second half of [`Rig::latency`].
+    pub(crate) fn finish_latency(&mut self, daemon: &Daemon) -> Result<Latency> {
+        let published = self.published(daemon)?;
+        let seen = self.receiver.arrived(daemon, published.deliveries, published.fingerprint)?;
+        Ok(Latency { ack: published.ack, arrival: seen.latency, acks: published.samples })
     }
 }

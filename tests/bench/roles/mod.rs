@@ -4,3 +4,4 @@ pub(crate) mod committer;
 pub(crate) mod poster;
 pub(crate) mod publisher;
 pub(crate) mod receiver;
+pub(crate) mod watchers;

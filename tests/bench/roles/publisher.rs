@@ -11,13 +11,13 @@ use postrider_proto::v1::{
 };
 use tokio::{runtime, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 use crate::{
     moment::{now_micros, sleep_until},
     payload::{self, fingerprint},
     protocol::{Publish, Published, serve},
+    rig::connect,
     statistics::{Percentiles, number},
 };
 
@@ -90,8 +90,8 @@ async fn converse(publish: Arc<Publish>, numbers: impl Stream<Item = (u64, u64)>
         sending.lock().push_back((number, at));
         PublishEventsRequest { event: Some(event(&settings, number, at)) }
     });
-    let channel = Endpoint::from_shared(publish.endpoint.clone())?.tcp_nodelay(true).connect().await?;
-    let mut replies = EventServiceClient::new(channel).publish_events(requests).await?.into_inner();
+    let mut replies =
+        EventServiceClient::new(connect(&publish.endpoint).await?).publish_events(requests).await?.into_inner();
     let mut tally = Tally::default();
     while let Some(reply) = replies.message().await? {
         let (number, at) = sent.lock().pop_front().context("a reply to nothing")?;

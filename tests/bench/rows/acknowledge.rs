@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use super::throughput::ROUNDS;
+use super::throughput::{ROUNDS, spread_of_thousand};
 use crate::{
     protocol::Behaviour,
-    rig::{HOSTS, Rig},
+    rig::Rig,
     spread::Spread,
     statistics::{median, per_second},
     table::{
@@ -20,13 +20,12 @@ const FLAGS: &[&str] = &["--attempt-timeout", "60s"];
 /// On one webhook, and over a thousand, of a receiver that hangs.
 pub(crate) fn parked(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let one = (Spread::one(), "publish_ack", RatioAtLeast(0.8));
-    let thousand = (Spread::over(1_000).hosts(HOSTS), "publish_ack_1000", Stated);
+    let thousand = (spread_of_thousand(), "publish_ack_1000", Stated);
     for (spread, name, target) in [one, thousand] {
         let events = rig.scale.count(300_000, 50_000);
-        rig.reset_receiver(false)?;
-        rig.behave(Behaviour::Hang)?;
-        let daemon = rig.daemon(FLAGS)?;
-        rig.create_webhooks(&daemon, &spread)?;
+        rig.receiver.reset(false)?;
+        rig.receiver.behave(Behaviour::Hang)?;
+        let daemon = rig.daemon_with(FLAGS, &spread)?;
         let warm_up = rig.publish_command(&daemon, &spread, events / 10 + 1);
         rig.publish(&daemon, &warm_up)?;
         let (mut yardsticks, mut rates) = (Vec::new(), Vec::new());
@@ -37,8 +36,8 @@ pub(crate) fn parked(rig: &mut Rig, table: &mut Table) -> Result<()> {
             rates.push(per_second(published.acknowledged, published.last - published.first));
         }
         drop(daemon);
-        rig.behave(Behaviour::Answer)?;
-        rig.reset_receiver(false)?;
+        rig.receiver.behave(Behaviour::Answer)?;
+        rig.receiver.reset(false)?;
         let note = format!("{ROUNDS} × {events} events, 4 streams; {}", FLAGS.join(" "));
         table.add(Figure::new(name, median(rates), "events/s", note).over(median(yardsticks)).target(target));
     }

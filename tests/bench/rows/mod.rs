@@ -1,8 +1,15 @@
 //! The rows of the table.
 
 mod acknowledge;
+mod backlog;
+mod charts;
+mod disk;
+mod growth;
 mod latency;
+mod memory;
+mod neighbours;
 mod throughput;
+mod watching;
 
 use anyhow::{Result, bail};
 
@@ -34,16 +41,43 @@ const ROWS: &[Row] = &[
     },
     Row { title: "Latency at 1,000 events/s", names: &["latency_1k"], measure: latency::at_1k },
     Row { title: "Latency at 10,000 events/s", names: &["latency_10k"], measure: latency::at_10k },
+    Row { title: "Latency with a full data directory", names: &["latency_1k_10gb"], measure: latency::at_1k_full },
+    Row { title: "Memory at rest", names: &["rss_idle"], measure: memory::idle },
+    Row { title: "Memory with 1,000 receivers that hang", names: &["rss_1k_hanging"], measure: memory::hanging },
+    Row { title: "Memory with a backlog", names: &["rss_1m_pending"], measure: backlog::memory },
+    Row {
+        title: "kill -9 with a backlog, and working it off",
+        names: &["restart_1m", "drain_1m"],
+        measure: backlog::restart_and_drain,
+    },
+    Row { title: "Growth: webhooks", names: &["growth_webhooks"], measure: growth::webhooks },
+    Row { title: "Growth: history", names: &["growth_history"], measure: growth::history },
+    Row { title: "Growth: retries", names: &["growth_retries"], measure: growth::retries },
+    Row { title: "Wide fan-out", names: &["wide"], measure: neighbours::wide },
+    Row { title: "Fairness", names: &["fairness"], measure: neighbours::fairness },
+    Row { title: "Watchers", names: &["watchers"], measure: watching::watchers },
+    Row { title: "Bytes written", names: &["disk"], measure: disk::written },
+    Row { title: "Soak with a short retention", names: &["disk_file"], measure: disk::soak },
 ];
 
-/// The rows that hold these figures; all rows if none is named.
-pub(crate) fn selected(names: &[String]) -> Result<Vec<&'static Row>> {
+/// Measured only when charts are drawn, or asked for by name.
+const CHARTS: &[Row] = &[
+    Row { title: "Chart: webhooks", names: &["chart_webhooks"], measure: charts::over_webhooks },
+    Row { title: "Chart: backlog", names: &["chart_backlog"], measure: charts::over_backlog },
+    Row { title: "Chart: load", names: &["chart_load"], measure: charts::over_load },
+];
+
+/// The rows that hold these figures; without names all rows, and the charts if they are to be drawn.
+pub(crate) fn selected(names: &[String], charts: bool) -> Result<Vec<&'static Row>> {
+    let all = || ROWS.iter().chain(CHARTS);
+    if names.is_empty() {
+        return Ok(ROWS.iter().chain(if charts { CHARTS } else { &[] }).collect());
+    }
     for name in names {
-        if !ROWS.iter().any(|row| row.names.contains(&name.as_str())) {
-            let known: Vec<&str> = ROWS.iter().flat_map(|row| row.names).copied().collect();
-            bail!("there is no figure {name}; there are {}", known.join(", "));
+        if !all().any(|row| row.names.contains(&name.as_str())) {
+            let known: Vec<&str> = all().flat_map(|row| row.names).copied().collect();
+            bail!("there is no figure {name} to choose; there are {}", known.join(", "));
         }
     }
-    let chosen = |row: &&Row| names.is_empty() || row.names.iter().any(|name| names.iter().any(|given| given == name));
-    Ok(ROWS.iter().filter(chosen).collect())
+    Ok(all().filter(|row| row.names.iter().any(|name| names.iter().any(|given| given == name))).collect())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::{
     protocol::HttpClient,
-    rig::{Burst, Rig},
+    rig::{Burst, HOSTS, Rig},
     spread::Spread,
     statistics::median,
     table::{Figure, Table, Target::RatioAtLeast},
@@ -50,8 +50,21 @@ pub(crate) fn fan_10(rig: &mut Rig, table: &mut Table) -> Result<()> {
 /// Every event for one of a thousand webhooks on a hundred hosts.
 pub(crate) fn thousand(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let events = rig.scale.count(300_000, 50_000);
-    end_to_end(rig, table, "e2e_1000", 0.4, &[], &Spread::over(1_000).hosts(crate::rig::HOSTS), events)?;
+    end_to_end(rig, table, "e2e_1000", 0.4, &[], &spread_of_thousand(), events)?;
     Ok(())
+}
+
+/// The webhooks of that row.
+pub(crate) fn spread_of_thousand() -> Spread {
+    Spread::over(1_000).hosts(HOSTS)
+}
+
+/// Deliveries per second of a spread on a store of its own.
+pub(crate) fn rate(rig: &mut Rig, flags: &[&str], spread: &Spread, events: u64) -> Result<f64> {
+    let daemon = rig.daemon_with(flags, spread)?;
+    rig.burst(&daemon, spread, events / 10 + 1)?;
+    let bursts = (0..ROUNDS).map(|_| rig.burst(&daemon, spread, events)).collect::<Result<Vec<_>>>()?;
+    Ok(median(bursts.iter().map(|burst| burst.deliveries_per_second)))
 }
 
 /// Measures one row, in turns with its yardstick, and returns its rate.
@@ -64,8 +77,7 @@ fn end_to_end(
     spread: &Spread,
     events: u64,
 ) -> Result<f64> {
-    let daemon = rig.daemon(flags)?;
-    rig.create_webhooks(&daemon, spread)?;
+    let daemon = rig.daemon_with(flags, spread)?;
     rig.burst(&daemon, spread, events / 10 + 1)?;
     let (mut yardsticks, mut bursts) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
