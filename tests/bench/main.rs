@@ -69,7 +69,7 @@ fn bench(options: &Options) -> Result<bool> {
     let root = directory(options.data.as_deref())?;
     remove_on_signal(root.path())?;
     let scale = Scale { quick: options.quick, factor: options.scale };
-    let mut rig = Rig::start(scale, root, options.daemon.clone())?;
+    let mut rig = Rig::start(scale, root)?;
     if let Some(charts) = &options.charts {
         fs::create_dir_all(charts)?;
     }

@@ -38,10 +38,6 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
-    /// Measure this postriderd instead of the one built into this program
-    #[arg(long, value_name = "FILE")]
-    pub(crate) daemon: Option<PathBuf>,
-
     /// Multiply all counts and durations, to try the benchmark itself; the figures then say nothing
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, hide_short_help = true)]
     pub(crate) scale: f64,

@@ -24,7 +24,7 @@ pub(crate) enum Receive {
     },
     /// Behave like that from now on.
     Behave(Behaviour),
-    /// Answer when that many requests have arrived since the last reset.
+    /// Answer when that many requests have arrived since the last reset; fails when none arrives for half a minute.
     Wait {
         /// How many.
         arrived: u64,

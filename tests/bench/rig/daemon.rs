@@ -4,8 +4,8 @@ use std::{
     collections::VecDeque,
     env, fs,
     io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    path::Path,
     process::{Child, ChildStderr, ChildStdin, Command, Stdio},
     sync::{
         Arc,
@@ -26,6 +26,8 @@ use crate::{moment::now_micros, statistics::number};
 pub(crate) const NAME: &str = "postriderd";
 /// Lines of its log that an error shows.
 const LOG_LINES_KEPT: usize = 20;
+/// The unit of `st_blocks`, whatever the file system's own blocks are.
+const BLOCK_BYTES: u64 = 512;
 /// How often it is looked at while it settles, and how much of a processor it may use meanwhile.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 const SETTLED_MICROS: u64 = 20_000;
@@ -34,7 +36,6 @@ const SETTLE_TRIES: usize = 120;
 /// A running daemon, killed when dropped; then its store is removed, unless another one goes on with it.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    binary: Option<PathBuf>,
     flags: Vec<String>,
     data: Arc<TempDir>,
     process: Child,
@@ -50,7 +51,6 @@ pub(crate) struct Daemon {
 /// What a killed daemon leaves behind.
 #[derive(Debug)]
 pub(crate) struct Killed {
-    binary: Option<PathBuf>,
     flags: Vec<String>,
     data: Arc<TempDir>,
 }
@@ -58,22 +58,19 @@ pub(crate) struct Killed {
 impl Killed {
     /// A new daemon with the same settings on the same store.
     pub(crate) fn restart(self) -> Result<Daemon> {
-        Daemon::start_on(self.binary, self.data, self.flags)
+        Daemon::start_on(self.data, self.flags)
     }
 }
 
 impl Daemon {
-    /// Starts `binary`, or what is built into this program, on a new store below `root`, and waits until it serves.
-    pub(crate) fn start(binary: Option<&Path>, root: &Path, flags: &[&str]) -> Result<Self> {
+    /// Starts one on a new store below `root`, and waits until it serves.
+    pub(crate) fn start(root: &Path, flags: &[&str]) -> Result<Self> {
         let data = Arc::new(tempfile::Builder::new().prefix("store-").tempdir_in(root)?);
-        Self::start_on(binary.map(Path::to_owned), data, flags.iter().map(|&flag| flag.to_owned()).collect())
+        Self::start_on(data, flags.iter().map(|&flag| flag.to_owned()).collect())
     }
 
-    fn start_on(binary: Option<PathBuf>, data: Arc<TempDir>, flags: Vec<String>) -> Result<Self> {
-        let mut command = match &binary {
-            Some(binary) => Command::new(binary),
-            None => Command::new(env::current_exe()?),
-        };
+    fn start_on(data: Arc<TempDir>, flags: Vec<String>) -> Result<Self> {
+        let mut command = Command::new(env::current_exe()?);
         command
             .arg0(NAME)
             .args(["--listen", "127.0.0.1:0", "--log-format", "json", "--allow-cidr", "127.0.0.0/8", "--data"])
@@ -90,7 +87,7 @@ impl Daemon {
         let stderr = process.stderr.take().context("stderr is a pipe")?;
         let (log, address) = follow(stderr);
         let mut daemon =
-            Self { binary, flags, data, process, _stdin: stdin, log, endpoint: String::new(), started, serving: 0 };
+            Self { flags, data, process, _stdin: stdin, log, endpoint: String::new(), started, serving: 0 };
         let address = address.recv_timeout(PATIENCE);
         let address = address.map_err(|_| anyhow!("the daemon does not serve; its log:\n{}", daemon.log()))?;
         daemon.serving = now_micros();
@@ -102,7 +99,7 @@ impl Daemon {
     pub(crate) fn kill(mut self) -> Result<Killed> {
         self.process.kill()?;
         self.process.wait()?;
-        Ok(Killed { binary: self.binary.take(), flags: std::mem::take(&mut self.flags), data: self.data.clone() })
+        Ok(Killed { flags: std::mem::take(&mut self.flags), data: self.data.clone() })
     }
 
     /// Where it serves: `http://ADDRESS`.
@@ -140,7 +137,7 @@ impl Daemon {
         Ok(io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).context("write_bytes")?.parse()?)
     }
 
-    /// Size of its data directory.
+    /// Room that its data directory takes on the disk.
     pub(crate) fn data_bytes(&self) -> Result<u64> {
         directory_bytes(self.data.path())
     }
@@ -216,7 +213,7 @@ fn directory_bytes(directory: &Path) -> Result<u64> {
         let entry = entry?;
         // Files may go at any moment.
         let Ok(metadata) = entry.metadata() else { continue };
-        bytes += if metadata.is_dir() { directory_bytes(&entry.path())? } else { metadata.len() };
+        bytes += if metadata.is_dir() { directory_bytes(&entry.path())? } else { metadata.blocks() * BLOCK_BYTES };
     }
     Ok(bytes)
 }

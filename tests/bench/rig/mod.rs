@@ -6,7 +6,7 @@ mod daemon;
 mod measure;
 mod receiver;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -44,7 +44,6 @@ pub(crate) struct Rig {
     pub(crate) receiver: Receiver,
     runtime: Runtime,
     root: TempDir,
-    daemon_binary: Option<PathBuf>,
     publisher: Child,
     poster: Child,
     committer: Child,
@@ -54,13 +53,12 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// Starts it. Stores are put below `root`.
-    pub(crate) fn start(scale: Scale, root: TempDir, daemon_binary: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn start(scale: Scale, root: TempDir) -> Result<Self> {
         Ok(Self {
             scale,
             receiver: Receiver::start(HOSTS)?,
             runtime: runtime::Builder::new_current_thread().enable_all().build()?,
             root,
-            daemon_binary,
             publisher: Child::role("publisher", &[])?,
             poster: Child::role("poster", &[])?,
             committer: Child::role("committer", &[])?,
@@ -70,12 +68,12 @@ impl Rig {
 
     /// The same with all processes new: after a failure nobody knows what they are about.
     pub(crate) fn renew(self) -> Result<Self> {
-        Self::start(self.scale, self.root, self.daemon_binary)
+        Self::start(self.scale, self.root)
     }
 
     /// A daemon on a new store that may deliver to the loopback interface.
     pub(crate) fn daemon(&self, flags: &[&str]) -> Result<Daemon> {
-        Daemon::start(self.daemon_binary.as_deref(), self.root.path(), flags)
+        Daemon::start(self.root.path(), flags)
     }
 
     /// A daemon on a new store with the webhooks of a spread.
@@ -101,7 +99,7 @@ impl Rig {
     pub(crate) fn post(&mut self, client: HttpClient) -> Result<f64> {
         self.receiver.reset(false)?;
         let url = Spread::one().url(0, 0, self.receiver.port());
-        let micros = self.scale.micros(2_000_000, 1_000_000);
+        let micros = self.scale.micros(2_000_000, 500_000);
         let post = Post { url, client, in_flight: YARDSTICK_IN_FLIGHT, micros };
         let posted: Posted = self.poster.ask(&post, PATIENCE)?;
         let arrived = self.receiver.seen()?.arrived;
@@ -112,7 +110,7 @@ impl Rig {
 
     /// Events per second of a bare loop in place of the store.
     pub(crate) fn commit(&mut self) -> Result<f64> {
-        let micros = self.scale.micros(2_000_000, 1_000_000);
+        let micros = self.scale.micros(2_000_000, 500_000);
         let commit = Commit { directory: self.root.path().to_owned(), events: YARDSTICK_EVENTS, micros };
         let committed: Committed = self.committer.ask(&commit, PATIENCE)?;
         Ok(per_second(committed.events, committed.micros))

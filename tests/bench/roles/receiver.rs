@@ -29,6 +29,8 @@ use crate::{
 const LATENCIES_MAX: usize = 4_000_000;
 /// Connections that may wait to be accepted, on each address.
 const BACKLOG: u32 = 4096;
+/// Longer than any retry that may be under way when all receivers answer.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
 const ADDRESS_IN_USE_TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -64,7 +66,7 @@ pub(crate) fn run(hosts: u8) -> Result<()> {
                 behaviour.send_replace(next);
                 shared.state.lock().seen()
             }
-            Receive::Wait { arrived } => shared.wait(arrived),
+            Receive::Wait { arrived } => shared.wait(arrived)?,
         };
         if seen.latency.count > LATENCIES_MAX {
             bail!("more than {LATENCIES_MAX} latencies in one measurement");
@@ -140,14 +142,19 @@ impl State {
 }
 
 impl Shared {
-    fn wait(&self, arrived: u64) -> Seen {
+    /// Waits until so many have arrived, or nothing more does.
+    fn wait(&self, arrived: u64) -> Result<Seen> {
         let mut state = self.state.lock();
         state.awaited = Some(arrived);
         while state.seen.arrived < arrived {
-            self.arrived.wait(&mut state);
+            let before = state.seen.arrived;
+            let waited = self.arrived.wait_for(&mut state, STALLED_AFTER);
+            if waited.timed_out() && state.seen.arrived == before {
+                bail!("{before} of {arrived} requests arrived, and then none for {STALLED_AFTER:?}");
+            }
         }
         state.awaited = None;
-        state.seen()
+        Ok(state.seen())
     }
 }
 

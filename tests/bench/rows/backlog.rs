@@ -129,6 +129,6 @@ fn release(rig: &mut Rig, daemon: &Daemon, published: &Published) -> Result<(f64
 fn e2e_1000(rig: &mut Rig, table: &Table) -> Result<f64> {
     match table.value("e2e_1000") {
         Some(value) => Ok(value),
-        None => rate(rig, &[], &spread_of_thousand(), rig.scale.count(300_000, 50_000)),
+        None => rate(rig, &[], &spread_of_thousand(), rig.scale.count(300_000, 40_000)),
     }
 }

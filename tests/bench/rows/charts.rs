@@ -17,6 +17,10 @@ use crate::{
 
 const WEBHOOKS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 const BACKLOGS: [u64; 4] = [0, 10_000, 100_000, 1_000_000];
+/// The longest one of the quick table.
+const QUICK_BACKLOG_MAX: u64 = 100_000;
+/// The scale is logarithmic: no backlog stands here.
+const LEFTMOST: u64 = 1_000;
 const LOADS: [u32; 5] = [200, 1_000, 5_000, 10_000, 15_000];
 
 /// Throughput over the number of webhooks that events are spread over.
@@ -42,20 +46,19 @@ pub(crate) fn over_webhooks(rig: &mut Rig, table: &mut Table) -> Result<()> {
 /// Throughput over what was pending before.
 pub(crate) fn over_backlog(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let mut line = Line::new("Postrider");
-    for pending in BACKLOGS.map(|pending| rig.scale.count(pending, pending.min(100_000))) {
-        let nothing = pending <= 1;
-        let (rate, note) = if nothing {
+    let most = if rig.scale.quick { QUICK_BACKLOG_MAX } else { u64::MAX };
+    for pending in BACKLOGS.into_iter().filter(|&pending| pending <= most) {
+        let (rate, note) = if pending == 0 {
             let events = rig.scale.count(100_000, 15_000);
             (rate(rig, &[], &spread_of_thousand(), events)?, format!("{ROUNDS} × {events} deliveries as they come"))
         } else {
-            (backlog::drain(rig, pending)?, "1 × until all are delivered".to_owned())
+            let events = rig.scale.count(pending, pending);
+            (backlog::drain(rig, events)?, format!("1 × until {events} are delivered"))
         };
-        let name = format!("chart_backlog_{}", if nothing { 0 } else { pending });
-        table.add(Figure::new(name, rate, "deliveries/s", note + ", 1,000 webhooks"));
-        // The scale is logarithmic: nothing stands at one thousand.
-        line.points.push((number(pending.max(1_000)), rate));
+        let name = format!("chart_backlog_{pending}");
+        table.add(Figure::new(name, rate, "deliveries/s", note + "; 1,000 webhooks"));
+        line.points.push((number(pending.max(LEFTMOST)), rate));
     }
-    line.points.dedup_by(|a, b| a.0 <= b.0);
     table.draw(&Chart {
         file: "backlog.svg",
         title: "Throughput over the backlog, 1,000 webhooks",

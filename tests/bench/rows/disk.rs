@@ -1,16 +1,15 @@
-//! What is written to disk, and how much room it takes.
+//! How much room the store takes.
 
 use std::{thread, time::Duration};
 
 use anyhow::Result;
 
-use super::throughput::{ONE_WEBHOOK, ROUNDS};
 use crate::{
     moment::now_micros,
     payload::BODY_BYTES,
     rig::Rig,
     spread::Spread,
-    statistics::{median, number},
+    statistics::number,
     table::{Figure, Table, Target::RatioAtMost},
 };
 
@@ -20,22 +19,6 @@ const SOAK_MICROS: u64 = 600_000_000;
 const SOAK_RETENTION_SECONDS: u32 = 60;
 const SOAK_FLAGS: &[&str] = &["--retention", "1m", "--in-flight-per-webhook", "64"];
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Bytes written for each KiB delivered.
-pub(crate) fn written(rig: &mut Rig, table: &mut Table) -> Result<()> {
-    for (name, flags, spread, events) in [
-        ("disk", ONE_WEBHOOK, Spread::one(), rig.scale.count(200_000, 30_000)),
-        ("disk_fan10", &[][..], Spread::fan(10), rig.scale.count(20_000, 3_000)),
-    ] {
-        let daemon = rig.daemon_with(flags, &spread)?;
-        rig.burst(&daemon, &spread, events / 10 + 1)?;
-        let bursts = (0..ROUNDS).map(|_| rig.burst(&daemon, &spread, events)).collect::<Result<Vec<_>>>()?;
-        let note = format!("{ROUNDS} × {} deliveries, {} per event", bursts[0].deliveries, spread.copies);
-        let written = median(bursts.iter().map(|burst| burst.written_bytes));
-        table.add(Figure::new(name, written, "bytes written/KiB delivered", note));
-    }
-    Ok(())
-}
 
 /// Size of the data directory in a soak with a retention of a minute. Not in the quick table.
 pub(crate) fn soak(rig: &mut Rig, table: &mut Table) -> Result<()> {

@@ -21,7 +21,7 @@ pub(crate) fn webhooks(rig: &mut Rig, table: &mut Table) -> Result<()> {
 
 /// With many deliveries finished.
 pub(crate) fn history(rig: &mut Rig, table: &mut Table) -> Result<()> {
-    let deliveries = rig.scale.count(5_000_000, 300_000);
+    let deliveries = rig.scale.count(5_000_000, 200_000);
     let spread = Spread::fan(10).of("others");
     let grown = rig.daemon_with(ONE_WEBHOOK, &spread)?;
     rig.burst(&grown, &spread, deliveries.div_ceil(10))?;
@@ -53,15 +53,14 @@ fn compare(rig: &mut Rig, table: &mut Table, name: &str, grown: &Daemon, flags: 
     let spread = Spread::one();
     let empty = rig.daemon_with(flags, &spread)?;
     rig.create_webhooks(grown, &spread, &rig.receiver)?;
-    let events = rig.scale.count(200_000, 30_000);
+    let events = rig.scale.count(200_000, 20_000);
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
-        let bursts = [rig.burst(&empty, &spread, events)?, rig.burst(grown, &spread, events)?];
-        // The first one warms both up.
-        if round > 0 {
-            before.push(bursts[0].deliveries_per_second);
-            after.push(bursts[1].deliveries_per_second);
-        }
+    for daemon in [&empty, grown] {
+        rig.burst(daemon, &spread, events / 5 + 1)?;
+    }
+    for _ in 0..ROUNDS {
+        before.push(rig.burst(&empty, &spread, events)?.deliveries_per_second);
+        after.push(rig.burst(grown, &spread, events)?.deliveries_per_second);
     }
     let note = format!("{ROUNDS} × {events} deliveries; {what}; over an empty store; {}", flags.join(" "));
     let figure = Figure::new(name, median(after), "deliveries/s", note).over(median(before));

@@ -52,7 +52,7 @@ pub(crate) fn at_10k(rig: &mut Rig, table: &mut Table) -> Result<()> {
 
 /// At 1,000 events per second on a store of 10 GB.
 pub(crate) fn at_1k_full(rig: &mut Rig, table: &mut Table) -> Result<()> {
-    let bytes = rig.scale.count(10_000_000_000, 500_000_000);
+    let bytes = rig.scale.count(10_000_000_000, 200_000_000);
     let others = Spread::one().of("others");
     let daemon = rig.daemon_with(ONE_WEBHOOK, &others)?;
     while daemon.data_bytes()? < bytes {
@@ -78,7 +78,7 @@ fn at(rig: &mut Rig, table: &mut Table, load: &Load<'_>) -> Result<()> {
 /// Measures on a daemon that has the webhook of [`Spread::one`] already.
 fn measure(rig: &mut Rig, table: &mut Table, daemon: &Daemon, load: &Load<'_>) -> Result<()> {
     let Load { name, what, rate, targets } = *load;
-    let micros = rig.scale.micros(10_000_000, 2_000_000);
+    let micros = rig.scale.micros(10_000_000, 1_500_000);
     rig.latency(daemon, &Spread::one(), rate, micros / 2)?;
     let latencies =
         (0..ROUNDS).map(|_| rig.latency(daemon, &Spread::one(), rate, micros)).collect::<Result<Vec<_>>>()?;

@@ -31,10 +31,24 @@ pub(crate) fn yardsticks(rig: &mut Rig, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// What is delivered, with which settings, and what is asked of it.
+struct EndToEnd {
+    name: &'static str,
+    /// The figure of what is written to disk meanwhile.
+    disk: &'static str,
+    flags: &'static [&'static str],
+    spread: Spread,
+    events: u64,
+    /// Share of the yardstick, at least.
+    ratio: f64,
+}
+
 /// One webhook.
 pub(crate) fn one(rig: &mut Rig, table: &mut Table) -> Result<()> {
-    let events = rig.scale.count(300_000, 50_000);
-    let rate = end_to_end(rig, table, "e2e_1", 0.4, ONE_WEBHOOK, &Spread::one(), events)?;
+    let events = rig.scale.count(300_000, 40_000);
+    let (flags, spread) = (ONE_WEBHOOK, Spread::one());
+    let row = EndToEnd { name: "e2e_1", disk: "disk", flags, spread, events, ratio: 0.4 };
+    let rate = end_to_end(rig, table, &row)?;
     let note = "over svix-server, one endpoint";
     table.add(Figure::new("e2e_1_peer", rate, "deliveries/s", note).over(PEER).target(RatioAtLeast(15.0)));
     Ok(())
@@ -42,15 +56,17 @@ pub(crate) fn one(rig: &mut Rig, table: &mut Table) -> Result<()> {
 
 /// Every event for ten webhooks.
 pub(crate) fn fan_10(rig: &mut Rig, table: &mut Table) -> Result<()> {
-    let events = rig.scale.count(40_000, 8_000);
-    end_to_end(rig, table, "e2e_fan10", 0.5, &[], &Spread::fan(10), events)?;
+    let (events, spread) = (rig.scale.count(40_000, 6_000), Spread::fan(10));
+    let row = EndToEnd { name: "e2e_fan10", disk: "disk_fan10", flags: &[], spread, events, ratio: 0.5 };
+    end_to_end(rig, table, &row)?;
     Ok(())
 }
 
 /// Every event for one of a thousand webhooks on a hundred hosts.
 pub(crate) fn thousand(rig: &mut Rig, table: &mut Table) -> Result<()> {
-    let events = rig.scale.count(300_000, 50_000);
-    end_to_end(rig, table, "e2e_1000", 0.4, &[], &spread_of_thousand(), events)?;
+    let (events, spread) = (rig.scale.count(300_000, 40_000), spread_of_thousand());
+    let row = EndToEnd { name: "e2e_1000", disk: "disk_1000", flags: &[], spread, events, ratio: 0.4 };
+    end_to_end(rig, table, &row)?;
     Ok(())
 }
 
@@ -68,15 +84,8 @@ pub(crate) fn rate(rig: &mut Rig, flags: &[&str], spread: &Spread, events: u64) 
 }
 
 /// Measures one row, in turns with its yardstick, and returns its rate.
-fn end_to_end(
-    rig: &mut Rig,
-    table: &mut Table,
-    name: &str,
-    ratio: f64,
-    flags: &[&str],
-    spread: &Spread,
-    events: u64,
-) -> Result<f64> {
+fn end_to_end(rig: &mut Rig, table: &mut Table, row: &EndToEnd) -> Result<f64> {
+    let EndToEnd { name, disk, flags, ref spread, events, ratio } = *row;
     let daemon = rig.daemon_with(flags, spread)?;
     rig.burst(&daemon, spread, events / 10 + 1)?;
     let (mut yardsticks, mut bursts) = (Vec::new(), Vec::new());
@@ -85,20 +94,17 @@ fn end_to_end(
         bursts.push(rig.burst(&daemon, spread, events)?);
     }
     let of = |figure: fn(&Burst) -> f64| median(bursts.iter().map(figure));
-    let deliveries = bursts[0].deliveries;
     let settings = if flags.is_empty() { "defaults".to_owned() } else { flags.join(" ") };
-    let note = format!("{ROUNDS} × {deliveries} deliveries; {settings}");
+    let note = format!("{ROUNDS} × {} deliveries; {settings}", bursts[0].deliveries);
     let rate = of(|burst| burst.deliveries_per_second);
-    let figure = Figure::new(name, rate, "deliveries/s", note).over(median(yardsticks));
+    let figure = Figure::new(name, rate, "deliveries/s", &note).over(median(yardsticks));
     table.add(figure.target(RatioAtLeast(ratio)));
-    table.add(Figure::new(
-        format!("{name}_cpu"),
-        of(|burst| burst.cpu_micros),
-        "µs/delivery",
-        "the daemon's processor time",
-    ));
+    let cpu = of(|burst| burst.cpu_micros);
+    table.add(Figure::new(format!("{name}_cpu"), cpu, "µs/delivery", "the daemon's processor time"));
     table.add(Figure::new(format!("{name}_rss"), daemon.resident_peak_mib()?, "MiB", "peak"));
-    let note = "while it delivers";
-    table.add(Figure::new(format!("{name}_acks"), of(|burst| burst.acknowledged_per_second), "events/s", note));
+    let acks = of(|burst| burst.acknowledged_per_second);
+    table.add(Figure::new(format!("{name}_acks"), acks, "events/s", "acknowledged while it delivers"));
+    let written = of(|burst| burst.written_bytes);
+    table.add(Figure::new(disk, written, "bytes/KiB", format!("written to disk per KiB delivered; {note}")));
     Ok(rate)
 }
