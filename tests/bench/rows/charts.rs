@@ -11,7 +11,7 @@ use crate::{
     protocol::HttpClient,
     rig::{HOSTS, Rig},
     spread::Spread,
-    statistics::{median, number},
+    statistics::median,
     table::{Figure, Table},
 };
 
@@ -19,8 +19,6 @@ const WEBHOOKS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 const BACKLOGS: [u64; 4] = [0, 10_000, 100_000, 1_000_000];
 /// The longest one of the quick table.
 const QUICK_BACKLOG_MAX: u64 = 100_000;
-/// The scale is logarithmic: no backlog stands here.
-const LEFTMOST: u64 = 1_000;
 const LOADS: [u32; 5] = [200, 1_000, 5_000, 10_000, 15_000];
 
 /// Throughput over the number of webhooks that events are spread over.
@@ -32,13 +30,15 @@ pub(crate) fn over_webhooks(rig: &mut Rig, table: &mut Table) -> Result<()> {
         let rate = rate(rig, ONE_WEBHOOK, &spread, events)?;
         let note = format!("{ROUNDS} × {events} deliveries; {}", ONE_WEBHOOK.join(" "));
         table.add(Figure::new(format!("chart_webhooks_{webhooks}"), rate, "deliveries/s", note));
-        line.points.push((f64::from(webhooks), rate));
+        line.values.push(rate);
     }
     table.draw(&Chart {
         file: "webhooks.svg",
         title: "Throughput over the number of webhooks",
         across: "webhooks",
+        places: WEBHOOKS.map(u64::from).to_vec(),
         up: "deliveries per second, end to end",
+        rises: false,
         lines: vec![yardstick(rig, &line)?, line],
     })
 }
@@ -47,7 +47,8 @@ pub(crate) fn over_webhooks(rig: &mut Rig, table: &mut Table) -> Result<()> {
 pub(crate) fn over_backlog(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let mut line = Line::new("Postrider");
     let most = if rig.scale.quick { QUICK_BACKLOG_MAX } else { u64::MAX };
-    for pending in BACKLOGS.into_iter().filter(|&pending| pending <= most) {
+    let backlogs: Vec<u64> = BACKLOGS.into_iter().filter(|&pending| pending <= most).collect();
+    for &pending in &backlogs {
         let (rate, note) = if pending == 0 {
             let events = rig.scale.count(100_000, 15_000);
             (rate(rig, &[], &spread_of_thousand(), events)?, format!("{ROUNDS} × {events} deliveries as they come"))
@@ -57,13 +58,15 @@ pub(crate) fn over_backlog(rig: &mut Rig, table: &mut Table) -> Result<()> {
         };
         let name = format!("chart_backlog_{pending}");
         table.add(Figure::new(name, rate, "deliveries/s", note + "; 1,000 webhooks"));
-        line.points.push((number(pending.max(LEFTMOST)), rate));
+        line.values.push(rate);
     }
     table.draw(&Chart {
         file: "backlog.svg",
         title: "Throughput over the backlog, 1,000 webhooks",
-        across: "deliveries pending at the start (leftmost: none)",
+        across: "deliveries pending at the start",
+        places: backlogs,
         up: "deliveries per second",
+        rises: false,
         lines: vec![yardstick(rig, &line)?, line],
     })
 }
@@ -84,14 +87,16 @@ pub(crate) fn over_load(rig: &mut Rig, table: &mut Table) -> Result<()> {
         ] {
             let note = format!("{name} publish to arrival; {ROUNDS} × {} events", latencies[0].count);
             table.add(Figure::new(format!("chart_load_{load}_{name}"), value, "ms", note));
-            line.points.push((f64::from(load), value));
+            line.values.push(value);
         }
     }
     table.draw(&Chart {
         file: "latency.svg",
         title: "Latency over load, one webhook",
         across: "events per second",
+        places: LOADS.map(u64::from).to_vec(),
         up: "milliseconds from publish to receiver",
+        rises: true,
         lines: vec![p99, p50],
     })
 }
@@ -100,6 +105,5 @@ pub(crate) fn over_load(rig: &mut Rig, table: &mut Table) -> Result<()> {
 fn yardstick(rig: &mut Rig, over: &Line) -> Result<Line> {
     let rates = (0..ROUNDS).map(|_| rig.post(HttpClient::Reqwest)).collect::<Result<Vec<_>>>()?;
     let rate = median(rates);
-    let points = over.points.iter().map(|&(across, _)| (across, rate)).collect();
-    Ok(Line { name: "bare reqwest loop, nothing stored", points })
+    Ok(Line { name: "bare reqwest loop, nothing stored", values: vec![rate; over.values.len()] })
 }
