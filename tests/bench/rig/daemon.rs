@@ -89,7 +89,7 @@ impl Daemon {
         let mut daemon =
             Self { flags, data, process, _stdin: stdin, log, endpoint: String::new(), started, serving: 0 };
         let address = address.recv_timeout(PATIENCE);
-        let address = address.map_err(|_| anyhow!("the daemon does not serve; its log:\n{}", daemon.log()))?;
+        let address = address.map_err(|_| daemon.blame(&anyhow!("the daemon does not serve")))?;
         daemon.serving = now_micros();
         daemon.endpoint = format!("http://{address}");
         Ok(daemon)
@@ -107,9 +107,10 @@ impl Daemon {
         &self.endpoint
     }
 
-    /// The last lines of its log.
-    pub(crate) fn log(&self) -> String {
-        self.log.lock().iter().fold(String::new(), |text, line| text + line + "\n")
+    /// An error with the last lines of its log.
+    pub(crate) fn blame(&self, error: &anyhow::Error) -> anyhow::Error {
+        let log = self.log.lock().iter().fold(String::new(), |text, line| text + "\n" + line);
+        anyhow!("{error:#}; the end of the daemon's log:{log}")
     }
 
     /// Processor time it has used, in its own code and in the kernel, in microseconds; the kernel counts in steps of 10 ms.

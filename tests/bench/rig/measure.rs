@@ -1,6 +1,6 @@
 //! Measurements that several rows share. Each checks that what arrived is what was acknowledged.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{Daemon, PATIENCE, Rig};
 use crate::{
@@ -76,7 +76,7 @@ impl Rig {
 
     /// Waits until everything is acknowledged.
     pub(crate) fn published(&mut self, daemon: &Daemon) -> Result<Published> {
-        self.publisher.hear(PATIENCE).with_context(|| format!("the daemon's log:\n{}", daemon.log()))
+        self.publisher.hear(PATIENCE).map_err(|error| daemon.blame(&error))
     }
 
     /// Publishes `events` as fast as possible to receivers that answer, until all are delivered.

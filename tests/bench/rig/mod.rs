@@ -86,7 +86,7 @@ impl Rig {
     /// Creates the webhooks of a spread.
     pub(crate) fn create_webhooks(&self, daemon: &Daemon, spread: &Spread, receiver: &Receiver) -> Result<Vec<Hook>> {
         let created = self.runtime.block_on(calls::create_webhooks(daemon.endpoint(), spread, receiver.port()));
-        created.with_context(|| format!("creating webhooks; the daemon's log:\n{}", daemon.log()))
+        created.context("creating webhooks").map_err(|error| daemon.blame(&error))
     }
 
     /// Publishes a single event, and returns to how many webhooks it goes.

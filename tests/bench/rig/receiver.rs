@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{Child, Daemon, PATIENCE};
 use crate::protocol::{Behaviour, Receive, Seen};
@@ -60,13 +60,12 @@ impl Receiver {
 
     /// Waits until so many requests have arrived since the last reset.
     pub(crate) fn wait(&mut self, arrived: u64) -> Result<Seen> {
-        let waited = self.child.ask(&Receive::Wait { arrived }, PATIENCE);
-        waited.with_context(|| format!("waiting for {arrived} requests to arrive"))
+        self.child.ask(&Receive::Wait { arrived }, PATIENCE)
     }
 
     /// Waits until everything acknowledged since the last reset has arrived, and checks that it is just that.
     pub(crate) fn arrived(&mut self, daemon: &Daemon, deliveries: u64, fingerprint: u64) -> Result<Seen> {
-        let seen = self.wait(deliveries).with_context(|| format!("the daemon's log:\n{}", daemon.log()))?;
+        let seen = self.wait(deliveries).map_err(|error| daemon.blame(&error))?;
         ensure!(
             seen.arrived == deliveries && seen.fingerprint == fingerprint,
             "{deliveries} deliveries were acknowledged, and {} arrived, {}",
