@@ -110,7 +110,7 @@ impl Daemon {
 
         api.health.set_serving(true).await;
         tasks.spawn("health", api.health.clone().follow(engine.works(), calls.clone()));
-        show(&ops, &engine, &metrics, queues, clock);
+        show(&ops, &engine, &metrics, queues, clock).await;
         announce(&config, address);
         let quiet = ops.quiet();
         let levers = Levers {
@@ -145,13 +145,14 @@ async fn open_ops(config: &Config, clock: Clock, tasks: &Tasks) -> Result<Ops, S
 }
 
 /// Gives everything that is counted its name, and readiness what it is judged by.
-fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Queues, clock: Clock) {
+async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Queues, clock: Clock) {
     ops.register(|registry| {
         metrics.register(registry);
         engine.register(registry);
         registry.register_collector(Box::new(metrics.watch.collector(engine.head())));
         registry.register_collector(Box::new(queues));
-    });
+    })
+    .await;
     let (started, unreadable) = (metrics.deliver.started.clone(), metrics.dispatch.unreadable.clone());
     ops.serving(ops::Deps {
         store: engine.clone(),

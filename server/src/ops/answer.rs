@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::Desk;
 
-/// The media type of what [`text`] writes: OpenMetrics, which Prometheus prefers.
+/// The media type of what [`text`] writes: `OpenMetrics`, which Prometheus prefers.
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -38,18 +38,17 @@ impl Desk {
     async fn metrics(self: Arc<Self>) -> Response<Full<Bytes>> {
         // For the gauges that come with it.
         let _verdict = self.readiness().await;
-        // Some of it asks the file system.
+        // One at a time, and away from the runtime's threads: some of it asks the file system, which may not answer.
+        let registry = self.registry.clone().lock_owned().await;
         let encoded = spawn_blocking(move || {
             let mut exposition = String::new();
-            text::encode(&mut exposition, &self.registry.lock()).map(|()| exposition)
+            text::encode(&mut exposition, &registry).map(|()| exposition)
         });
-        match encoded.await {
-            Ok(Ok(exposition)) => respond(StatusCode::OK, OPEN_METRICS, exposition),
-            Ok(Err(_)) | Err(_) => {
-                error!("the metrics could not be written");
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
-            }
+        if let Ok(Ok(exposition)) = encoded.await {
+            return respond(StatusCode::OK, OPEN_METRICS, exposition);
         }
+        error!("the metrics could not be written");
+        plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
     }
 }
 

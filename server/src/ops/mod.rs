@@ -100,8 +100,8 @@ impl Ops {
     }
 
     /// Adds metrics; the registry puts [`PREFIX`] before their names.
-    pub fn register(&self, register: impl FnOnce(&mut Registry)) {
-        register(self.desk.registry.lock().sub_registry_with_prefix(PREFIX));
+    pub async fn register(&self, register: impl FnOnce(&mut Registry)) {
+        register(self.desk.registry.lock().await.sub_registry_with_prefix(PREFIX));
     }
 
     /// The daemon has recovered and serves: readiness is judged by these from now on.
@@ -142,7 +142,8 @@ impl fmt::Debug for Ops {
 
 /// What answers are made from.
 struct Desk {
-    registry: Mutex<Registry>,
+    /// Held while metrics are written.
+    registry: Arc<tokio::sync::Mutex<Registry>>,
     phase: Mutex<Phase>,
     tasks: Tasks,
     ready: Gauge,
@@ -170,7 +171,7 @@ impl Desk {
         ours.register("ready", "1 if /readyz says so, else 0", ready.clone());
         let help = "How long the oldest delivery that is due has been due, attempts under way included; NaN if unknown";
         ours.register_with_unit("oldest_due_age", help, Unit::Seconds, oldest_due.clone());
-        let (registry, phase) = (Mutex::new(registry), Mutex::new(Phase::Starting));
+        let (registry, phase) = (Arc::new(tokio::sync::Mutex::new(registry)), Mutex::new(Phase::Starting));
         Self { registry, phase, tasks, ready, oldest_due }
     }
 

@@ -99,13 +99,12 @@ impl Pulse {
             (state.moves, state.moved) = (moves, now);
         }
         let known = state.looked.as_ref().filter(|(at, _)| now.duration_since(*at) < OPS_LOOK_INTERVAL);
-        let seen = match known {
-            Some((_, seen)) => seen.clone(),
-            None => {
-                let seen = self.look(&mut state, now + OPS_LOOK_TIMEOUT).await;
-                state.looked = Some((Instant::now(), seen.clone()));
-                seen
-            }
+        let seen = if let Some((_, seen)) = known {
+            seen.clone()
+        } else {
+            let seen = self.look(&mut state, now + OPS_LOOK_TIMEOUT).await;
+            state.looked = Some((Instant::now(), seen.clone()));
+            seen
         };
         let (overdue, unreadable) = match seen {
             Ok(oldest) => (Some(oldest.map_or(Duration::ZERO, |due| self.deps.clock.now().since(due))), None),

@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn only_a_store_that_fails_or_a_standstill_is_a_reason() {
-        let (little, much) = (Duration::from_secs(80), Duration::from_secs(7200));
+        let (little, much) = (Duration::from_secs(80), Duration::from_hours(2));
         let well = Vitals { store_works: true, unreadable: None, overdue: Some(Duration::ZERO), idle: much };
         let check = |vitals: Vitals, expect: &str| {
             let told = judge(&vitals).map_or_else(|reason| reason.to_string(), |()| "ready".to_owned());

@@ -215,13 +215,14 @@ async fn only_what_exists_is_answered_and_only_if_it_is_read() {
 #[tokio::test]
 async fn the_exposition_is_complete_and_its_labels_are_bounded() {
     let scene = Scene::serving().await;
-    scene.ops.register(|registry| {
+    let registered = scene.ops.register(|registry| {
         scene.metrics.register(registry);
         registry.register_collector(Box::new(scene.metrics.watch.collector(scene.store.head())));
         registry.register_collector(Box::new(
             Queues::default().with_channels("q", &[tokio::sync::mpsc::channel::<()>(1).0]),
         ));
     });
+    registered.await;
     let (_, text) = scene.get("/metrics").await;
     let words = |kind: &'static str| text.lines().filter_map(move |line| line.strip_prefix(kind)?.split_once(' '));
     let typed: Vec<_> = words("# TYPE ").collect();
@@ -272,7 +273,7 @@ async fn hostile_clients_cost_little_and_keep_nobody_out_for_long() {
     assert!(exchange(address, fine).await.starts_with("HTTP/1.1 200 OK"));
     assert!(exchange(address, b"HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.ends_with("\r\n\r\n"), "no body");
     assert!(exchange(address, b"\x16\x03\x01 is this TLS?\r\n\r\n").await.starts_with("HTTP/1.1 400"));
-    let huge = [b"GET /livez HTTP/1.1\r\nx: ".as_slice(), &[b'x'; 64 * 1024]].concat();
+    let huge = [b"GET /livez HTTP/1.1\r\nx: ".as_slice(), &vec![b'x'; 64 * 1024]].concat();
     let answer = exchange(address, &huge).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
 
