@@ -72,3 +72,48 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Request;
+    use tonic_health::{
+        pb::{HealthCheckRequest, health_check_response::ServingStatus as Said, health_server::Health as _},
+        server::HealthService,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn health_follows_the_store_and_nothing_revives_it_once_it_is_stopped() {
+        let reporter = HealthReporter::new();
+        let service = HealthService::from_health_reporter(reporter.clone());
+        let said = async || {
+            let request = HealthCheckRequest { service: EventService::NAME.into() };
+            service.check(Request::new(request)).await.unwrap().into_inner().status()
+        };
+        let (health, works, stop) = (Health::new(reporter), watch::Sender::new(true), CancellationToken::new());
+        health.set_serving(true).await;
+        let mut following = Box::pin(health.clone().follow(works.subscribe(), stop.clone()));
+        let mut follow = async || {
+            for _ in 0..100 {
+                let _pending = futures::poll!(&mut following);
+            }
+        };
+        follow().await;
+        assert_eq!(said().await, Said::Serving);
+        works.send_replace(false);
+        follow().await;
+        assert_eq!(said().await, Said::NotServing);
+        works.send_replace(true);
+        follow().await;
+        assert_eq!(said().await, Said::Serving);
+        works.send_replace(false);
+        follow().await;
+        health.stop().await;
+        works.send_replace(true);
+        follow().await;
+        assert_eq!(said().await, Said::NotServing);
+        stop.cancel();
+        following.await;
+    }
+}

@@ -171,6 +171,10 @@ async fn a_store_that_cannot_be_read_is_no_place_to_send_work_to() {
     assert!(scene.readiness().await.contains("planted"), "a look is good for a while");
     tokio::time::advance(OPS_LOOK_INTERVAL).await;
     assert_eq!(scene.readiness().await, "the store cannot be read: it does not answer");
+    // The read is still under way, and no other is begun beside it.
+    *scene.store.lanes.lock() = Lanes::Tell(Vec::new());
+    tokio::time::advance(OPS_LOOK_INTERVAL).await;
+    assert_eq!(scene.readiness().await, "the store cannot be read: it does not answer");
     // Whoever closes the store is not kept waiting by that read.
     scene.ops.stopping();
     scene.ops.quiet().await;
