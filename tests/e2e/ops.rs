@@ -1,7 +1,7 @@
 //! Seen while it runs: metrics and health of the real daemon.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
@@ -144,6 +144,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 families = list(text_string_to_metric_families(sys.stdin.read()))
 print(json.dumps([[f.name, f.type, f.unit, f.documentation, len(f.samples)] for f in families]))
 value = {f.name: f.samples for f in families}
+print(json.dumps(sorted({label for f in families for s in f.samples for label in s.labels})))
 print(json.dumps([s.value for s in value['postrider_attempts'] if s.labels == {'class': '2xx'}]))
 ";
     let mut command = Command::new(&python);
@@ -152,7 +153,8 @@ print(json.dumps([s.value for s in value['postrider_attempts'] if s.labels == {'
     let output = child.wait_with_output().expect("python ends");
     assert!(output.status.success(), "the parser refused:\n{}", answer.body);
     let output = String::from_utf8(output.stdout).expect("JSON");
-    let (families, attempts) = output.split_once('\n').expect("two lines");
+    let mut lines = output.lines();
+    let (families, labels, attempts) = (lines.next().expect("3"), lines.next().expect("3"), lines.next().expect("3"));
     let families: Vec<(String, String, String, String, usize)> = serde_json::from_str(families).expect("JSON");
     assert!(families.len() > 30, "{families:#?}");
     for (name, kind, unit, help, samples) in &families {
@@ -160,10 +162,33 @@ print(json.dumps([s.value for s in value['postrider_attempts'] if s.labels == {'
         assert!(["counter", "gauge", "histogram", "info"].contains(&kind.as_str()), "{name} is a {kind}");
         assert!(unit.is_empty() || name.ends_with(unit.as_str()), "{name} in {unit}");
     }
-    assert_eq!(attempts.trim(), "[10]");
+    assert_eq!(attempts, "[10]");
+    // Enums all of them: nothing that grows with tenants, webhooks or receivers.
+    let bounded = r#"["class", "conclusion", "le", "novelty", "part", "queue", "reason", "version"]"#;
+    assert_eq!(labels, bounded);
     for name in ["process_resident_memory_bytes", "process_cpu_seconds", "process_open_fds", "postrider_build"] {
         assert!(families.iter().any(|family| family.0 == name), "{name} in {families:#?}");
     }
+}
+
+/// The README's table has every metric there is, and none that is not.
+#[tokio::test]
+async fn the_manual_names_every_metric() {
+    let daemon = observed().start().await;
+    let exposition = ops::get(daemon.ops().await, "/metrics").await.body;
+    let families = exposition.lines().filter_map(|line| line.strip_prefix("# TYPE postrider_")?.split_once(' '));
+    let present: BTreeSet<_> = families
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("there is a README");
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `postrider_")?.split_once(" |"));
+    let names = rows.flat_map(|(names, _)| names.split("`, `postrider_"));
+    let named: BTreeSet<_> = names.map(|name| name.split(['`', '{']).next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(named, present);
 }
 
 /// Watch streams count while they are open, and the lag is that of the one that does not read.
