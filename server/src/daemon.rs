@@ -1,8 +1,9 @@
 //! The composition root: the only place that sees every part. Channels are made here, and all of them are bounded.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, slice, sync::Arc};
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -13,7 +14,9 @@ use crate::{
     config::Config,
     deliver, dispatch,
     flow::News,
+    metrics::{Metrics, Queues},
     model::target::Target,
+    ops::{self, Ops},
     shutdown::{Levers, Overdue},
     store::{
         Store as _,
@@ -55,15 +58,18 @@ pub struct Running {
     tasks: Tasks,
     engine: Arc<RedbStore>,
     levers: Levers,
+    ops: Ops,
 }
 
 impl Daemon {
-    /// Takes the port, opens and recovers the store, starts every stage, and serves.
+    /// Takes the ports, opens and recovers the store, starts every stage, and serves.
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let address = config.serve.address;
         let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
         let address = server.address();
         let (tasks, clock, news) = (Tasks::default(), Clock::start(), Arc::new(News::default()));
+        let ops = open_ops(&config, clock, &tasks).await?;
+        let metrics = Metrics::default();
         let engine = Arc::new(open(&config, news.clone(), clock).await?);
         let store = engine.clone();
 
@@ -71,20 +77,25 @@ impl Daemon {
         let (attempted, attempted_ends) = mpsc::channel(config.dispatch.in_flight_max);
         let (progress, progress_ends) = mpsc::channel(PROGRESS_MESSAGES);
 
-        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone())?;
+        let queues = engine.inboxes(Queues::default()).with_channels("outcomes", slice::from_ref(&attempted));
+        let queues = queues.with_channels("progress", slice::from_ref(&progress));
+        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), metrics.deliver.clone())?;
+        let queues = queues.with_channels("jobs", &jobs);
         let dispatch = config.dispatch.clone().build(dispatch::Deps {
             store: store.clone(),
             news,
             clock,
             jobs,
             progress: progress_ends,
+            metrics: metrics.dispatch.clone(),
         });
-        let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, rand::random());
+        let (seed, counted) = (rand::random(), metrics.outcomes.clone());
+        let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
         let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
             store: store.clone(),
-            accept: config.accept.build(store.clone(), clock, tasks.clone()),
-            watch: config.watch.build(store.clone()),
+            accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),
+            watch: config.watch.build(store.clone(), metrics.watch.clone()),
             clock,
             names: Arc::new(config.deliver.names()),
             stop: calls.clone(),
@@ -98,7 +109,10 @@ impl Daemon {
         let serving_ended = tasks.spawn_ending("serve", server.run(api.routes, calls.clone(), connections.clone()));
 
         api.health.set_serving(true).await;
+        tasks.spawn("health", api.health.clone().follow(engine.works(), calls.clone()));
+        show(&ops, &engine, &metrics, queues, clock).await;
         announce(&config, address);
+        let quiet = ops.quiet();
         let levers = Levers {
             health: api.health,
             calls,
@@ -109,9 +123,9 @@ impl Daemon {
             outcomes_ended,
             serving_ended,
             tasks: tasks.clone(),
-            close: Box::pin(async move { store.close().await }),
+            close: Box::pin(quiet.then(|()| async move { store.close().await })),
         };
-        Ok(Running { config, address, tasks, engine, levers })
+        Ok(Running { config, address, tasks, engine, levers, ops })
     }
 }
 
@@ -120,6 +134,33 @@ async fn open(config: &Config, news: Arc<News>, clock: Clock) -> Result<RedbStor
     let (path, config) = (config.data.clone(), config.store.clone());
     let opened = spawn_blocking(move || redb::open(&path, config, news, clock)).await;
     opened.expect("opening reports its failures")
+}
+
+async fn open_ops(config: &Config, clock: Clock, tasks: &Tasks) -> Result<Ops, StartError> {
+    let opened = config.ops.clone().open(clock, tasks.clone()).await;
+    opened.map_err(|error| {
+        let address = config.ops.address.expect("it fails only to listen");
+        StartError::Bind { address, error }
+    })
+}
+
+/// Gives everything that is counted its name, and readiness what it is judged by.
+async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Queues, clock: Clock) {
+    ops.register(|registry| {
+        metrics.register(registry);
+        engine.register(registry);
+        registry.register_collector(Box::new(metrics.watch.collector(engine.head())));
+        registry.register_collector(Box::new(queues));
+    })
+    .await;
+    let (started, unreadable) = (metrics.deliver.started.clone(), metrics.dispatch.unreadable.clone());
+    ops.serving(ops::Deps {
+        store: engine.clone(),
+        works: engine.works(),
+        clock,
+        // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on.
+        moves: Box::new(move || started.get() + unreadable.get()),
+    });
 }
 
 #[async_trait]
@@ -135,16 +176,23 @@ impl Running {
         self.address
     }
 
+    /// Where metrics and health are served, if anywhere.
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops.address()
+    }
+
     /// Completes when a part of the daemon has panicked, with its name. The daemon should be stopped then.
     pub async fn broken(&self) -> &'static str {
         tokio::select! {
             name = self.tasks.broken() => name,
             name = self.engine.broken() => name,
+            name = self.ops.broken() => name,
         }
     }
 
-    /// Stops in order, within the grace and a second.
+    /// Stops in order, within the grace and a second. Until the end somebody answers who asks how it stands.
     pub async fn stop(self) -> Result<(), Overdue> {
+        self.ops.stopping();
         self.levers.stop(self.config.shutdown.grace).await
     }
 }
@@ -156,6 +204,9 @@ fn announce(config: &Config, address: SocketAddr) {
     }
     if config.targets.allow_http {
         warn!("webhooks may use plain http to any public address: --allow-http");
+    }
+    if let Some(address) = config.ops.address.filter(|address| !address.ip().to_canonical().is_loopback()) {
+        warn!(ops.address = %address, "anybody who reaches this port sees metrics: --insecure-listen");
     }
     if !address.ip().to_canonical().is_loopback() {
         warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
@@ -207,13 +258,60 @@ mod tests {
         }
     }
 
+    async fn status(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        format!("{} {body}", head.split(' ').nth(1).unwrap())
+    }
+
+    #[test]
+    fn it_is_alive_before_it_is_ready_and_ready_when_the_store_is_recovered() {
+        // One thread for what blocks, which is taken: the store cannot be opened before it is free.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+        runtime.unwrap().block_on(async {
+            let (recover, held) = std::sync::mpsc::sync_channel::<()>(0);
+            let holder = spawn_blocking(move || held.recv());
+            let data = tempfile::tempdir().unwrap();
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let mut config = config(&data);
+            config.ops.address = Some(free);
+            let mut start = Box::pin(Daemon::start(config));
+            let asked = async {
+                let alive = status(free, "/livez").await;
+                (alive, status(free, "/readyz").await)
+            };
+            let (alive, ready) = tokio::select! {
+                started = &mut start => panic!("started without a store: {:?}", started.err()),
+                // Polled after the start, so that the port is there.
+                asked = async { tokio::task::yield_now().await; asked.await } => asked,
+            };
+            assert_eq!(alive, "200 ok\n");
+            assert_eq!(ready, "503 starting: the store is being opened and recovered\n");
+            recover.send(()).unwrap();
+            holder.await.unwrap().unwrap();
+            let running = start.await.unwrap();
+            assert_eq!(running.ops_address(), Some(free));
+            assert_eq!(status(free, "/readyz").await, "200 ok\n");
+            running.stop().await.unwrap();
+            assert!(TcpStream::connect(free).await.is_err(), "the port is closed");
+        });
+    }
+
     #[tokio::test]
     async fn a_port_in_use_is_an_error_of_its_own() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let running = Daemon::start(config(&one)).await.unwrap();
         let mut config = config(&other);
         config.serve.address = running.address();
-        assert!(matches!(Daemon::start(config).await.err(), Some(StartError::Bind { .. })));
+        config.ops.address = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        assert!(matches!(Daemon::start(config.clone()).await.err(), Some(StartError::Bind { .. })));
+        (config.serve.address, config.ops.address) = (config.ops.address.unwrap(), Some(running.address()));
+        assert!(
+            matches!(Daemon::start(config).await.err(), Some(StartError::Bind { address, .. }) if address == running.address())
+        );
         running.stop().await.unwrap();
     }
 

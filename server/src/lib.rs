@@ -4,13 +4,14 @@
 //!
 //! ```text
 //! process   cli, config, daemon (composition root), serve, shutdown, telemetry, descriptors
-//! edges     api
+//! edges     api, ops
 //! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
-//! plumbing  store, flow, tasks, clock
+//! plumbing  store, flow, metrics, tasks, clock, accepting
 //! core      model, limits                                           (pure: no I/O, no clock, no runtime)
 //! ```
 
 pub mod accept;
+mod accepting;
 pub mod api;
 pub mod cli;
 pub mod clock;
@@ -21,7 +22,9 @@ pub mod descriptors;
 pub mod dispatch;
 pub mod flow;
 pub mod limits;
+pub mod metrics;
 pub mod model;
+pub mod ops;
 pub mod outcomes;
 pub mod retention;
 pub mod serve;

@@ -73,6 +73,28 @@ pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Longest an attempt may be allowed to take.
+pub const ATTEMPT_TIMEOUT_MAX: Duration = Duration::from_mins(1);
+
+// --- Seen while it runs -----------------------------------------------------------------------------------------
+
+/// Most connections at a time to the port for metrics and health; more wait in the kernel's queue.
+pub const OPS_CONNECTIONS_MAX: usize = 32;
+/// Largest head of a request there.
+pub const OPS_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a request there may take to come.
+pub const OPS_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection there may last.
+pub const OPS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Something is due and no attempt has begun for this long: nothing moves.
+pub const STALLED_AFTER: Duration = Duration::from_secs(90);
+/// The store is looked at for the oldest delivery that is due no more often than this.
+pub const OPS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long such a look may take; supervisors give a probe a second.
+pub const OPS_LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Most pages of `DISPATCH_SURVEY_LANES_MAX` webhooks one look reads.
+pub const OPS_LOOK_PAGES_MAX: usize = 16;
+
 // --- Flow -------------------------------------------------------------------------------------------------------
 
 /// Most webhooks one event may go to.
@@ -138,4 +160,6 @@ const _: () = assert!(4 * EVENT_WEIGHT_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
 const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
 // A page that is just short of full still fits a message with the largest entry on top.
 const _: () = assert!(PAGE_BYTES + 64 * 1024 < GRPC_MESSAGE_BYTES_MAX);
+// While receivers hang, an attempt begins when another one has timed out.
+const _: () = assert!(STALLED_AFTER.as_secs() > ATTEMPT_TIMEOUT_MAX.as_secs() + OPS_LOOK_INTERVAL.as_secs());
 const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

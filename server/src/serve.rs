@@ -1,12 +1,10 @@
 //! Connections: how they are accepted, how many there may be, and how the last one ends in time.
 //!
-//! tonic serves; what it lacks is added around it. Its accept loop spins when file descriptors run out, so there is one here
-//! that pauses. Its graceful stop waits for every connection without a deadline, and a client that never completes the
+//! tonic serves; what it lacks is added around it. Its accept loop spins when file descriptors run out; ours pauses. Its graceful stop waits for every connection without a deadline, and a client that never completes the
 //! HTTP/2 greeting keeps it waiting, so each connection can be cut from outside and has to greet in time.
 
 use std::{
     convert::Infallible,
-    future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -27,11 +25,14 @@ use tonic::{
     service::Routes,
     transport::server::{Connected, TcpConnectInfo},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error};
 
-use crate::limits::{
-    GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HEADER_LIST_BYTES_MAX,
-    GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
+use crate::{
+    accepting,
+    limits::{
+        GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HEADER_LIST_BYTES_MAX,
+        GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
+    },
 };
 
 /// Where and how gRPC is served.
@@ -57,10 +58,6 @@ impl Default for Config {
 
 /// What every HTTP/2 connection begins with: RFC 9113, section 3.4.
 const GREETING_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-/// First and longest pause after a failed accept.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-
 impl Config {
     /// Takes the port. Connections wait until [`Server::run`] accepts them.
     pub async fn bind(self) -> io::Result<Server> {
@@ -113,7 +110,7 @@ fn connections(
     let state = (listener, permits, cut);
     stream::unfold(state, move |(listener, permits, cut)| async move {
         let permit = permits.clone().acquire_owned().await.expect("nobody closes it");
-        let (stream, _) = accept(|| listener.accept()).await;
+        let (stream, _) = accepting::accept(|| listener.accept()).await;
         if let Err(error) = stream.set_nodelay(true) {
             // The client has gone already; reading will tell.
             debug!(%error, "a new connection cannot be set up");
@@ -126,42 +123,6 @@ fn connections(
         };
         Some((Ok(connection), (listener, permits, cut)))
     })
-}
-
-/// Tries until it succeeds.
-async fn accept<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
-    let mut failures = 0;
-    loop {
-        match accept().await {
-            Ok(accepted) => {
-                if failures > 0 {
-                    info!(accept.failures = failures, "connections are accepted again");
-                }
-                return accepted;
-            }
-            Err(error) if concerns_the_client(&error) => {}
-            Err(error) => {
-                failures += 1;
-                let pause = pause_after(failures);
-                if failures.is_power_of_two() {
-                    warn!(%error, accept.failures = failures, "a connection cannot be accepted; trying again");
-                }
-                sleep(pause).await;
-            }
-        }
-    }
-}
-
-/// Whether the error says only that this one client went away before it was accepted.
-fn concerns_the_client(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
-/// How long to wait after so many failures in a row: doubling, up to a limit.
-fn pause_after(failures: u32) -> Duration {
-    let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-    PAUSE_MIN.saturating_mul(factor).min(PAUSE_MAX)
 }
 
 /// A connection that ends with an error when it is cut, or when its client does not greet in time.
@@ -253,8 +214,6 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         time::timeout,
@@ -277,29 +236,6 @@ mod tests {
         let mut received = Vec::new();
         // A reset is as good an end as a close.
         drop(timeout(LONG, stream.read_to_end(&mut received)).await.expect("the server closes"));
-    }
-
-    #[tokio::test]
-    async fn accepting_goes_on_after_errors() {
-        let attempts = Cell::new(0);
-        let accepted = accept(|| {
-            attempts.set(attempts.get() + 1);
-            let result = match attempts.get() {
-                1 => Err(io::Error::from_raw_os_error(24)),
-                2 => Err(io::ErrorKind::ConnectionAborted.into()),
-                3 => Err(io::Error::other("planted")),
-                _ => Ok(()),
-            };
-            async { result }
-        });
-        accepted.await;
-        assert_eq!(attempts.get(), 4);
-    }
-
-    #[test]
-    fn pauses_double_up_to_a_limit() {
-        let pauses: Vec<u128> = [1, 2, 3, 8, 9, 33, u32::MAX].map(|n| pause_after(n).as_millis()).into();
-        assert_eq!(pauses, [5, 10, 20, 640, 1000, 1000, 1000]);
     }
 
     #[tokio::test]

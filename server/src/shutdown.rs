@@ -80,7 +80,7 @@ impl Levers {
         let deadline = started + grace;
         let end = deadline + LAST_WORDS;
 
-        self.health.set_serving(false).await;
+        self.health.stop().await;
         self.calls.cancel();
         self.work.cancel();
         if timeout_at(deadline, self.outcomes_ended.cancelled()).await.is_err() {

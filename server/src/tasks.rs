@@ -73,6 +73,11 @@ impl Tasks {
         name.expect("waited for it")
     }
 
+    /// The name of a task that has panicked.
+    pub fn failed(&self) -> Option<&'static str> {
+        *self.broken.borrow()
+    }
+
     /// Completes when every task and thread has ended. None may be spawned after this is called.
     pub async fn ended(&self) {
         self.tracker.close();

@@ -9,6 +9,7 @@ mod fan_out;
 mod grpcurl;
 mod listing;
 mod main_job;
+mod ops;
 mod publish_stream;
 mod request_id;
 mod restart;

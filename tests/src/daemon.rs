@@ -123,6 +123,17 @@ impl Daemon {
         self.address.expect("the daemon serves")
     }
 
+    /// Where it serves metrics and health. Waits until that is known, which is before it serves.
+    ///
+    /// # Panics
+    /// When it ends first; the message shows its log.
+    pub async fn ops(&self) -> SocketAddr {
+        let Some(address) = self.log.wait_for("metrics and health", |progress| progress.ops).await else {
+            panic!("the daemon ended before it served metrics; its log:\n{}", self.log.text());
+        };
+        address
+    }
+
     /// A new connection to it.
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address())).expect("an address makes a URL");
@@ -241,6 +252,7 @@ struct Log {
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     address: Option<SocketAddr>,
+    ops: Option<SocketAddr>,
     ended: bool,
 }
 
@@ -252,8 +264,11 @@ impl Log {
         thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
-                if let Some(address) = listen_address(&line) {
+                if let Some(address) = address_in(&line, "listen.address") {
                     sender.send_modify(|progress| progress.address = Some(address));
+                }
+                if let Some(address) = address_in(&line, "ops.address") {
+                    sender.send_modify(|progress| progress.ops = Some(address));
                 }
                 let mut lines = lines.lock();
                 if lines.len() == LOG_LINES_KEPT {
@@ -268,9 +283,14 @@ impl Log {
 
     /// The address it listens on; `None` if it ended first.
     async fn address(&self) -> Option<SocketAddr> {
+        self.wait_for("the daemon's address in its log", |progress| progress.address).await
+    }
+
+    /// What `told` finds; `None` if the daemon ended first.
+    async fn wait_for<T>(&self, what: &str, told: impl Fn(&Progress) -> Option<T>) -> Option<T> {
         let mut progress = self.progress.clone();
-        let known = progress.wait_for(|progress| progress.address.is_some() || progress.ended);
-        within("the daemon's address in its log", known).await.ok().and_then(|progress| progress.address)
+        let known = progress.wait_for(|progress| told(progress).is_some() || progress.ended);
+        within(what, known).await.ok().and_then(|progress| told(&progress))
     }
 
     async fn ended(&self) {
@@ -283,11 +303,11 @@ impl Log {
     }
 }
 
-/// The field `listen.address` of a JSON log line.
-fn listen_address(line: &str) -> Option<SocketAddr> {
+/// The field `field` of a JSON log line.
+fn address_in(line: &str, field: &str) -> Option<SocketAddr> {
     let entry: serde_json::Value = serde_json::from_str(line).ok()?;
     let fields = entry.get("fields").unwrap_or(&entry);
-    fields.get("listen.address")?.as_str()?.parse().ok()
+    fields.get(field)?.as_str()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -297,9 +317,12 @@ mod tests {
     #[test]
     fn the_address_is_found_in_the_log() {
         let expected = Some(SocketAddr::from(([127, 0, 0, 1], 4711)));
-        assert_eq!(listen_address(r#"{"fields":{"message":"x","listen.address":"127.0.0.1:4711"}}"#), expected);
-        assert_eq!(listen_address(r#"{"message":"x","listen.address":"127.0.0.1:4711"}"#), expected);
-        assert_eq!(listen_address(r#"{"message":"x"}"#), None);
-        assert_eq!(listen_address("thread 'main' panicked"), None);
+        assert_eq!(
+            address_in(r#"{"fields":{"message":"x","listen.address":"127.0.0.1:4711"}}"#, "listen.address"),
+            expected
+        );
+        assert_eq!(address_in(r#"{"message":"x","listen.address":"127.0.0.1:4711"}"#, "listen.address"), expected);
+        assert_eq!(address_in(r#"{"message":"x"}"#, "listen.address"), None);
+        assert_eq!(address_in("thread 'main' panicked", "listen.address"), None);
     }
 }

@@ -4,7 +4,7 @@
 //! the commit, not by the caller who waits for it, so that one who goes away or stops reading gives nothing back early and
 //! keeps nothing late.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use thiserror::Error;
@@ -13,6 +13,7 @@ use tracing::error;
 
 use crate::{
     clock::Clock,
+    metrics::{AcceptMetrics, Reason},
     model::event::Event,
     store::{Publish, Published, Store, StoreError},
     tasks::Tasks,
@@ -27,9 +28,9 @@ pub struct Config {
 
 impl Config {
     /// Builds the stage.
-    pub fn build(self, store: Arc<dyn Store>, clock: Clock, tasks: Tasks) -> Accept {
+    pub fn build(self, store: Arc<dyn Store>, clock: Clock, tasks: Tasks, metrics: AcceptMetrics) -> Accept {
         let bytes_max = self.bytes_in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
-        Accept { store, clock, tasks, bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max }
+        Accept { store, clock, tasks, metrics, bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max }
     }
 }
 
@@ -39,6 +40,7 @@ pub struct Accept {
     store: Arc<dyn Store>,
     clock: Clock,
     tasks: Tasks,
+    metrics: AcceptMetrics,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
 }
@@ -69,6 +71,18 @@ pub enum Rejected {
     Store(#[from] StoreError),
 }
 
+impl Rejected {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::IdReused => Reason::EventIdReused,
+            Self::TooManyTargets => Reason::TooManyTargets,
+            Self::BacklogFull => Reason::BacklogFull,
+            Self::Store(StoreError::Failed(_)) => Reason::StoreUnavailable,
+            Self::Store(StoreError::Closed) => Reason::Stopping,
+        }
+    }
+}
+
 type Answers = Vec<Result<Accepted, Rejected>>;
 
 impl Accept {
@@ -85,17 +99,19 @@ impl Accept {
         if batch.is_empty() {
             return Submitted::Answered(Vec::new());
         }
-        let events = batch.len();
+        let (events, handed_over) = (batch.len(), self.clock.now());
         let weight = batch.iter().map(Event::weight_bytes).sum::<usize>().min(self.bytes_max);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let permit = self.bytes.clone().acquire_many_owned(weight).await.expect("the semaphore is never closed");
 
         let matched = self.matched(batch);
-        let store = self.store.clone();
+        let (store, metrics, clock) = (self.store.clone(), self.metrics.clone(), self.clock);
         let mut commit: BoxFuture<'static, Answers> = Box::pin(async move {
             let published = store.publish(matched).await;
             drop(permit);
-            answers(events, published)
+            let answers = answers(events, published);
+            count(&metrics, &answers, clock.now().since(handed_over));
+            answers
         });
         // The first poll takes the batch's place in the store's queue: here, where it keeps the caller's order.
         if let Some(answers) = (&mut commit).now_or_never() {
@@ -107,6 +123,11 @@ impl Accept {
             let _ = answer.send(commit.await);
         });
         Submitted::Waiting { events, answered }
+    }
+
+    /// Counts an event that was refused before it came here, for what it holds. `told` is the reason its caller is given.
+    pub fn turned_away(&self, told: &str) {
+        self.metrics.rejected.inc(Reason::of_content(told));
     }
 
     fn matched(&self, batch: Vec<Event>) -> Vec<Publish> {
@@ -162,6 +183,18 @@ fn answers(events: usize, published: Result<Vec<Published>, StoreError>) -> Answ
             vec![Err(Rejected::Store(error)); events]
         }
     }
+}
+
+fn count(metrics: &AcceptMetrics, answers: &Answers, after: Duration) {
+    let (mut new, mut duplicates) = (0, 0);
+    for answer in answers {
+        match answer {
+            Ok(Accepted { duplicate: false, .. }) => new += 1,
+            Ok(Accepted { duplicate: true, .. }) => duplicates += 1,
+            Err(rejected) => metrics.rejected.inc(rejected.reason()),
+        }
+    }
+    metrics.acknowledged(new, duplicates, after);
 }
 
 fn answer(published: Published) -> Result<Accepted, Rejected> {

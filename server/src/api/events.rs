@@ -98,7 +98,7 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
             }
             let reply = match request.into_inner() {
                 Ok(request) => publish_one(&accept, request.event).await,
-                Err(problem) => Reply::unreadable(&problem),
+                Err(problem) => Reply::unreadable(&accept, &problem),
             };
             Ok(Response::new(reply.into()))
         })

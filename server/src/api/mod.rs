@@ -8,6 +8,7 @@ mod convert_event;
 mod deliveries;
 mod event_types;
 mod events;
+mod health;
 mod json;
 mod page;
 mod publish;
@@ -25,10 +26,10 @@ use postrider_proto::v1::{
     webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, service::Routes};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
+pub use self::health::Health;
 use self::{
     deliveries::DeliveryService, event_types::EventTypeService, events::EventService, status::Failure,
     webhooks::WebhookService,
@@ -94,7 +95,7 @@ impl Config {
         let deliveries = DeliveryService { store, watch, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let health = Health { reporter };
+        let health = Health::new(reporter);
         health.set_serving(false).await;
         let routes = Routes::new(health_service)
             .add_service(WebhookServiceServer::new(webhooks).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
@@ -112,28 +113,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(postrider_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// What the health service says about the server and each of its services.
-#[derive(Debug, Clone, Default)]
-pub struct Health {
-    reporter: HealthReporter,
-}
-
-impl Health {
-    /// Says `SERVING` or `NOT_SERVING` of the whole and of every service.
-    pub async fn set_serving(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in [
-            "",
-            WebhookServiceServer::<WebhookService>::NAME,
-            EventTypeServiceServer::<EventTypeService>::NAME,
-            EventService::NAME,
-            DeliveryServiceServer::<DeliveryService>::NAME,
-        ] {
-            self.reporter.set_service_status(name, status).await;
-        }
-    }
 }
 
 /// Every call asks this first.

@@ -44,8 +44,10 @@ pub(super) struct Reply {
 
 impl Reply {
     /// A message that could not be decoded.
-    pub(super) fn unreadable(problem: &DecodeError) -> Self {
-        Self { event_id: String::new(), result: Err(Failure::unreadable(problem).into_rpc()) }
+    pub(super) fn unreadable(accept: &Accept, problem: &DecodeError) -> Self {
+        let failure = Failure::unreadable(problem);
+        accept.turned_away(failure.reason());
+        Self { event_id: String::new(), result: Err(failure.into_rpc()) }
     }
 }
 
@@ -70,6 +72,13 @@ impl Entry {
         match message {
             Ok(request) => Self::new(request.event),
             Err(problem) => Self { own_id: String::new(), event: Err(Failure::unreadable(problem)) },
+        }
+    }
+
+    /// Counts it if it goes no further.
+    fn count(&self, accept: &Accept) {
+        if let Err(failure) = &self.event {
+            accept.turned_away(failure.reason());
         }
     }
 
@@ -133,7 +142,9 @@ fn replies_of(slots: Vec<Slot>, answers: Vec<Result<Accepted, Rejected>>) -> Vec
 /// Publishes one event.
 pub(super) async fn publish_one(accept: &Accept, event: Option<v1::Event>) -> Reply {
     let mut group = Group::default();
-    group.push(Entry::new(event));
+    let entry = Entry::new(event);
+    entry.count(accept);
+    group.push(entry);
     let answers = accept.publish(group.events).await;
     replies_of(group.slots, answers).pop().expect("one event, one reply")
 }
@@ -227,6 +238,7 @@ impl<R: Stream<Item = Result<Incoming, Status>> + Unpin> Publishing<R> {
                 self.carried = Some(entry);
                 break;
             }
+            entry.count(&self.accept);
             group.push(entry);
             if group.slots.len() < room.min(PUBLISH_BATCH_EVENTS_MAX) && self.end.is_none() {
                 next = self.requests.next().now_or_never().and_then(|message| self.take(message));

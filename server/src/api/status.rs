@@ -37,6 +37,11 @@ impl Failure {
         Self { code, reason, message: message.into(), oldest_cursor: None, violations: Vec::new(), retry_after: None }
     }
 
+    /// What callers tell it by.
+    pub(super) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
     fn retry_after(self, delay: Duration) -> Self {
         Self { retry_after: Some(delay), ..self }
     }

@@ -19,7 +19,7 @@ mod layers;
 mod reader;
 mod settings;
 
-use std::{ffi::OsString, fmt, path::PathBuf, thread, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use ipnet::IpNet;
 
@@ -29,9 +29,9 @@ use self::{
 };
 use crate::{
     accept, deliver, dispatch,
-    limits::ACCEPT_BYTES_IN_FLIGHT_MAX,
+    limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX},
     model::{address::AddressPolicy, retry::RetryPolicy, target::TargetRules},
-    outcomes, retention, serve, shutdown,
+    ops, outcomes, retention, serve, shutdown,
     store::redb,
     telemetry::{self, LogFormat},
     watch,
@@ -44,6 +44,8 @@ pub use self::layers::{Environment, process_environment};
 pub struct Config {
     /// Where and how gRPC is served.
     pub serve: serve::Config,
+    /// Where metrics and health are served, if anywhere.
+    pub ops: ops::Config,
     /// Where everything is kept.
     pub data: PathBuf,
     /// How it is kept.
@@ -138,8 +140,10 @@ impl Config {
         let targets =
             TargetRules { allow_http: reader.switch("allow-http"), policy: AddressPolicy::new(opened.clone()) };
         let dispatch = check_dispatch(reader);
+        let insecure = reader.switch("insecure-listen");
         Self {
-            serve: check_serve(reader),
+            serve: check_serve(reader, insecure),
+            ops: check_ops(reader, insecure),
             data: reader.one("data", |text| Ok(PathBuf::from(text))),
             store: check_store(reader),
             accept: accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX },
@@ -170,12 +174,28 @@ const SLOW_AFTER: Duration = Duration::from_secs(5);
 /// The share of all permits that slow receivers may hold together, so that the others always find some.
 const SLOW_SHARE: f64 = 0.5;
 
-fn check_serve(reader: &mut Reader<'_>) -> serve::Config {
+fn check_serve(reader: &mut Reader<'_>, insecure: bool) -> serve::Config {
     let address = reader.one("listen", reader::address);
-    let insecure = reader.switch("insecure-listen");
+    check_reach(reader, "listen", address, insecure);
+    serve::Config { address, ..serve::Config::default() }
+}
+
+fn check_ops(reader: &mut Reader<'_>, insecure: bool) -> ops::Config {
+    let address = reader.one("ops", |text| match text {
+        "none" => Ok(None),
+        text => reader::address(text).map(Some).map_err(|problem| format!("{problem}, or none")),
+    });
+    if let Some(address) = address {
+        check_reach(reader, "ops", address, insecure);
+    }
+    ops::Config { address, ..ops::Config::default() }
+}
+
+/// Refuses an address that other machines can reach, unless the operator wants that.
+fn check_reach(reader: &mut Reader<'_>, name: &'static str, address: SocketAddr, insecure: bool) {
     if !insecure && !address.ip().to_canonical().is_loopback() {
         reader.refuse(
-            "listen",
+            name,
             format_args!(
                 "{address} can be reached by other machines, and there is neither TLS nor authentication in this version: \
                  listen on a loopback address and put an authenticating proxy in front, or accept the risk with \
@@ -183,7 +203,6 @@ fn check_serve(reader: &mut Reader<'_>) -> serve::Config {
             ),
         );
     }
-    serve::Config { address, ..serve::Config::default() }
 }
 
 fn check_store(reader: &mut Reader<'_>) -> redb::Config {
@@ -210,8 +229,8 @@ fn check_dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
 }
 
 fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &TargetRules) -> deliver::Config {
-    let attempt_timeout = reader.duration("attempt-timeout", SECOND..=MINUTE);
-    let mut connect_timeout = reader.duration("connect-timeout", MILLISECOND * 100..=MINUTE);
+    let attempt_timeout = reader.duration("attempt-timeout", SECOND..=ATTEMPT_TIMEOUT_MAX);
+    let mut connect_timeout = reader.duration("connect-timeout", MILLISECOND * 100..=ATTEMPT_TIMEOUT_MAX);
     if connect_timeout > attempt_timeout {
         if reader.is_given("connect-timeout") {
             let attempt_timeout = humantime::format_duration(attempt_timeout);

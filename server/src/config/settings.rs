@@ -70,11 +70,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: SERVING,
     },
     Setting {
+        name: "ops",
+        kind: Kind::One("ADDRESS"),
+        default: "none",
+        help: "Where /metrics, /livez and /readyz are served over plain http: an IP address and a port, as for listen, or none",
+        group: SERVING,
+    },
+    Setting {
         name: "insecure-listen",
         kind: Kind::Switch,
         default: "false",
-        help: "Allow an address for --listen that other machines can reach. There is neither TLS nor authentication yet: \
-               whoever reaches the port reads, sends and deletes everything",
+        help: "Allow addresses for --listen and --ops that other machines can reach. There is neither TLS nor authentication \
+               yet: whoever reaches the port of --listen reads, sends and deletes everything",
         group: SERVING,
     },
     Setting {

@@ -130,7 +130,25 @@ fn addresses_that_others_reach_need_consent() {
     {
         assert_eq!(read(&["--listen", address], &[], None).is_ok(), allowed, "{address}");
         assert!(read(&["--listen", address, "--insecure-listen"], &[], None).is_ok(), "{address}");
+        assert_eq!(read(&["--ops", address], &[], None).is_ok(), allowed, "{address}");
+        assert!(read(&["--ops", address, "--insecure-listen"], &[], None).is_ok(), "{address}");
     }
+}
+
+#[test]
+fn metrics_and_health_are_served_only_where_asked_for() {
+    let address = |flags: &[&str], variable: &str, file: &str| {
+        read(flags, &[("POSTRIDER_OPS", variable)], Some(file)).map(|config| config.ops.address.map(|at| at.port()))
+    };
+    assert_eq!(address(&[], "", "").unwrap(), None);
+    assert_eq!(address(&[], "", "ops = '127.0.0.1:1'").unwrap(), Some(1));
+    assert_eq!(address(&[], "127.0.0.1:2", "ops = '127.0.0.1:1'").unwrap(), Some(2));
+    assert_eq!(address(&["--ops", "none"], "127.0.0.1:2", "").unwrap(), None);
+    let Problems(problems) = address(&["--ops", "0.0.0.0:9090"], "", "").unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].source == "--ops" && problems[0].message.contains("--insecure-listen"), "{problems:?}");
+    let Problems(problems) = address(&["--ops", "9090"], "", "").unwrap_err();
+    assert!(problems[0].message.contains("or none"), "{problems:?}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     flow::{Attempted, Job},
     limits::{RESPONSE_KEPT_BYTES_MAX, RESPONSE_READ_BYTES_MAX},
+    metrics::DeliverMetrics,
     model::retry::parse_retry_after,
 };
 
@@ -25,17 +26,20 @@ pub(super) struct Attempts {
     pub(super) user_agent: HeaderValue,
     pub(super) clock: Clock,
     pub(super) timeout: Duration,
+    pub(super) metrics: DeliverMetrics,
 }
 
 impl Attempts {
     /// Makes one attempt. Takes at most the attempt timeout.
     pub(super) async fn perform(&self, mut job: Job) -> Attempted {
         let started = self.clock.now();
+        let under_way = self.metrics.begin(job.attempt, started.since(job.event.accept_time));
         // Kept outside of what the deadline drops: what has arrived until then counts.
         let mut answer = Answer::default();
         let ended = timeout(self.timeout, self.exchange(&job, &mut answer)).await;
         let ended = ended.unwrap_or_else(|_| Err(Failure::timeout(self.timeout, answer.status)));
         let result = answer.conclude(ended, started, self.clock.now());
+        under_way.ended(&result);
 
         job.event.event.body = Bytes::new();
         job.body_permit = None;

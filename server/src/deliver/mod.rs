@@ -34,6 +34,7 @@ use self::{
 use crate::{
     clock::Clock,
     flow::{Attempted, Job},
+    metrics::DeliverMetrics,
     model::target::TargetRules,
     tasks::Tasks,
 };
@@ -99,12 +100,13 @@ impl Config {
         attempted: mpsc::Sender<Vec<Attempted>>,
         tasks: &Tasks,
         abort: CancellationToken,
+        metrics: DeliverMetrics,
     ) -> Result<Vec<mpsc::Sender<Vec<Job>>>, BuildError> {
         let dns = resolver::system_config().unwrap_or_else(|problem| {
             warn!(error = %problem, "no usable DNS configuration: only hosts in the hosts file can be delivered to by name");
             resolver::hosts_file_only()
         });
-        let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort };
+        let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort, metrics };
         (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect()
     }
 }
@@ -117,6 +119,7 @@ struct Parts {
     clock: Clock,
     attempted: mpsc::Sender<Vec<Attempted>>,
     abort: CancellationToken,
+    metrics: DeliverMetrics,
 }
 
 impl Parts {
@@ -127,6 +130,7 @@ impl Parts {
             user_agent: HeaderValue::from_str(&self.config.user_agent)?,
             clock: self.clock,
             timeout: self.config.attempt_timeout,
+            metrics: self.metrics.clone(),
         };
         let (inbox, jobs) = mpsc::channel(self.attempted.max_capacity());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;

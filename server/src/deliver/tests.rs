@@ -17,6 +17,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use super::*;
 use crate::{
     limits::{RESPONSE_KEPT_BYTES_MAX, RESPONSE_READ_BYTES_MAX},
+    metrics::DeliverMetrics,
     model::{
         address::AddressPolicy,
         delivery::{AttemptResult, ErrorClass},
@@ -171,6 +172,7 @@ fn attempts(config: &Config, dns: &DnsConfig) -> Attempts {
         user_agent: HeaderValue::from_static("Postrider/test"),
         clock: Clock::start(),
         timeout: config.attempt_timeout,
+        metrics: DeliverMetrics::default(),
     }
 }
 
@@ -187,7 +189,9 @@ async fn a_delivery_arrives_signed_and_byte_for_byte() {
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
     let (attempted, mut results) = mpsc::channel(4);
     let tasks = Tasks::default();
-    let inboxes = loopback().build(Clock::start(), attempted, &tasks, CancellationToken::new()).unwrap();
+    let inboxes = loopback()
+        .build(Clock::start(), attempted, &tasks, CancellationToken::new(), DeliverMetrics::default())
+        .unwrap();
     let body = b"{ \"b\":1, \"a\":\xff\x00 12345678901234567890 }\r\n";
     inboxes[0].send(vec![job(&receiver.url(), body)]).await.unwrap();
 
@@ -235,7 +239,7 @@ async fn a_loop_finishes_what_it_has_unless_it_is_aborted() {
     let tasks = Tasks::default();
     let abort = CancellationToken::new();
     let config = Config { loops: 2, ..loopback() };
-    let inboxes = config.build(Clock::start(), attempted, &tasks, abort.clone()).unwrap();
+    let inboxes = config.build(Clock::start(), attempted, &tasks, abort.clone(), DeliverMetrics::default()).unwrap();
     assert_eq!(inboxes.len(), 2);
     inboxes[1].send(vec![job(&slow.url(), b""), job(&slow.url(), b"")]).await.unwrap();
     drop(inboxes);

@@ -50,6 +50,7 @@ use crate::{
     clock::Clock,
     flow::{Job, News, Progress},
     limits::{DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON, LANE_WINDOW_HINTS_MAX},
+    metrics::DispatchMetrics,
     model::{
         ids::{Tenant, WebhookNo},
         time::Timestamp,
@@ -94,6 +95,8 @@ pub struct Deps {
     pub jobs: Vec<mpsc::Sender<Vec<Job>>>,
     /// How the jobs get on.
     pub progress: mpsc::Receiver<Progress>,
+    /// What is counted.
+    pub metrics: DispatchMetrics,
 }
 
 impl fmt::Debug for Deps {
@@ -253,6 +256,7 @@ impl Dispatch {
             let read = async move { Read::Lanes(store.lanes(after, DISPATCH_SURVEY_LANES_MAX).await) };
             self.reads.push(read.boxed());
         }
+        self.deps.metrics.permits(self.scheduler.in_flight(), self.scheduler.in_flight_max());
         [self.scheduler.next_wake(), self.survey.next()].into_iter().flatten().min()
     }
 
@@ -291,6 +295,7 @@ impl Dispatch {
                         delivery.id = %delivery,
                         "a pending delivery's event is not in the store; the delivery is kept and tried again in a minute"
                     );
+                    self.deps.metrics.unreadable.inc();
                     self.scheduler.unmade(key, Unmade::Unreadable, now);
                 }
             }

@@ -156,6 +156,16 @@ impl Scheduler {
         None
     }
 
+    /// Permits taken.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// All permits.
+    pub(super) fn in_flight_max(&self) -> usize {
+        self.limits.in_flight_max
+    }
+
     /// When to call [`Self::tick`] if nothing else happens.
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
         let alarm = self.alarms.first().map(|(at, _)| *at);

@@ -25,6 +25,7 @@ use tracing::{debug, error, warn};
 use crate::{
     flow::{Attempted, Progress, Settled},
     limits::COMMIT_OUTCOMES_MAX,
+    metrics::OutcomesMetrics,
     model::{
         delivery::{ErrorClass, Outcome, conclude},
         retry::RetryPolicy,
@@ -64,8 +65,9 @@ impl Config {
         attempted: mpsc::Receiver<Vec<Attempted>>,
         progress: mpsc::Sender<Progress>,
         seed: u64,
+        metrics: OutcomesMetrics,
     ) -> Outcomes {
-        Outcomes { config: self, store, attempted, progress, rng: StdRng::seed_from_u64(seed) }
+        Outcomes { config: self, store, attempted, progress, rng: StdRng::seed_from_u64(seed), metrics }
     }
 }
 
@@ -76,6 +78,7 @@ pub struct Outcomes {
     attempted: mpsc::Receiver<Vec<Attempted>>,
     progress: mpsc::Sender<Progress>,
     rng: StdRng,
+    metrics: OutcomesMetrics,
 }
 
 /// Outcomes that are committed together, and what dispatch is told then.
@@ -107,7 +110,8 @@ impl Outcomes {
             let now = Instant::now();
             let waits = now < next_commit && open && decided.settled.len() < self.config.group_outcomes;
             if !commits && !decided.is_empty() && !waits {
-                committing = Some(commit(self.store.clone(), std::mem::take(&mut decided)).boxed()).into();
+                let commit = commit(self.store.clone(), std::mem::take(&mut decided), self.metrics.clone());
+                committing = Some(commit.boxed()).into();
                 commits = true;
                 next_commit = now + COMMIT_DISTANCE;
             }
@@ -190,13 +194,14 @@ impl Decided {
 ///
 /// Meanwhile the deliveries' permits are taken, so a store that stays away stops dispatch, and nothing is sent twice for it. If
 /// the group is fenced or the store is closed, the deliveries remain due and will be repeated by their next owner.
-async fn commit(store: Arc<dyn Store>, decided: Decided) -> Vec<Settled> {
+async fn commit(store: Arc<dyn Store>, decided: Decided, metrics: OutcomesMetrics) -> Vec<Settled> {
     let Decided { group, mut settled } = decided;
     let outcomes = group.outcomes.len();
     loop {
         match store.commit(store.owner(), vec![group.clone()]).await {
             Ok(committed) => {
                 if let Some(&GroupCommitted::Applied(as_of)) = committed.first() {
+                    metrics.committed(group.outcomes.iter().map(|outcome| outcome.state), group.disable.len());
                     for settled in &mut settled {
                         settled.as_of = as_of;
                     }

@@ -1,6 +1,6 @@
 //! A store in memory for the tests of what stands on the seam: it keeps no promise but the shapes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::pending, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -8,8 +8,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-    FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish,
-    Published, RequestKey, Store, StoreError,
+    FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
+    Publish, Published, RequestKey, Store, StoreError,
 };
 use crate::model::{
     event::StoredEvent,
@@ -35,6 +35,18 @@ pub(crate) struct FakeStore {
     pub(crate) detail: Mutex<Option<DeliveryDetail>>,
     /// What [`Store::list`] answers, and what it was last asked.
     pub(crate) page: Mutex<(DeliveryPage, Option<DeliveryQuery>)>,
+    /// What [`Store::lanes`] does.
+    pub(crate) lanes: Mutex<Lanes>,
+}
+
+/// What a [`FakeStore`] does when it is asked for lanes.
+pub(crate) enum Lanes {
+    /// Tells these, page by page.
+    Tell(Vec<LaneDue>),
+    /// Fails.
+    Fail,
+    /// Never answers.
+    Hang,
 }
 
 #[derive(Default)]
@@ -71,6 +83,7 @@ impl FakeStore {
             commits: Semaphore::new(0),
             detail: Mutex::default(),
             page: Mutex::new((DeliveryPage { deliveries: Vec::new(), next: None }, None)),
+            lanes: Mutex::new(Lanes::Tell(Vec::new())),
         })
     }
 
@@ -140,8 +153,17 @@ impl Store for FakeStore {
         Ok(batch.into_iter().map(answer).collect())
     }
 
-    async fn lanes(&self, _: Option<WebhookNo>, _: usize) -> Result<LanePage, StoreError> {
-        unreachable!("not asked")
+    async fn lanes(&self, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, StoreError> {
+        let told = match &*self.lanes.lock() {
+            Lanes::Tell(lanes) => Some(lanes.clone()),
+            Lanes::Fail => return Err(StoreError::Failed("planted".into())),
+            Lanes::Hang => None,
+        };
+        let Some(lanes) = told else { return pending().await };
+        let rest = lanes.into_iter().filter(|lane| Some(lane.webhook) > after);
+        let lanes: Vec<_> = rest.take(limit).collect();
+        let next = lanes.last().map(|last| last.webhook).filter(|_| lanes.len() == limit);
+        Ok(LanePage { lanes, next, as_of: AsOf(0) })
     }
 
     async fn due(&self, _: WebhookNo, _: Timestamp, _: usize) -> Result<DuePage, StoreError> {

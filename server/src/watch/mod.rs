@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    metrics::{StreamPlace, WatchMetrics},
     model::ids::Position,
     store::{FeedError, FeedFilter, FeedPage, LogEntry, Store, StoreError},
 };
@@ -29,8 +30,8 @@ pub struct Config {
 
 impl Config {
     /// Builds the stage.
-    pub fn build(self, store: Arc<dyn Store>) -> Watch {
-        Watch { store, heartbeat: self.heartbeat }
+    pub fn build(self, store: Arc<dyn Store>, metrics: WatchMetrics) -> Watch {
+        Watch { store, heartbeat: self.heartbeat, metrics }
     }
 }
 
@@ -39,6 +40,7 @@ impl Config {
 pub struct Watch {
     store: Arc<dyn Store>,
     heartbeat: Duration,
+    metrics: WatchMetrics,
 }
 
 impl std::fmt::Debug for Watch {
@@ -104,6 +106,7 @@ impl Watch {
             position: Position(0),
             at_hand: None,
             said: None,
+            place: None,
         };
         follower.position = match &start {
             Start::Now => *follower.head.borrow(),
@@ -119,6 +122,7 @@ impl Watch {
             page => page,
         };
         follower.at_hand = Some(page.map_err(|error| follower.explain(error))?);
+        follower.place = Some(self.metrics.opened(follower.position));
         Ok(stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
             match follower.next().await {
@@ -142,6 +146,8 @@ struct Follower {
     at_hand: Option<FeedPage>,
     /// When the last batch went out.
     said: Option<Instant>,
+    /// What others are told of it, once it is open.
+    place: Option<StreamPlace>,
 }
 
 impl Follower {
@@ -155,6 +161,7 @@ impl Follower {
             };
             let moved = page.position > self.position;
             self.position = page.position;
+            self.place.iter().for_each(|place| place.reached(page.position, page.entries.len()));
             if !page.entries.is_empty() {
                 return Ok(self.say(page.entries));
             }

@@ -3,6 +3,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use super::*;
 use crate::{
     limits::WATCH_UPDATES_MAX,
+    metrics::WatchMetrics,
     model::{ids::Tenant, time::Timestamp},
     store::{WebhookCancelled, fake::FakeStore},
 };
@@ -10,7 +11,7 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 fn watch(store: &Arc<FakeStore>) -> Watch {
-    Config { heartbeat: HEARTBEAT }.build(store.clone())
+    Config { heartbeat: HEARTBEAT }.build(store.clone(), WatchMetrics::default())
 }
 
 /// The `number`-th entry, told apart by its number.

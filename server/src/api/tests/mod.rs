@@ -15,13 +15,14 @@ use crate::{
     accept::{self, Accept},
     clock::Clock,
     limits::ACCEPT_BYTES_IN_FLIGHT_MAX,
+    metrics::AcceptMetrics,
     store::fake::FakeStore,
     tasks::Tasks,
 };
 
 fn accept(store: &Arc<FakeStore>) -> Accept {
     let config = accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX };
-    config.build(store.clone(), Clock::start(), Tasks::default())
+    config.build(store.clone(), Clock::start(), Tasks::default(), AcceptMetrics::default())
 }
 
 /// An event that is right.

@@ -11,6 +11,7 @@ use super::{accept, event, stop, told};
 use crate::{
     api::publish::{Incoming, Reply, publish_all, publish_one},
     limits::{PUBLISH_BATCH_EVENTS_MAX, STREAM_EVENTS_IN_FLIGHT_MAX},
+    metrics::AcceptMetrics,
     model::event::Event,
     store::fake::FakeStore,
 };
@@ -142,7 +143,7 @@ async fn room_is_given_back_by_the_commit_and_not_by_a_caller_who_leaves() {
     let store = FakeStore::held();
     let tasks = crate::tasks::Tasks::default();
     let config = accept::Config { bytes_in_flight_max: 1_000 };
-    let accept = config.build(store.clone(), crate::clock::Clock::start(), tasks.clone());
+    let accept = config.build(store.clone(), crate::clock::Clock::start(), tasks.clone(), AcceptMetrics::default());
     let batch = |id: &str| -> Vec<Event> { vec![crate::api::convert_event::event(Some(event(id))).unwrap(); 3] };
 
     drop(accept.submit(batch("a")).await);

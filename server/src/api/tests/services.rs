@@ -21,6 +21,7 @@ use crate::{
     },
     clock::Clock,
     limits::{GRPC_MESSAGE_BYTES_MAX, WATCH_HEARTBEAT},
+    metrics::WatchMetrics,
     model::{
         address::AddressPolicy,
         delivery::DeliveryState,
@@ -55,7 +56,7 @@ fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
 }
 
 fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
-    let watch = watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone());
+    let watch = watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default());
     DeliveryService { store: store.clone(), watch, stop: stop(), stop_watching: stop() }
 }
 
@@ -257,7 +258,7 @@ async fn api(store: &Arc<FakeStore>) -> Api {
     let deps = Deps {
         store: store.clone(),
         accept: accept(store),
-        watch: watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone()),
+        watch: watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default()),
         clock: Clock::start(),
         names: Arc::new(Judge),
         stop: stop(),

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::{error, info};
@@ -20,6 +20,7 @@ use super::{
     shared::{FanOut, Shared},
 };
 use crate::{
+    metrics::CommitSize,
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
     store::types::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Hint, LogEntry, Published},
 };
@@ -90,8 +91,10 @@ impl Committer {
     /// Runs until the inbox is closed and empty.
     pub(super) fn run(mut self) {
         while let Some(work) = self.shared.inbox.take(self.has_slices()) {
+            let began = Instant::now();
             match self.commit(work) {
                 Ok((effects, answers)) => {
+                    self.shared.metrics.committed(effects.size(&self.counters), began.elapsed());
                     let as_of = self.show(effects);
                     for answer in answers {
                         answer.send(as_of);
@@ -202,6 +205,8 @@ impl Committer {
     /// Closes the failed database and opens it again, for as long as it takes. redb refuses everything after its first I/O
     /// error, reads included, until then. Whether the failed commit survived is read from the file.
     fn reopen(&mut self) {
+        self.shared.metrics.failures.inc();
+        self.shared.works.send_replace(false);
         let failed = self.shared.hot.write().take();
         drop(failed);
         loop {
@@ -210,6 +215,8 @@ impl Committer {
                     self.counters = *self.shared.counters.lock();
                     self.pending = recovered.pending;
                     self.cancels = recovered.cancels;
+                    self.shared.metrics.reopenings.inc();
+                    self.shared.works.send_replace(true);
                     info!("the store is open again");
                     return;
                 }
@@ -253,6 +260,15 @@ impl Effects {
             fan_outs: change.fan_outs,
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,
+        }
+    }
+
+    /// What the commit held, on top of what there was before.
+    fn size(&self, before: &CountersRecord) -> CommitSize {
+        CommitSize {
+            events: self.counters.next_event - before.next_event,
+            outcomes: self.shown.len() as u64,
+            deliveries: self.fresh.len() as u64,
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::archive::Archived;
 use crate::{
     limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX, COMMIT_ROWS_MAX, REQUEST_ROWS_MAX},
+    metrics::Depth,
     store::{
         StoreError,
         types::{ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Owner, Publish, Published},
@@ -108,6 +109,12 @@ impl Inbox {
 
     pub(super) async fn upkeep(&self, work: Archived) -> Result<(), StoreError> {
         self.submit(&self.upkeep_room, |waiting| &mut waiting.upkeep, |answer| Upkeep { work, answer }).await
+    }
+
+    /// How full each inbox is, the urgent one first, then accepts, then upkeep.
+    pub(super) fn depths(&self) -> [Depth; 3] {
+        let depth = |room: &Semaphore| Depth { waiting: WAITING_MAX - room.available_permits(), capacity: WAITING_MAX };
+        [&self.urgent_room, &self.accepts_room, &self.upkeep_room].map(|room| depth(room))
     }
 
     /// Refuses what comes from now on; what waits is still done.

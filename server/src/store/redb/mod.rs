@@ -22,6 +22,7 @@ mod outcomes;
 mod publish;
 mod reads;
 mod records;
+mod report;
 mod segments;
 mod shared;
 mod tables;

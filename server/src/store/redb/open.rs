@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Name of the hot store's file.
-const HOT: &str = "hot.redb";
+pub(super) const HOT: &str = "hot.redb";
 /// Name of a file that says that there is, or was, a hot store: one that has vanished is not to be replaced by an empty one.
 const MARKER: &str = "STORE";
 /// Name of the folder of segments.

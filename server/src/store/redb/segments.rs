@@ -232,6 +232,14 @@ impl Segments {
         self.kept.lock().clear();
     }
 
+    /// How many there are, and the bytes of their files. Asks the file system for each.
+    pub(super) fn on_disk(&self) -> (u64, u64) {
+        let segments = self.all();
+        // One that is being removed takes nothing any more.
+        let bytes = segments.iter().map(|segment| fs::metadata(self.path(segment.no)).map_or(0, |file| file.len()));
+        (segments.len() as u64, bytes.sum())
+    }
+
     fn path(&self, no: u64) -> PathBuf {
         self.dir.join(format!("{no:08}.redb"))
     }

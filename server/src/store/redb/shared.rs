@@ -24,6 +24,7 @@ use super::{
 use crate::{
     clock::Clock,
     flow::News,
+    metrics::StoreMetrics,
     model::{
         ids::{EventSeq, Position, WebhookNo},
         seal::Sealer,
@@ -50,6 +51,9 @@ pub(super) struct Shared {
     pub(super) chunks: Mutex<ChunkCache>,
     pub(super) recent: Mutex<RecentLog>,
     pub(super) head: watch::Sender<Position>,
+    pub(super) metrics: StoreMetrics,
+    /// False from a failed commit until the store is open again.
+    pub(super) works: watch::Sender<bool>,
     /// As of the last commit.
     pub(super) counters: Mutex<CountersRecord>,
     /// `None` while it is closed, or being opened again after a failure.
@@ -102,6 +106,8 @@ impl Shared {
             chunks: Mutex::new(ChunkCache::new(config.chunk_cache_bytes)),
             recent: Mutex::new(RecentLog::new(head, config.log_cache_bytes)),
             head: watch::Sender::new(head),
+            metrics: StoreMetrics::default(),
+            works: watch::Sender::new(true),
             counters: Mutex::new(opened.counters),
             hot: RwLock::new(Some(Arc::new(opened.hot))),
             fan_outs: RwLock::default(),
