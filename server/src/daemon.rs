@@ -78,6 +78,7 @@ impl Daemon {
             clock,
             jobs,
             progress: progress_ends,
+            seed: rand::random(),
         });
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, rand::random());
         let retention = config.retention.clone().build(store.clone(), clock);

@@ -85,6 +85,11 @@ impl Outcomes {
         let (mut commits, mut open) = (false, true);
         while open || commits {
             tokio::select! {
+                biased;
+                Some(settled) = &mut committing, if commits => {
+                    commits = false;
+                    self.tell(Progress::Settled(settled)).await;
+                }
                 count = self.attempted.recv_many(&mut batch, COMMIT_OUTCOMES_MAX), if open && decided.has_room() => {
                     open = count > 0;
                     let keys: Vec<_> = batch.iter().map(|attempted| attempted.job.key).collect();
@@ -92,10 +97,6 @@ impl Outcomes {
                         self.decide(attempted, &mut decided);
                     }
                     self.tell(Progress::Answered(keys)).await;
-                }
-                Some(settled) = &mut committing, if commits => {
-                    commits = false;
-                    self.tell(Progress::Settled(settled)).await;
                 }
             }
             if !commits && !decided.settled.is_empty() {
