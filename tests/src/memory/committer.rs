@@ -111,6 +111,7 @@ impl Committer {
             }
         };
         shared.disk.committed(&effects);
+        shared.disk.show().await;
         self.show(effects, commit);
         if commit == Commit::Durable {
             shared.disk.answer().await;

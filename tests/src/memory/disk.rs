@@ -42,6 +42,9 @@ pub trait Disk: Send + Sync + 'static {
     /// A commit became durable; nobody has heard of it.
     fn committed(&self, effects: &Effects);
 
+    /// Completes when a durable commit becomes known; reads may see it before.
+    async fn show(&self);
+
     /// Completes when those who wait for a commit may be answered. Others may see it before.
     async fn answer(&self);
 
@@ -63,6 +66,8 @@ impl Disk for Prompt {
     }
 
     fn committed(&self, _: &Effects) {}
+
+    async fn show(&self) {}
 
     async fn answer(&self) {}
 
