@@ -107,7 +107,8 @@ impl Process {
         let watch = watch::Config { heartbeat: Duration::from_secs(15) }.build(store.clone());
 
         let naps = |stage| World::rng(plan, stage, number);
-        let outcomes_ended = tasks.spawn_ending("outcomes", dozing(outcomes.run(), plan.weather.naps, naps("outcomes")));
+        let outcomes_ended =
+            tasks.spawn_ending("outcomes", dozing(outcomes.run(), plan.weather.naps, naps("outcomes")));
         tasks.spawn("dispatch", dozing(dispatch.run(work.clone()), plan.weather.naps, naps("dispatch")));
         tasks.spawn("retention", retention.run(work.clone()));
         tasks.spawn("configure", people::configure(world.clone(), clock, store.clone(), calls.clone()));
@@ -166,7 +167,7 @@ impl Process {
         self.disk.calm();
         self.calls.cancel();
         // Those who hang have their deliveries attempted one at a time in the worst case.
-        let backlog = u32::try_from(self.world.record.lock().courses.len()).expect("few");
+        let backlog = u32::try_from(self.world.record.lock().deliveries()).expect("few");
         let patience = Duration::from_mins(10) + self.world.plan.longest() + Duration::from_secs(10) * backlog;
         if timeout(patience, self.done()).await.is_err() {
             return self.violate(format_args!("it does not come to rest within {patience:?}"));

@@ -27,6 +27,8 @@ use crate::{plan::Plan, plan::Traffic, receivers::Manner, world::World};
 const TYPES: [&str; 3] = ["ADD_TAG", "REMOVE_TAG", "NEW_LEAD"];
 /// Ids that all publishers use, with the same content.
 const SHARED_IDS: u32 = 30;
+/// Nothing more is published once there are as many.
+const DELIVERIES_ENOUGH: usize = 500;
 /// Pause before a change that failed is asked for again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -103,6 +105,9 @@ pub(crate) async fn publish(world: Arc<World>, number: usize, clock: Clock, acce
     let publisher = &world.publishers[number];
     let pause_ms = world.plan.traffic.pause_ms;
     while wait(pause_ms, |longest| publisher.lock().rng.random_range(0..=longest), &stop).await {
+        if world.record.lock().deliveries() > DELIVERIES_ENOUGH {
+            return;
+        }
         let batches: Vec<_> = {
             let mut publisher = publisher.lock();
             (0..publisher.rng.random_range(1..=2)).map(|_| publisher.batch()).collect()

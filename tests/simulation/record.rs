@@ -55,7 +55,11 @@ pub(crate) struct Record {
     pub(crate) hooks: Vec<Hook>,
     hook_of: BTreeMap<WebhookNo, usize>,
     pub(crate) events: BTreeMap<(Tenant, EventId), Occurrence>,
-    pub(crate) courses: BTreeMap<DeliveryKey, Course>,
+    courses: BTreeMap<DeliveryKey, Course>,
+    /// Those of them that have not ended.
+    open: BTreeSet<DeliveryKey>,
+    /// Those that were started in this life, and are not recorded.
+    flying: BTreeSet<DeliveryKey>,
     /// As watchers are to see it.
     pub(crate) log: Vec<LogEntry>,
 }
@@ -89,15 +93,13 @@ pub(crate) struct Occurrence {
 }
 
 /// A delivery.
-pub(crate) struct Course {
+struct Course {
     delivery_id: Option<DeliveryId>,
-    pub(crate) state: DeliveryState,
+    state: DeliveryState,
     attempts: u32,
     due: Timestamp,
     /// When that became durable.
     known: Timestamp,
-    /// Started in this life, and not committed.
-    flying: bool,
     results: Vec<(u32, AttemptResult)>,
 }
 
@@ -116,6 +118,8 @@ impl Record {
             hook_of: BTreeMap::new(),
             events: BTreeMap::new(),
             courses: BTreeMap::new(),
+            open: BTreeSet::new(),
+            flying: BTreeSet::new(),
             log: Vec::new(),
         }
     }
@@ -148,13 +152,10 @@ impl Record {
     /// A process is gone. What was acknowledged is on the disk, and after an orderly stop nothing is left half done.
     pub(crate) fn life_ended(&mut self, now: Timestamp, orderly: bool, image: &Image) {
         self.note(now, format_args!("life ends{}", if orderly { " in order" } else { "" }));
-        let flying = self.courses.iter().find(|(_, course)| course.flying).map(|(key, _)| *key);
-        if let (true, Some(key)) = (orderly, flying) {
-            self.violate(now, format_args!("{key:?} was attempted, and an orderly stop did not record it"));
+        if let (true, Some(key)) = (orderly, self.flying.first().map(shown)) {
+            self.violate(now, format_args!("{key} was attempted, and an orderly stop did not record it"));
         }
-        for course in self.courses.values_mut() {
-            course.flying = false;
-        }
+        self.flying.clear();
         for hook in &mut self.hooks {
             hook.busy = 0;
         }
@@ -280,9 +281,9 @@ impl Record {
     pub(crate) fn attempt_started(&mut self, now: Timestamp, job: &Job) -> Option<Reaction> {
         let index = index_of(&job.webhook);
         let (key, attempt) = (job.key, job.attempt);
-        self.note(now, format_args!("hook {index} gets {} of {key:?}, attempt {attempt}", job.event.event.id));
+        self.note(now, format_args!("hook {index} gets {}, {} attempt {attempt}", job.event.event.id, shown(&key)));
         if let Err(why) = self.judge_start(now, index, job) {
-            self.violate(now, format_args!("attempt {attempt} of {key:?} at hook {index}: {why}"));
+            self.violate(now, format_args!("attempt {attempt} of {} at hook {index}: {why}", shown(&key)));
             return None;
         }
         let hook = &mut self.hooks[index];
@@ -290,7 +291,9 @@ impl Record {
         hook.last_start = now;
         let reaction = hook.manner.react(&mut hook.rng);
         let course = self.courses.get_mut(&key).expect("judged");
-        course.flying = true;
+        if !course.state.is_final() {
+            self.flying.insert(key);
+        }
         course.delivery_id = Some(job.delivery_id);
         Some(reaction)
     }
@@ -303,7 +306,6 @@ impl Record {
         let course = self.courses.get(&job.key).ok_or("no such delivery is durable")?;
         let wanted = hook.spec.tenant == event.tenant && hook.spec.subscription.wants(&event.event_type);
         let shown = Duration::from_millis(self.plan.weather.commit_ms);
-        let flying = self.courses.values().filter(|course| course.flying).count();
         let waiting_since = [course.due, course.known, hook.last_start, self.last_trouble, self.life_began];
         let waited = now.since(waiting_since.into_iter().max().unwrap_or_default());
         check(known.contents.contains(&event.content_hash()), "the content is not what was published")?;
@@ -313,13 +315,14 @@ impl Record {
         check(course.delivery_id.is_none_or(|id| id == job.delivery_id), "the delivery id has changed")?;
         check(hook.deleted.is_none_or(|(_, deleted)| now <= deleted), "the webhook is deleted, and that was answered")?;
         check(hook.disabled.is_none_or(|disabled| now <= disabled + shown), "the webhook is disabled")?;
-        check(!course.flying, "it is under way already")?;
-        check(!course.state.is_final(), "the delivery is over")?;
+        check(!self.flying.contains(&job.key), "it is under way already")?;
+        // Until its deletion is answered, a webhook may be called.
+        check(!course.state.is_final() || course.state == DeliveryState::Cancelled, "the delivery is over")?;
         check(job.attempt == course.attempts + 1, "an attempt is left out or repeated")?;
         check(now >= course.due, "it is not due")?;
         check(self.rested(now, course), "it is too soon after the attempt before")?;
         check(hook.busy < limits.webhook_in_flight_max, "too many attempts at one webhook")?;
-        check(flying < limits.in_flight_max, "too many attempts")?;
+        check(self.flying.len() < limits.in_flight_max, "too many attempts")?;
         if hook.manner == Manner::Healthy && waited > HEALTHY_START_MAX {
             return Err(format!("a healthy receiver waited {waited:?}"));
         }
@@ -329,14 +332,15 @@ impl Record {
     /// By the receiver's own clock: the pause after the attempt before is as long as the policy and the receiver want it.
     fn rested(&self, now: Timestamp, course: &Course) -> bool {
         let before = course.results.iter().filter(|(attempt, _)| *attempt == course.attempts);
-        let earliest = before.map(|(attempt, result)| result.time + least_pause(&self.plan.outcomes.retry, *attempt, result));
+        let earliest =
+            before.map(|(attempt, result)| result.time + least_pause(&self.plan.outcomes.retry, *attempt, result));
         earliest.min().is_none_or(|earliest| now >= earliest)
     }
 
     /// The receiver is done with it.
     pub(crate) fn attempt_ended(&mut self, now: Timestamp, job: &Job, result: &AttemptResult) {
         let (status, class) = (result.http_status, result.error_class);
-        self.note(now, format_args!("{:?} attempt {} ends: {status:?} {class:?}", job.key, job.attempt));
+        self.note(now, format_args!("{} attempt {} ends: {status:?} {class:?}", shown(&job.key), job.attempt));
         let index = index_of(&job.webhook);
         self.hooks[index].busy -= 1;
         let course = self.courses.get_mut(&job.key).expect("it was started");
@@ -360,7 +364,7 @@ impl Record {
                         self.hooks[index].disabled.get_or_insert(now);
                     }
                 }
-                ConfigStep::Removed(no) => self.removed(now, *no),
+                ConfigStep::Removed(_) => {}
             }
         }
         for entry in &effects.log {
@@ -369,22 +373,28 @@ impl Record {
                 LogEntry::WebhookCancelled(_) => self.log.push(entry.clone()),
             }
         }
+        // Outcomes that share a commit with the end of their webhook may come before it.
+        for (_, step) in &effects.steps {
+            if let ConfigStep::Removed(no) = step {
+                self.removed(now, *no);
+            }
+        }
     }
 
     fn became_due(&mut self, now: Timestamp, webhook: WebhookNo, hint: &Hint) {
         let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
-        self.note(now, format_args!("{key:?} is due {:?}", hint.due));
+        self.note(now, format_args!("{} is due {:?}", shown(&key), hint.due));
         let course = Course {
             delivery_id: None,
             state: DeliveryState::Pending,
             attempts: 0,
             due: hint.due,
             known: now,
-            flying: false,
             results: Vec::new(),
         };
+        self.open.insert(key);
         if self.courses.insert(key, course).is_some() {
-            self.violate(now, format_args!("{key:?} is made due twice"));
+            self.violate(now, format_args!("{} is made due twice", shown(&key)));
         }
     }
 
@@ -392,19 +402,21 @@ impl Record {
         self.note(now, format_args!("{no:?} is removed"));
         let index = self.hook_of[&no];
         self.hooks[index].removed = true;
-        for (_, course) in self.courses.iter_mut().filter(|(key, _)| key.webhook == no) {
-            course.flying = false;
-            if !course.state.is_final() {
-                course.state = DeliveryState::Cancelled;
-            }
+        let of_webhook = |key: &DeliveryKey| key.webhook == no;
+        for key in self.open.extract_if(.., of_webhook) {
+            self.courses.get_mut(&key).expect("it is open").state = DeliveryState::Cancelled;
         }
+        self.flying.retain(|key| key.webhook != no);
     }
 
     fn recorded(&mut self, now: Timestamp, outcome: &Outcome) {
         let (key, attempt, state) = (outcome.key, outcome.attempt, outcome.state);
-        self.note(now, format_args!("{key:?} attempt {attempt} is recorded: {state:?} {:?}", outcome.next_attempt));
+        self.note(
+            now,
+            format_args!("{} attempt {attempt} is recorded: {state:?} {:?}", shown(&key), outcome.next_attempt),
+        );
         if let Err(why) = self.judge_outcome(outcome) {
-            self.violate(now, format_args!("the outcome of attempt {attempt} of {key:?}: {why}"));
+            self.violate(now, format_args!("the outcome of attempt {attempt} of {}: {why}", shown(&key)));
             return;
         }
         let course = self.courses.get_mut(&key).expect("judged");
@@ -412,7 +424,10 @@ impl Record {
         course.attempts = attempt;
         course.due = outcome.next_attempt.unwrap_or(course.due);
         course.known = now;
-        course.flying = false;
+        self.flying.remove(&key);
+        if state.is_final() {
+            self.open.remove(&key);
+        }
         self.log.push(LogEntry::Outcome(Outcome { response_body: Bytes::new(), ..outcome.clone() }));
     }
 
@@ -481,7 +496,7 @@ impl Record {
     /// Whether nothing is left to be done but what disabled webhooks hold.
     pub(crate) fn at_rest(&self) -> bool {
         let held = |key: &DeliveryKey| self.hooks[self.hook_of[&key.webhook]].disabled.is_some();
-        self.courses.iter().all(|(key, course)| course.state.is_final() || (held(key) && !course.flying))
+        self.open.iter().all(held) && self.flying.is_empty()
     }
 
     /// Nothing new came for long enough: everything that was accepted is delivered, failed by policy, held or cancelled.
@@ -510,8 +525,18 @@ impl Record {
 
     /// Deliveries of a webhook that have not ended.
     pub(crate) fn waiting(&self, no: WebhookNo) -> u64 {
-        self.courses.iter().filter(|(key, course)| key.webhook == no && !course.state.is_final()).count() as u64
+        self.open.iter().filter(|key| key.webhook == no).count() as u64
     }
+
+    /// Deliveries so far.
+    pub(crate) fn deliveries(&self) -> usize {
+        self.courses.len()
+    }
+}
+
+/// A delivery in as few letters as possible.
+fn shown(key: &DeliveryKey) -> String {
+    format!("{}>{}", key.event.0, key.webhook.0)
 }
 
 fn check(holds: bool, otherwise: &str) -> Result<(), String> {

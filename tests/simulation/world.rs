@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    plan::Plan,
     people::{Publisher, Watcher, Webhooks},
+    plan::Plan,
     record::Record,
 };
 
@@ -46,9 +46,9 @@ impl World {
 
     /// A source of chance for one purpose, the same for the same schedule.
     pub(crate) fn rng(plan: &Plan, purpose: &str, number: usize) -> StdRng {
-        let salt = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let salt = purpose
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         StdRng::seed_from_u64(plan.seed ^ salt ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 }

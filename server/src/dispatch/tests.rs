@@ -197,8 +197,14 @@ fn start(store: Arc<Memory>) -> Stage {
     let (news, clock, stop) = (Arc::new(News::default()), Clock::start(), CancellationToken::new());
     let (jobs_sender, jobs) = mpsc::channel(4);
     let (progress, progress_receiver) = mpsc::channel(16);
-    let deps =
-        Deps { store: store.clone(), news: news.clone(), clock, jobs: vec![jobs_sender], progress: progress_receiver, seed: 1 };
+    let deps = Deps {
+        store: store.clone(),
+        news: news.clone(),
+        clock,
+        jobs: vec![jobs_sender],
+        progress: progress_receiver,
+        seed: 1,
+    };
     let task = tokio::spawn(config.build(deps).run(stop.clone()));
     Stage { store, news, clock, jobs, progress, stop, task }
 }

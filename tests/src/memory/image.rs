@@ -55,7 +55,7 @@ pub struct Image {
     pub(super) events: BTreeMap<EventSeq, StoredEvent>,
     ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Row>,
-    pub(super) due: BTreeMap<WebhookNo, BTreeSet<(Timestamp, EventSeq, u32)>>,
+    pub(super) due: BTreeMap<WebhookNo, Due>,
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
     pending_total: u64,
@@ -64,6 +64,24 @@ pub struct Image {
     pub(super) log: Vec<LogEntry>,
     /// So many of the log's first entries are no longer retained.
     pub(super) log_forgotten: usize,
+}
+
+/// When deliveries of one webhook are to be attempted.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// For the first time; due whatever the clock says.
+    pub(super) ready: BTreeSet<Slot>,
+    /// Again.
+    pub(super) scheduled: BTreeSet<Slot>,
+}
+
+/// A delivery of a webhook in the order in which it is due.
+pub(super) type Slot = (Timestamp, EventSeq, u32);
+
+impl Due {
+    fn remove(&mut self, slot: &Slot) -> bool {
+        self.ready.remove(slot) || self.scheduled.remove(slot)
+    }
 }
 
 /// What a create was answered.
@@ -247,7 +265,7 @@ impl Image {
     fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
         let hint = Hint { event, replay: 0, attempts: 0, due: row.due };
-        self.due.entry(no).or_default().insert((hint.due, event, 0));
+        self.due.entry(no).or_default().ready.insert((hint.due, event, 0));
         *self.pending.entry(no).or_default() += 1;
         effects.touched.insert(no);
         effects.fresh.push((no, hint));
@@ -283,13 +301,10 @@ impl Image {
         let Some((_, webhook)) = self.webhooks.get(&key.webhook) else { return };
         let held = outcome.state == DeliveryState::Pending && !webhook.is_enabled();
         let Some(row) = self.deliveries.get_mut(&key) else { return };
-        let slot = (row.due, key.event, key.replay);
-        let waits = self.due.get_mut(&key.webhook).is_some_and(|due| due.contains(&slot));
-        if !waits || row.state.is_final() || row.attempts + 1 != outcome.attempt {
+        let Some(due) = self.due.get_mut(&key.webhook) else { return };
+        if row.attempts + 1 != outcome.attempt || !due.remove(&(row.due, key.event, key.replay)) {
             return;
         }
-        let due = self.due.get_mut(&key.webhook).expect("just seen");
-        due.remove(&slot);
         row.state = outcome.state;
         row.attempts = outcome.attempt;
         row.update_time = Some(outcome.time);
@@ -299,7 +314,7 @@ impl Image {
         match outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
             Some(next) => {
                 row.due = next;
-                due.insert((next, key.event, key.replay));
+                due.scheduled.insert((next, key.event, key.replay));
             }
             None => self.ended(key.webhook, 1, effects),
         }

@@ -1,5 +1,7 @@
 //! What stages and callers read from an image.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use postrider_server::{
     limits::FEED_EXAMINED_MAX,
@@ -19,30 +21,29 @@ use super::{disk::Storage, image::Image};
 
 impl Storage {
     pub(super) fn lanes(&self, after: Option<WebhookNo>, limit: usize) -> LanePage {
-        let first = |no: &WebhookNo| self.image.due.get(no).and_then(|due| due.first());
-        let from = after.map_or(0, |no| no.0 + 1);
-        let mut all = self.image.due.keys().filter(|no| no.0 >= from).filter_map(|no| Some((*no, first(no)?.0)));
-        let lanes: Vec<_> =
-            all.by_ref().take(limit).map(|(webhook, first_due)| LaneDue { webhook, first_due }).collect();
+        let from = WebhookNo(after.map_or(0, |no| no.0 + 1));
+        let mut all = self.image.due.range(from..).filter_map(|(no, due)| {
+            let (first_due, ..) = [&due.ready, &due.scheduled].into_iter().filter_map(BTreeSet::first).min()?;
+            Some(LaneDue { webhook: *no, first_due: *first_due })
+        });
+        let lanes: Vec<_> = all.by_ref().take(limit).collect();
         let next = all.next().and(lanes.last()).map(|lane| lane.webhook);
         LanePage { lanes, next, as_of: AsOf(self.commits) }
     }
 
     pub(super) fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> DuePage {
         let mut page = DuePage { hints: Vec::new(), more: false, next_due: None, as_of: AsOf(self.commits) };
-        for &(due, event, replay) in self.image.due.get(&webhook).into_iter().flatten() {
+        let Some(due) = self.image.due.get(&webhook) else { return page };
+        let scheduled = due.scheduled.iter().take_while(|(due, ..)| *due <= horizon);
+        let mut slots: Vec<_> = due.ready.iter().take(limit + 1).chain(scheduled.take(limit + 1)).copied().collect();
+        slots.sort_unstable();
+        page.more = slots.len() > limit;
+        let beyond = || due.scheduled.iter().map(|(due, ..)| *due).find(|due| *due > horizon);
+        page.next_due = if page.more { None } else { beyond() };
+        page.hints.extend(slots.into_iter().take(limit).map(|(due, event, replay)| {
             let attempts = self.image.deliveries[&DeliveryKey { webhook, event, replay }].attempts;
-            // What was accepted is due, whatever the clock says.
-            if due > horizon && attempts > 0 {
-                page.next_due = page.next_due.or(Some(due));
-                continue;
-            }
-            if page.hints.len() == limit {
-                (page.more, page.next_due) = (true, None);
-                break;
-            }
-            page.hints.push(Hint { event, replay, attempts, due });
-        }
+            Hint { event, replay, attempts, due }
+        }));
         page
     }
 }
