@@ -197,6 +197,8 @@ impl Process {
             sleep(Duration::from_secs(1)).await;
             let slices = self.world.storage.lock().image.has_slices();
             if !slices && self.world.record.lock().at_rest() {
+                // What is durable becomes known.
+                sleep(Duration::from_secs(1)).await;
                 return;
             }
         }

@@ -28,8 +28,12 @@ pub(crate) struct Plan {
 /// How the disk and the machine behave.
 #[derive(Debug, Clone)]
 pub(crate) struct Weather {
-    /// Longest time a commit takes, and as long to be shown and to be answered.
+    /// Longest time a commit takes.
     pub(crate) commit_ms: u64,
+    /// Longest time until a durable commit, which reads see, is known to anybody else.
+    pub(crate) show_ms: u64,
+    /// Longest time until it is answered then.
+    pub(crate) answer_ms: u64,
     /// Longest time a read takes, and as long to arrive.
     pub(crate) read_ms: u64,
     /// How often an operation of the store fails.
@@ -89,7 +93,10 @@ impl Plan {
         let schedule = schedule.collect();
         let jitter = [0.0, 0.2, 0.5][rng.random_range(0..3)];
         let lane_hints_max = rng.random_range(2..=8);
-        let fast = rng.random_bool(0.3);
+        // A machine is fast in all or slow in some.
+        let slowest = if rng.random_bool(0.3) { 1 } else { 5 };
+        let mut longest_ms = || [0, 2, 5, 15, 50][rng.random_range(0..slowest)];
+        let [commit_ms, show_ms, answer_ms, read_ms] = std::array::from_fn(|_| longest_ms());
         Self {
             seed,
             dispatch: dispatch::Config {
@@ -110,10 +117,12 @@ impl Plan {
                 ..memory::Limits::default()
             },
             weather: Weather {
-                commit_ms: if fast { 0 } else { [2, 10, 40][rng.random_range(0..3)] },
-                read_ms: if fast { 0 } else { [1, 10, 40][rng.random_range(0..3)] },
+                commit_ms,
+                show_ms,
+                answer_ms,
+                read_ms,
                 failures: if rng.random_bool(0.3) { [0.02, 0.1][rng.random_range(0..2)] } else { 0.0 },
-                naps: if rng.random_bool(0.6) { (0.1, [3, 30][rng.random_range(0..2)]) } else { (0.0, 0) },
+                naps: if rng.random_bool(0.6) { (0.1, [3, 30, 100][rng.random_range(0..3)]) } else { (0.0, 0) },
             },
             traffic: Traffic {
                 tenants: rng.random_range(1..=4),

@@ -130,11 +130,11 @@ impl Disk for Weathered {
             self.crash.cancel();
             std::future::pending::<()>().await;
         }
-        self.pause(self.world.plan.weather.commit_ms).await;
+        self.pause(self.world.plan.weather.show_ms).await;
     }
 
     async fn answer(&self) {
-        self.pause(self.world.plan.weather.commit_ms).await;
+        self.pause(self.world.plan.weather.answer_ms).await;
     }
 
     async fn read(&self) -> Result<(), StoreError> {
