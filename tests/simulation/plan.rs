@@ -122,7 +122,7 @@ impl Plan {
                 answer_ms,
                 read_ms,
                 failures: if rng.random_bool(0.3) { [0.02, 0.1][rng.random_range(0..2)] } else { 0.0 },
-                naps: if rng.random_bool(0.6) { (0.1, [3, 30, 100][rng.random_range(0..3)]) } else { (0.0, 0) },
+                naps: [(0.0, 0), (0.0, 0), (0.1, 3), (0.1, 30), (0.3, 200)][rng.random_range(0..5)],
             },
             traffic: Traffic {
                 tenants: rng.random_range(1..=4),
