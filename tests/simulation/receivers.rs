@@ -59,7 +59,6 @@ impl Manner {
         let pause = Some(Duration::from_secs(rng.random_range(0..50)));
         let silence = Reaction { status: None, after: ATTEMPT_TIMEOUT, retry_after: None };
         match self {
-            Self::Healthy => answer(200),
             Self::Failing => answer(500),
             Self::Flaky => match rng.random_range(0..6) {
                 0 | 1 => answer(200),
@@ -69,11 +68,10 @@ impl Manner {
                 _ => Reaction { retry_after: pause, ..answer(429) },
             },
             Self::Busy if rng.random_bool(0.5) => Reaction { retry_after: pause, ..answer(429) },
-            Self::Busy => answer(200),
             Self::Hanging => silence,
             Self::Slow => Reaction { after: late, ..answer(200) },
             Self::Leaving if rng.random_bool(0.1) => answer(410),
-            Self::Leaving => answer(200),
+            Self::Healthy | Self::Busy | Self::Leaving => answer(200),
         }
     }
 }

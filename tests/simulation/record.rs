@@ -307,7 +307,7 @@ impl Record {
         let wanted = hook.spec.tenant == event.tenant && hook.spec.subscription.wants(&event.event_type);
         let shown = Duration::from_millis(self.plan.weather.show_ms);
         let waiting_since = [course.due, course.known, hook.last_start, self.last_trouble, self.life_began];
-        let waited = now.since(waiting_since.into_iter().max().unwrap_or_default());
+        let idle = now.since(waiting_since.into_iter().max().unwrap_or_default());
         check(known.contents.contains(&event.content_hash()), "the content is not what was published")?;
         check(wanted, "the webhook does not want the event")?;
         check(job.body_permit.is_some(), "its body has no permit")?;
@@ -323,8 +323,8 @@ impl Record {
         check(self.rested(now, course), "it is too soon after the attempt before")?;
         check(hook.busy < limits.webhook_in_flight_max, "too many attempts at one webhook")?;
         check(self.flying.len() < limits.in_flight_max, "too many attempts")?;
-        if hook.manner == Manner::Healthy && waited > HEALTHY_START_MAX {
-            return Err(format!("a healthy receiver waited {waited:?}"));
+        if hook.manner == Manner::Healthy && idle > HEALTHY_START_MAX {
+            return Err(format!("a healthy receiver waited {idle:?}"));
         }
         Ok(())
     }

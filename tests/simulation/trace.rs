@@ -38,6 +38,6 @@ impl Trace {
 
     /// The last lines.
     pub(crate) fn tail(&self) -> String {
-        self.lines.iter().map(|line| format!("  {line}\n")).collect()
+        self.lines.iter().flat_map(|line| ["  ", line, "\n"]).collect()
     }
 }
