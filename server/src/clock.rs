@@ -13,12 +13,18 @@ use crate::model::time::Timestamp;
 pub struct Clock {
     started: Instant,
     started_at: Timestamp,
+    simulated: bool,
 }
 
 impl Clock {
     /// Anchors the clock to the present.
     pub fn start() -> Self {
-        Self { started: Instant::now(), started_at: wall() }
+        Self { started: Instant::now(), started_at: wall(), simulated: false }
+    }
+
+    /// A clock that shows `at` now and goes as tokio's time goes, the wall clock included: for simulations.
+    pub fn simulated(at: Timestamp) -> Self {
+        Self { started: Instant::now(), started_at: at, simulated: true }
     }
 
     /// Time for due times, ages and records: never steps.
@@ -33,7 +39,7 @@ impl Clock {
 
     /// What the wall clock says, for what other machines compare with theirs: signatures.
     pub fn wall(&self) -> Timestamp {
-        wall()
+        if self.simulated { self.now() } else { wall() }
     }
 }
 

@@ -88,6 +88,7 @@ impl Daemon {
             jobs,
             progress: progress_ends,
             metrics: metrics.dispatch.clone(),
+            seed: rand::random(),
         });
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);

@@ -75,10 +75,18 @@ pub struct Settled {
 /// never waits for the dispatcher.
 ///
 /// Invariant: bounded. Hints beyond the window of their lane or the common budget become a mark: *more on disk since*.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct News {
     board: Mutex<Board>,
     posted: Notify,
+    hints_max: usize,
+    lane_hints_max: usize,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self::bounded(HINTS_MAX, LANE_WINDOW_HINTS_MAX)
+    }
 }
 
 /// What has been posted since the board was last wiped.
@@ -103,6 +111,11 @@ pub struct Fresh {
 }
 
 impl News {
+    /// A board for this many hints, and for this many of one lane.
+    pub fn bounded(hints_max: usize, lane_hints_max: usize) -> Self {
+        Self { board: Mutex::default(), posted: Notify::new(), hints_max, lane_hints_max }
+    }
+
     /// Posts what one commit did, after it is durable and before it is answered.
     pub fn post(
         &self,
@@ -113,10 +126,10 @@ impl News {
         let mut board = self.board.lock();
         board.as_of = board.as_of.max(as_of);
         for (webhook, hint) in fresh {
-            let full = board.hints >= HINTS_MAX;
+            let full = board.hints >= self.hints_max;
             let lane = board.fresh.entry(webhook).or_default();
             // Once one is left out the later ones must be too, or the lane would lose its order.
-            if full || lane.more_since.is_some() || lane.hints.len() >= LANE_WINDOW_HINTS_MAX {
+            if full || lane.more_since.is_some() || lane.hints.len() >= self.lane_hints_max {
                 lane.more_since = Some(as_of);
             } else {
                 lane.hints.push(hint);

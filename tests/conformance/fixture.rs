@@ -1,8 +1,14 @@
 //! A store in a directory of its own, and short words for what tests do to it.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_server::{
     clock::Clock,
     flow::News,
@@ -19,7 +25,9 @@ use postrider_server::{
         ConfigAnswer, ConfigChange, DuePage, GroupCommitted, Hint, OutcomeGroup, Publish, Published, Store, Targets,
         redb,
     },
+    tasks::Tasks,
 };
+use postrider_tests::memory::{self, MemoryStore};
 use tempfile::TempDir;
 
 /// How tests open an engine.
@@ -60,6 +68,23 @@ pub(crate) struct Uncached;
 impl Engine for Uncached {
     fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
         open_redb(dir, limits, &redb::Config { chunk_cache_bytes: 0, log_cache_bytes: 0, ..redb::Config::default() })
+    }
+}
+
+/// The store the simulation runs on. What would be in the directory is kept in this process.
+pub(crate) struct InMemory;
+
+impl Engine for InMemory {
+    fn open(dir: &Path, limits: Limits) -> Arc<dyn Store> {
+        static DIRECTORIES: Mutex<BTreeMap<PathBuf, Arc<Mutex<memory::Storage>>>> = Mutex::new(BTreeMap::new());
+        let limits = memory::Limits {
+            pending_max: limits.pending_max,
+            retention: limits.retention,
+            ..memory::Limits::default()
+        };
+        let made = || Arc::new(Mutex::new(memory::Storage::new(memory::Image::new(limits, [7; 16]))));
+        let storage = DIRECTORIES.lock().entry(dir.to_owned()).or_insert_with(made).clone();
+        Arc::new(MemoryStore::open(storage, Arc::new(memory::Prompt), Arc::new(News::default()), &Tasks::default()))
     }
 }
 

@@ -75,3 +75,7 @@ mod embedded {
 mod embedded_without_caches {
     suite!(crate::fixture::Uncached);
 }
+
+mod in_memory {
+    suite!(crate::fixture::InMemory);
+}

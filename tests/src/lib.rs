@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod deadline;
 pub mod events;
 pub mod independent;
+pub mod memory;
 pub mod ops;
 pub mod payloads;
 pub mod receiver;

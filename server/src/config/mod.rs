@@ -225,7 +225,7 @@ fn check_dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
         }
         webhook_in_flight_max = in_flight_max;
     }
-    dispatch::Config { in_flight_max, webhook_in_flight_max, slow_share: SLOW_SHARE }
+    dispatch::Config { in_flight_max, webhook_in_flight_max, slow_share: SLOW_SHARE, ..dispatch::Config::default() }
 }
 
 fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &TargetRules) -> deliver::Config {

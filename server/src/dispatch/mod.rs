@@ -9,6 +9,9 @@
 //! The scheduler decides; this shell is one task that feeds it, runs the reads it asks for, and looks at the catalogue once
 //! more before it hands a job out: no attempt starts of a webhook whose deletion has been answered.
 //!
+//! Invariant: the same input has the same result, which the simulation relies on; so selects are `biased`. What frees permits
+//! comes first, reads next; news are taken in every turn anyway.
+//!
 //! Dispatch alone owns the permits. It never waits for anything but its inputs: reads run beside each other within the task,
 //! and the channels to the loops have room for every permit.
 //!
@@ -34,7 +37,7 @@ mod tests;
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use rand::rngs::StdRng;
+use rand::{SeedableRng as _, rngs::StdRng};
 use thiserror::Error;
 use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -75,11 +78,21 @@ pub struct Config {
     /// The share, between 0 and 1, that webhooks whose last attempt was slow may have of `in_flight_max` and of the bytes of
     /// bodies, all of them together. They always get one attempt at a time.
     pub slow_share: f64,
+    /// Hints of due deliveries in memory, over all lanes.
+    pub hints_max: usize,
+    /// Hints of one lane.
+    pub lane_hints_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { in_flight_max: 512, webhook_in_flight_max: 10, slow_share: 0.5 }
+        Self {
+            in_flight_max: 512,
+            webhook_in_flight_max: 10,
+            slow_share: 0.5,
+            hints_max: HINTS_MAX,
+            lane_hints_max: LANE_WINDOW_HINTS_MAX,
+        }
     }
 }
 
@@ -97,6 +110,8 @@ pub struct Deps {
     pub progress: mpsc::Receiver<Progress>,
     /// What is counted.
     pub metrics: DispatchMetrics,
+    /// What its jitter is drawn from.
+    pub seed: u64,
 }
 
 impl fmt::Debug for Deps {
@@ -114,8 +129,8 @@ impl Config {
             in_flight_max: self.in_flight_max,
             webhook_in_flight_max: self.webhook_in_flight_max,
             slow_in_flight_max: share_of(self.in_flight_max, self.slow_share).max(1),
-            hints_max: HINTS_MAX,
-            lane_hints_max: LANE_WINDOW_HINTS_MAX,
+            hints_max: self.hints_max,
+            lane_hints_max: self.lane_hints_max,
             horizon: LANE_HORIZON,
             refills_max: DISPATCH_REFILLS_MAX,
             failure_pause: FAILURE_PAUSE,
@@ -125,7 +140,7 @@ impl Config {
             scheduler: Scheduler::new(limits),
             loader: Loader::new(self.slow_share),
             survey: Survey::new(deps.clock.now()),
-            rng: rand::make_rng(),
+            rng: StdRng::seed_from_u64(deps.seed),
             reads: FuturesUnordered::new(),
             store_fails: false,
             deps,
@@ -178,12 +193,13 @@ impl Dispatch {
             };
             let mut read = None;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
-                () = self.deps.news.posted() => {}
                 batches = self.deps.progress.recv_many(&mut progress, PROGRESS_BATCHES_MAX), if progresses => {
                     progresses = batches > 0;
                 }
                 Some(ended) = self.reads.next(), if !self.reads.is_empty() => read = Some(ended),
+                () = self.deps.news.posted() => {}
                 () = wake => {}
             }
             if let Err(error) = self.take_in(read, &mut progress) {

@@ -194,7 +194,7 @@ struct Stage {
 
 #[expect(clippy::disallowed_methods, reason = "each test joins its one task")]
 fn start(store: Arc<Memory>) -> Stage {
-    let config = Config { in_flight_max: 4, webhook_in_flight_max: 2, slow_share: 0.5 };
+    let config = Config { in_flight_max: 4, webhook_in_flight_max: 2, slow_share: 0.5, ..Config::default() };
     let (news, clock, stop) = (Arc::new(News::default()), Clock::start(), CancellationToken::new());
     let (jobs_sender, jobs) = mpsc::channel(4);
     let (progress, progress_receiver) = mpsc::channel(16);
@@ -205,6 +205,7 @@ fn start(store: Arc<Memory>) -> Stage {
         jobs: vec![jobs_sender],
         progress: progress_receiver,
         metrics: DispatchMetrics::default(),
+        seed: 1,
     };
     let task = tokio::spawn(config.build(deps).run(stop.clone()));
     Stage { store, news, clock, jobs, progress, stop, task }

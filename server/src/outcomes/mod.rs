@@ -97,14 +97,15 @@ impl Outcomes {
         let mut next_commit = Instant::now();
         while open || commits || !decided.is_empty() {
             tokio::select! {
-                batch = self.attempted.recv(), if open && decided.has_room() => match batch {
-                    Some(batch) => self.take_in(batch, &mut decided).await,
-                    None => open = false,
-                },
+                biased;
                 Some(settled) = &mut committing, if commits => {
                     commits = false;
                     self.tell(Progress::Settled(settled)).await;
                 }
+                batch = self.attempted.recv(), if open && decided.has_room() => match batch {
+                    Some(batch) => self.take_in(batch, &mut decided).await,
+                    None => open = false,
+                },
                 () = sleep_until(next_commit), if !commits && !decided.is_empty() => {}
             }
             let now = Instant::now();

@@ -45,6 +45,7 @@ impl Retention {
                 Err(error) => warn!(%error, "upkeep failed; the next round tries again"),
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = sleep(self.config.interval) => {}
             }

@@ -118,7 +118,7 @@ impl Catalog {
     }
 
     /// For the engine: the webhook is so since `seq`.
-    pub(crate) fn put(&self, seq: ConfigSeq, webhook: Webhook) {
+    pub fn put(&self, seq: ConfigSeq, webhook: Webhook) {
         let mut inner = self.inner.write();
         let webhook = Arc::new(webhook);
         inner.by_id.insert(webhook.id, webhook.no);
@@ -131,7 +131,7 @@ impl Catalog {
     }
 
     /// For the engine: the webhook is gone since `seq`.
-    pub(crate) fn remove(&self, seq: ConfigSeq, no: WebhookNo) {
+    pub fn remove(&self, seq: ConfigSeq, no: WebhookNo) {
         let mut inner = self.inner.write();
         let Some(Registered { webhook, .. }) = inner.webhooks.remove(&no) else { return };
         inner.by_id.remove(&webhook.id);
@@ -142,7 +142,7 @@ impl Catalog {
     }
 
     /// For the engine: as many deliveries are pending.
-    pub(super) fn set_pending(&self, no: WebhookNo, pending: u64) {
+    pub fn set_pending(&self, no: WebhookNo, pending: u64) {
         if let Some(registered) = self.inner.read().webhooks.get(&no) {
             registered.pending.store(pending, Ordering::Relaxed);
         }

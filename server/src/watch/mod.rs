@@ -173,6 +173,7 @@ impl Follower {
                 continue;
             }
             tokio::select! {
+                biased;
                 grown = self.head.changed() => grown.map_err(|_| StoreError::Closed)?,
                 () = sleep_until(quiet_until) => return Ok(self.say(Vec::new())),
             }

@@ -1,0 +1,482 @@
+//! What is on the disk of a store in memory, and what one commit does to it: pure.
+//!
+//! A change is a function of the image alone, so a commit that was under way at a crash can be made, or not, afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postrider_server::{
+    limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
+    model::{
+        delivery::{DeliveryState, ErrorClass, Outcome},
+        event::StoredEvent,
+        ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
+        time::Timestamp,
+        webhook::{DisableReason, Switch, Webhook},
+    },
+    store::{
+        ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Targets,
+        WebhookCancelled,
+    },
+};
+
+/// How much a store holds and how wide its commits are.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most deliveries pending.
+    pub pending_max: u64,
+    /// How long history is kept.
+    pub retention: std::time::Duration,
+    /// Most deliveries of one event that a commit makes due.
+    pub slice_rows_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let retention = std::time::Duration::from_hours(16);
+        Self { pending_max: 1_000_000, retention, slice_rows_max: REQUEST_ROWS_MAX }
+    }
+}
+
+/// Everything that survives.
+#[derive(Debug)]
+pub struct Image {
+    pub(super) limits: Limits,
+    pub(super) key: [u8; 16],
+    pub(super) openings: u64,
+    next_event: u64,
+    next_webhook: u64,
+    pub(super) config_seq: u64,
+    /// With the number of their last change.
+    pub(super) webhooks: BTreeMap<WebhookNo, (ConfigSeq, Webhook)>,
+    /// Deleted ones: the number of the deletion, and its time.
+    pub(super) tombstones: BTreeMap<WebhookNo, (ConfigSeq, Webhook, Timestamp)>,
+    tenants: BTreeMap<Tenant, ConfigSeq>,
+    pub(super) requests: BTreeMap<(Tenant, String), Request>,
+    pub(super) events: BTreeMap<EventSeq, StoredEvent>,
+    ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
+    pub(super) deliveries: BTreeMap<DeliveryKey, Row>,
+    pub(super) due: BTreeMap<WebhookNo, Due>,
+    /// Pending deliveries that are due or will be.
+    pub(super) pending: BTreeMap<WebhookNo, u64>,
+    pending_total: u64,
+    /// Wide events, and the webhooks they have not reached.
+    pub(super) fan_outs: BTreeMap<EventSeq, Vec<WebhookNo>>,
+    pub(super) log: Vec<LogEntry>,
+    /// So many of the log's first entries are no longer retained.
+    pub(super) log_forgotten: usize,
+}
+
+/// When deliveries of one webhook are to be attempted.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// For the first time; due whatever the clock says.
+    pub(super) ready: BTreeSet<Slot>,
+    /// Again.
+    pub(super) scheduled: BTreeSet<Slot>,
+}
+
+/// A delivery of a webhook in the order in which it is due.
+pub(super) type Slot = (Timestamp, EventSeq, u32);
+
+impl Due {
+    fn remove(&mut self, slot: &Slot) -> bool {
+        self.ready.remove(slot) || self.scheduled.remove(slot)
+    }
+}
+
+/// What a create was answered.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) hash: u128,
+    pub(super) time: Timestamp,
+    pub(super) webhook: Webhook,
+}
+
+/// One delivery.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) state: DeliveryState,
+    pub(super) attempts: u32,
+    pub(super) due: Timestamp,
+    pub(super) update_time: Option<Timestamp>,
+    pub(super) http_status: Option<u16>,
+    pub(super) error_class: Option<ErrorClass>,
+    /// Indexes of its outcomes in the log.
+    pub(super) entries: Vec<usize>,
+}
+
+/// A piece of work for a commit.
+#[derive(Debug)]
+pub(super) enum Work {
+    Publish(Vec<Publish>),
+    Outcomes { fenced: bool, groups: Vec<OutcomeGroup> },
+    Config(ConfigChange),
+    Upkeep(Timestamp),
+}
+
+/// What a piece of work is answered once it is committed.
+#[derive(Debug)]
+pub(super) enum Done {
+    Publish(Vec<Published>),
+    Outcomes { fenced: bool, groups: usize },
+    Config(ConfigAnswer),
+    Upkeep,
+}
+
+/// What a commit changed that others must hear of.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// What became due.
+    pub fresh: Vec<(WebhookNo, Hint)>,
+    /// Changes of configuration.
+    pub steps: Vec<(ConfigSeq, ConfigStep)>,
+    /// Entries added to the log.
+    pub log: Vec<LogEntry>,
+    /// Webhooks whose number of pending deliveries changed.
+    pub(super) touched: BTreeSet<WebhookNo>,
+}
+
+impl Image {
+    /// An empty one.
+    pub fn new(limits: Limits, key: [u8; 16]) -> Self {
+        Self {
+            limits,
+            key,
+            openings: 0,
+            next_event: 1,
+            next_webhook: 1,
+            config_seq: 0,
+            webhooks: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            events: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            due: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            pending_total: 0,
+            fan_outs: BTreeMap::new(),
+            log: Vec::new(),
+            log_forgotten: 0,
+        }
+    }
+
+    /// The number of an event, if it is stored.
+    pub fn event_seq(&self, tenant: &Tenant, id: &EventId) -> Option<EventSeq> {
+        self.ids.get(&(tenant.clone(), id.clone())).map(|(seq, ..)| *seq)
+    }
+
+    /// Where a delivery stands, and how many of its attempts have ended.
+    pub fn delivery(&self, key: DeliveryKey) -> Option<(DeliveryState, u32)> {
+        self.deliveries.get(&key).map(|row| (row.state, row.attempts))
+    }
+
+    /// Deliveries to make, by webhook.
+    pub fn pending(&self) -> impl Iterator<Item = (WebhookNo, u64)> {
+        self.pending.iter().map(|(no, pending)| (*no, *pending))
+    }
+
+    /// Whether wide events are on their way to their webhooks.
+    pub fn has_slices(&self) -> bool {
+        !self.fan_outs.is_empty()
+    }
+
+    /// Carries a commit out.
+    pub(super) fn apply(&mut self, work: &[Work]) -> (Vec<Done>, Effects) {
+        let mut effects = Effects::default();
+        let mut done = Vec::with_capacity(work.len());
+        for work in work {
+            done.push(match work {
+                Work::Publish(batch) => {
+                    Done::Publish(batch.iter().map(|publish| self.publish(publish, &mut effects)).collect())
+                }
+                Work::Outcomes { fenced, groups } => {
+                    for group in groups.iter().filter(|_| !fenced) {
+                        self.record_group(group, &mut effects);
+                    }
+                    Done::Outcomes { fenced: *fenced, groups: groups.len() }
+                }
+                Work::Config(change) => Done::Config(self.configure(change, &mut effects)),
+                Work::Upkeep(now) => {
+                    self.forget(*now);
+                    Done::Upkeep
+                }
+            });
+        }
+        self.fan_out_slice(&mut effects);
+        (done, effects)
+    }
+
+    fn publish(&mut self, publish: &Publish, effects: &mut Effects) -> Published {
+        let event = &publish.event;
+        let id = (event.tenant.clone(), event.id.clone());
+        let hash = event.content_hash();
+        if let Some(&(_, known, deliveries)) = self.ids.get(&id) {
+            return if known == hash { Published::Duplicate { deliveries } } else { Published::Conflict };
+        }
+        let targets = self.targets(&event.tenant, &event.event_type, &publish.targets);
+        if targets.len() > TARGETS_MAX {
+            return Published::TooManyTargets;
+        }
+        if self.pending_total + targets.len() as u64 > self.limits.pending_max {
+            return Published::BacklogFull;
+        }
+        let seq = EventSeq(self.next_event);
+        self.next_event += 1;
+        self.pending_total += targets.len() as u64;
+        let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
+        self.ids.insert(id, (seq, hash, deliveries));
+        let stored = StoredEvent { seq, accept_time: publish.accept_time, event: event.clone() };
+        self.events.insert(seq, stored);
+        for &webhook in &targets {
+            let row = Row {
+                state: DeliveryState::Pending,
+                attempts: 0,
+                due: publish.accept_time,
+                update_time: None,
+                http_status: None,
+                error_class: None,
+                entries: Vec::new(),
+            };
+            self.deliveries.insert(DeliveryKey { webhook, event: seq, replay: 0 }, row);
+        }
+        if targets.len() <= self.limits.slice_rows_max {
+            for &no in &targets {
+                self.make_due(no, seq, effects);
+            }
+        } else {
+            self.fan_outs.insert(seq, targets);
+        }
+        Published::New { deliveries }
+    }
+
+    /// As they were matched, or matched again if the tenant's configuration has moved since.
+    fn targets(&self, tenant: &Tenant, event_type: &EventTypeName, matched: &Targets) -> Vec<WebhookNo> {
+        if self.tenants.get(tenant).is_none_or(|changed_at| *changed_at <= matched.matched_at) {
+            return matched.webhooks.to_vec();
+        }
+        let all = self.webhooks.values().map(|(_, webhook)| webhook);
+        all.filter(|webhook| webhook.tenant == *tenant && webhook.subscription.wants(event_type))
+            .map(|webhook| webhook.no)
+            .collect()
+    }
+
+    fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
+        let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
+        let hint = Hint { event, replay: 0, attempts: 0, due: row.due };
+        self.due.entry(no).or_default().ready.insert((hint.due, event, 0));
+        *self.pending.entry(no).or_default() += 1;
+        effects.touched.insert(no);
+        effects.fresh.push((no, hint));
+    }
+
+    fn fan_out_slice(&mut self, effects: &mut Effects) {
+        let Some(mut first) = self.fan_outs.first_entry() else { return };
+        let seq = *first.key();
+        let rows = first.get().len().min(self.limits.slice_rows_max);
+        let slice: Vec<_> = first.get_mut().drain(..rows).collect();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        for no in slice {
+            // A deleted webhook's deliveries were cancelled with it.
+            if self.webhooks.contains_key(&no) {
+                self.make_due(no, seq, effects);
+            }
+        }
+    }
+
+    fn record_group(&mut self, group: &OutcomeGroup, effects: &mut Effects) {
+        for &(no, reason) in &group.disable {
+            self.disable(no, reason, group, effects);
+        }
+        for outcome in &group.outcomes {
+            self.record(outcome, effects);
+        }
+    }
+
+    fn record(&mut self, outcome: &Outcome, effects: &mut Effects) {
+        let key = outcome.key;
+        let Some((_, webhook)) = self.webhooks.get(&key.webhook) else { return };
+        let held = outcome.state == DeliveryState::Pending && !webhook.is_enabled();
+        let Some(row) = self.deliveries.get_mut(&key) else { return };
+        let Some(due) = self.due.get_mut(&key.webhook) else { return };
+        if row.attempts + 1 != outcome.attempt || !due.remove(&(row.due, key.event, key.replay)) {
+            return;
+        }
+        row.state = outcome.state;
+        row.attempts = outcome.attempt;
+        row.update_time = Some(outcome.time);
+        row.http_status = outcome.http_status;
+        row.error_class = outcome.error_class;
+        row.entries.push(self.log.len());
+        match outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
+            Some(next) => {
+                row.due = next;
+                due.scheduled.insert((next, key.event, key.replay));
+            }
+            None => self.ended(key.webhook, 1, effects),
+        }
+        let entry = LogEntry::Outcome(Outcome { held, ..outcome.clone() });
+        self.append(entry, effects);
+    }
+
+    fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
+        self.pending_total -= count;
+        effects.touched.insert(no);
+        let Some(pending) = self.pending.get_mut(&no) else { return };
+        *pending -= count;
+        if *pending == 0 {
+            self.pending.remove(&no);
+            self.due.remove(&no);
+        }
+    }
+
+    fn append(&mut self, entry: LogEntry, effects: &mut Effects) {
+        self.log.push(entry.clone());
+        effects.log.push(entry);
+    }
+
+    fn disable(&mut self, no: WebhookNo, reason: DisableReason, group: &OutcomeGroup, effects: &mut Effects) {
+        let Some((_, webhook)) = self.webhooks.get(&no).filter(|(_, webhook)| webhook.is_enabled()) else { return };
+        let since = group.outcomes.iter().map(|outcome| outcome.time).max().unwrap_or_default();
+        let webhook = Webhook {
+            switch: Switch::Disabled { reason, since },
+            version: webhook.version + 1,
+            update_time: since,
+            ..webhook.clone()
+        };
+        self.put(webhook, effects);
+    }
+
+    fn put(&mut self, webhook: Webhook, effects: &mut Effects) {
+        let seq = self.next_config(&webhook.tenant);
+        self.webhooks.insert(webhook.no, (seq, webhook.clone()));
+        effects.steps.push((seq, ConfigStep::Put(webhook)));
+    }
+
+    fn next_config(&mut self, tenant: &Tenant) -> ConfigSeq {
+        self.config_seq += 1;
+        self.tenants.insert(tenant.clone(), ConfigSeq(self.config_seq));
+        ConfigSeq(self.config_seq)
+    }
+
+    fn configure(&mut self, change: &ConfigChange, effects: &mut Effects) -> ConfigAnswer {
+        match change {
+            ConfigChange::CreateWebhook { spec, secret, request, time } => {
+                let key = request.as_ref().map(|request| (spec.tenant.clone(), request.id.clone()));
+                if let (Some(key), Some(request)) = (&key, request)
+                    && let Some(known) = self.known_request(key, *time)
+                {
+                    return known.answer(request.hash);
+                }
+                let no = WebhookNo(self.next_webhook);
+                self.next_webhook += 1;
+                let disabled = Switch::Disabled { reason: DisableReason::Requested, since: *time };
+                let webhook = Webhook {
+                    no,
+                    id: self.webhook_id(no),
+                    tenant: spec.tenant.clone(),
+                    target: spec.target.clone(),
+                    subscription: spec.subscription.clone(),
+                    description: spec.description.clone(),
+                    switch: if spec.enabled { Switch::Enabled } else { disabled },
+                    version: 1,
+                    create_time: *time,
+                    update_time: *time,
+                    secret: secret.clone(),
+                };
+                if let (Some(key), Some(request)) = (key, request) {
+                    let known = Request { hash: request.hash, time: *time, webhook: webhook.clone() };
+                    self.requests.insert(key, known);
+                }
+                self.put(webhook.clone(), effects);
+                ConfigAnswer::Created(webhook)
+            }
+            ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
+                self.delete(tenant, *id, *expect, *time, effects)
+            }
+        }
+    }
+
+    /// Unique, and the same in every run.
+    fn webhook_id(&self, no: WebhookNo) -> WebhookId {
+        let mut bytes = self.key;
+        bytes[..8].copy_from_slice(&no.0.to_be_bytes());
+        WebhookId::from_bytes(bytes)
+    }
+
+    pub(super) fn known_request(&self, key: &(Tenant, String), now: Timestamp) -> Option<&Request> {
+        self.requests.get(key).filter(|known| now.since(known.time) < REQUEST_ID_WINDOW)
+    }
+
+    fn delete(
+        &mut self,
+        tenant: &Tenant,
+        id: WebhookId,
+        expect: Option<u64>,
+        time: Timestamp,
+        effects: &mut Effects,
+    ) -> ConfigAnswer {
+        let mut all = self.webhooks.values().map(|(_, webhook)| webhook);
+        let Some(webhook) = all.find(|webhook| webhook.id == id && webhook.tenant == *tenant).cloned() else {
+            return ConfigAnswer::NotFound;
+        };
+        if expect.is_some_and(|version| version != webhook.version) {
+            return ConfigAnswer::VersionMismatch;
+        }
+        let no = webhook.no;
+        let mut cancelled = 0;
+        for (_, row) in self.deliveries.range_mut(rows_of(no)).filter(|(_, row)| !row.state.is_final()) {
+            row.state = DeliveryState::Cancelled;
+            row.update_time = Some(time);
+            cancelled += 1;
+        }
+        self.due.remove(&no);
+        self.pending.remove(&no);
+        self.pending_total -= cancelled;
+        effects.touched.insert(no);
+        let seq = self.next_config(tenant);
+        self.webhooks.remove(&no);
+        self.tombstones.insert(no, (seq, webhook, time));
+        effects.steps.push((seq, ConfigStep::Removed(no)));
+        if cancelled > 0 {
+            let entry = WebhookCancelled { tenant: tenant.clone(), webhook: id, deliveries: cancelled, time };
+            self.append(LogEntry::WebhookCancelled(entry), effects);
+        }
+        ConfigAnswer::Deleted { cancelled }
+    }
+
+    /// Drops what is older than the retention time, but nothing that is pending.
+    fn forget(&mut self, now: Timestamp) {
+        self.requests.retain(|_, known| now.since(known.time) < REQUEST_ID_WINDOW);
+        let Limits { retention, .. } = self.limits;
+        let waiting: BTreeSet<_> =
+            self.deliveries.iter().filter(|(_, row)| !row.state.is_final()).map(|(key, _)| key.event).collect();
+        let old = |event: &StoredEvent| event.accept_time + retention <= now && !waiting.contains(&event.seq);
+        let gone: BTreeSet<_> = self.events.values().filter(|event| old(event)).map(|event| event.seq).collect();
+        if !gone.is_empty() {
+            self.events.retain(|seq, _| !gone.contains(seq));
+            self.ids.retain(|_, (seq, ..)| !gone.contains(seq));
+            self.deliveries.retain(|key, _| !gone.contains(&key.event));
+        }
+        let time = |entry: &LogEntry| match entry {
+            LogEntry::Outcome(outcome) => outcome.time,
+            LogEntry::WebhookCancelled(cancelled) => cancelled.time,
+        };
+        let kept = self.log[self.log_forgotten..].iter().position(|entry| time(entry) + retention > now);
+        self.log_forgotten = kept.map_or(self.log.len(), |kept| self.log_forgotten + kept);
+    }
+}
+
+impl Request {
+    pub(super) fn answer(&self, hash: u128) -> ConfigAnswer {
+        if self.hash == hash { ConfigAnswer::Created(self.webhook.clone()) } else { ConfigAnswer::RequestReused }
+    }
+}
+
+pub(super) fn rows_of(webhook: WebhookNo) -> std::ops::RangeInclusive<DeliveryKey> {
+    let first = DeliveryKey { webhook, event: EventSeq(0), replay: 0 };
+    first..=DeliveryKey { webhook, event: EventSeq(u64::MAX), replay: u32::MAX }
+}

@@ -1,0 +1,202 @@
+//! A store in memory that keeps every promise of the seam, for the simulation: its disk fails, dawdles and crashes at will.
+//!
+//! It passes the conformance suite, so what holds on it holds on an engine that passes, too. Deliberately absent: anything that
+//! makes it fast.
+
+mod committer;
+mod disk;
+mod image;
+mod reads;
+
+use std::{collections::VecDeque, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use postrider_server::{
+    flow::News,
+    model::{
+        event::StoredEvent,
+        ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+        seal::Sealer,
+        time::Timestamp,
+    },
+    store::{
+        Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
+        FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
+        Published, RequestKey, Store, StoreError,
+    },
+    tasks::Tasks,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::{
+    committer::{Answer, Committer, Message, submit},
+    image::Work,
+};
+pub use self::{
+    disk::{Commit, Disk, Prompt, Storage},
+    image::{Effects, Image, Limits},
+};
+
+/// Most pieces of work waiting for the committer.
+const WAITING_MAX: usize = 1_024;
+
+/// A store in memory.
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    sealer: Sealer,
+    owner: Owner,
+    inbox: mpsc::Sender<Message>,
+}
+
+/// What the committer and the readers share.
+struct Shared {
+    storage: Arc<Mutex<Storage>>,
+    disk: Arc<dyn Disk>,
+    catalog: Catalog,
+    head: watch::Sender<Position>,
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+impl MemoryStore {
+    /// Opens what is there. Runs on the present runtime.
+    pub fn open(storage: Arc<Mutex<Storage>>, disk: Arc<dyn Disk>, news: Arc<News>, tasks: &Tasks) -> Self {
+        let catalog = Catalog::default();
+        let (head, sealer, owner) = {
+            let image = &mut storage.lock().image;
+            image.openings += 1;
+            for (seq, webhook) in image.webhooks.values() {
+                catalog.put(*seq, webhook.clone());
+                catalog.set_pending(webhook.no, image.pending.get(&webhook.no).copied().unwrap_or(0));
+            }
+            (Position(image.log.len() as u64), Sealer::new(image.key), Owner(image.openings))
+        };
+        let shared = Arc::new(Shared { storage, disk, catalog, head: watch::Sender::new(head) });
+        let (inbox, work) = mpsc::channel(WAITING_MAX);
+        let committer = Committer {
+            shared: shared.clone(),
+            news,
+            inbox: work,
+            urgent: VecDeque::new(),
+            accepts: VecDeque::new(),
+            closing: None,
+        };
+        tasks.spawn("committer", committer.run());
+        Self { shared, sealer, owner, inbox }
+    }
+
+    /// Reads a snapshot, which may be old when it arrives.
+    async fn read<T>(&self, read: impl FnOnce(&Storage) -> T + Send) -> Result<T, StoreError>
+    where
+        T: Send,
+    {
+        self.shared.disk.read().await?;
+        let found = read(&self.shared.storage.lock());
+        self.shared.disk.arrive().await;
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, StoreError> {
+        submit(&self.inbox, Work::Publish(batch), Answer::Publish).await
+    }
+
+    async fn lanes(&self, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, StoreError> {
+        self.read(|storage| storage.lanes(after, limit)).await
+    }
+
+    async fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, StoreError> {
+        self.read(|storage| storage.due(webhook, horizon, limit)).await
+    }
+
+    async fn events(&self, seqs: &[EventSeq], bytes_max: usize) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+        let weight = |stored: &Option<StoredEvent>| stored.as_ref().map_or(0, |stored| stored.event.weight_bytes());
+        self.read(|storage| {
+            let mut events: Vec<_> = seqs.iter().map(|seq| storage.image.events.get(seq).cloned()).collect();
+            let mut bytes = 0;
+            let fit = events.iter().take_while(|stored| {
+                bytes += weight(stored);
+                bytes <= bytes_max
+            });
+            let fit = fit.count().max(1);
+            events.truncate(fit);
+            events
+        })
+        .await
+    }
+
+    async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        let fenced = owner != self.owner;
+        submit(&self.inbox, Work::Outcomes { fenced, groups }, Answer::Outcomes).await
+    }
+
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    async fn feed(&self, after: Position, filter: &FeedFilter, limit: usize) -> Result<FeedPage, FeedError> {
+        // Readers of the log wake in no certain order, so that chance must have no part in this.
+        self.shared.storage.lock().image.feed(after, filter, limit)
+    }
+
+    fn head(&self) -> watch::Receiver<Position> {
+        self.shared.head.subscribe()
+    }
+
+    async fn list(
+        &self,
+        query: &DeliveryQuery,
+        after: Option<ListPosition>,
+        limit: usize,
+    ) -> Result<DeliveryPage, StoreError> {
+        self.read(|storage| storage.image.list(&self.sealer, query, after, limit)).await
+    }
+
+    async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
+        self.read(|storage| storage.image.get(&self.sealer, id)).await
+    }
+
+    async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
+        submit(&self.inbox, Work::Config(change), Answer::Config).await
+    }
+
+    async fn answered(
+        &self,
+        tenant: &Tenant,
+        request: &RequestKey,
+        now: Timestamp,
+    ) -> Result<Option<ConfigAnswer>, StoreError> {
+        let key = (tenant.clone(), request.id.clone());
+        self.read(|storage| storage.image.known_request(&key, now).map(|known| known.answer(request.hash))).await
+    }
+
+    async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError> {
+        self.read(|storage| storage.image.config_since(after, limit)).await
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    async fn upkeep(&self, now: Timestamp) -> Result<bool, StoreError> {
+        submit(&self.inbox, Work::Upkeep(now), Answer::Upkeep).await?;
+        Ok(false)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        let (closing, closed) = oneshot::channel();
+        self.inbox.send(Message::Close(closing)).await.map_err(|_| StoreError::Closed)?;
+        closed.await.map_err(|_| StoreError::Closed)
+    }
+}
