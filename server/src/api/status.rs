@@ -15,7 +15,7 @@ use crate::{
     watch::WatchError,
 };
 
-/// How long a publisher whom a full backlog turns away should wait.
+/// How long a publisher whom a full backlog or a full disk turns away should wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(5);
 /// How long a caller whom the store or a stopping server turns away should wait.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
@@ -145,6 +145,10 @@ impl From<StoreError> for Failure {
                 warn!(error = %cause, "a call failed because the store did");
                 Self::new(Code::Unavailable, reason::STORE_UNAVAILABLE, "the store failed; try again")
                     .retry_after(UNAVAILABLE_RETRY)
+            }
+            StoreError::Full => {
+                Self::new(Code::ResourceExhausted, reason::DISK_FULL, "the server's disk is full, or almost")
+                    .retry_after(BACKLOG_RETRY)
             }
             StoreError::Closed => Self::stopping(),
         }

@@ -6,7 +6,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use tracing::{error, info};
@@ -23,9 +22,6 @@ use crate::{
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
     store::types::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Hint, LogEntry, Published},
 };
-
-/// Pause before a store that failed is opened again.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
@@ -89,9 +85,11 @@ impl Committer {
 
     /// Runs until the inbox is closed and empty.
     pub(super) fn run(mut self) {
+        let mut failed_before = false;
         while let Some(work) = self.shared.inbox.take(self.has_slices()) {
             match self.commit(work) {
                 Ok((effects, answers)) => {
+                    failed_before = false;
                     let as_of = self.show(effects);
                     for answer in answers {
                         answer.send(as_of);
@@ -99,7 +97,8 @@ impl Committer {
                 }
                 Err(error) => {
                     error!(%error, "a commit failed; nothing in it was acknowledged; opening the store again");
-                    self.reopen();
+                    self.reopen(failed_before);
+                    failed_before = true;
                 }
             }
         }
@@ -111,7 +110,7 @@ impl Committer {
 
     /// Writes everything in one transaction.
     fn commit(&mut self, work: Work) -> Result<(Effects, Vec<Answered>), EngineError> {
-        let hot = self.shared.hot.read().clone().ok_or(EngineError::Unavailable)?;
+        let hot = self.shared.hot.read().clone().filter(|hot| !hot.has_failed()).ok_or(EngineError::Unavailable)?;
         let txn = begin(&hot)?;
         let mut change = Change::new(&self.shared, self.counters, &self.pending);
         let mut answers = Vec::new();
@@ -200,11 +199,16 @@ impl Committer {
     }
 
     /// Closes the failed database and opens it again, for as long as it takes. redb refuses everything after its first I/O
-    /// error, reads included, until then. Whether the failed commit survived is read from the file.
-    fn reopen(&mut self) {
+    /// error, reads included, until then. Whether the failed commit survived is read from the file. One that failed again at
+    /// its first commit is given time: the next one would hardly fare better.
+    fn reopen(&mut self, mut pause: bool) {
         let failed = self.shared.hot.write().take();
         drop(failed);
         loop {
+            if pause && !self.shared.inbox.refuse_for(self.shared.config.reopen_pause) {
+                return;
+            }
+            pause = true;
             match open::reopen(&self.shared) {
                 Ok(recovered) => {
                     self.counters = *self.shared.counters.lock();
@@ -214,9 +218,6 @@ impl Committer {
                     return;
                 }
                 Err(error) => error!(%error, "the store cannot be opened yet"),
-            }
-            if !self.shared.inbox.refuse_for(REOPEN_PAUSE) {
-                return;
             }
         }
     }
