@@ -159,6 +159,12 @@ impl OpenFile {
         self.failed.load(Ordering::Acquire)
     }
 
+    /// Reads every page and compares it with its checksum. Whether nothing had to be repaired.
+    #[cfg(test)]
+    pub(super) fn check_integrity(&mut self) -> Result<bool, DatabaseError> {
+        self.database.check_integrity()
+    }
+
     /// Closes the file, and says what went wrong with that.
     pub(super) fn close(self) -> Result<(), DatabaseError> {
         self.database.close()

@@ -16,6 +16,8 @@ mod committer;
 mod config;
 mod disk;
 mod error;
+#[cfg(test)]
+mod images;
 mod inbox;
 mod mover;
 mod open;
