@@ -33,8 +33,8 @@ use crate::model::ids::{EventSeq, Position};
 const OPEN_MAX: usize = 16;
 /// Page cache of one segment file, bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
-/// Events a filter is made for; a segment with as many takes no more.
-pub(super) const FILTER_EVENTS: usize = 300_000;
+/// Events a filter is made for; a segment with as many takes no more. Unit tests have many segments and few events.
+pub(super) const FILTER_EVENTS: usize = if cfg!(test) { 2_000 } else { 300_000 };
 /// How often a filter says "maybe" for an id that is not there.
 const FILTER_FALSE_POSITIVES: f64 = 0.01;
 /// Seeds of the filter's hash: fixed, because filters are kept in segments.

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Images in the fixed part of an ordinary run.
-const IMAGES: u64 = 1_200;
+const IMAGES: u64 = 700;
 /// Images of one generation of a history, and generations of one history.
 const GENERATION_IMAGES: usize = 40;
 const GENERATIONS: u32 = 4;

@@ -181,7 +181,7 @@ async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
     let mut place = Position(0);
     let mut entries = Vec::new();
     while place < head {
-        let page = match store.feed(place, &filter, 50).await {
+        let page = match store.feed(place, &filter, 500).await {
             Ok(page) => page,
             Err(FeedError::Expired { oldest }) if place == Position(0) => {
                 place = oldest;
