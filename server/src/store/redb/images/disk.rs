@@ -96,6 +96,7 @@ struct State {
     operations: u64,
     free: u64,
     plan: Option<Plan>,
+    failed: bool,
     rng: StdRng,
     /// Images are taken before about one of so many operations that change something.
     witness: Option<(u32, Witness)>,
@@ -117,6 +118,7 @@ impl SimulatedDisk {
             operations: 0,
             free: PLENTY,
             plan: None,
+            failed: false,
             rng: StdRng::seed_from_u64(seed),
             witness: None,
         })))
@@ -149,11 +151,16 @@ impl SimulatedDisk {
         self.0.lock().plan = Some(Plan { fault, from, until });
     }
 
-    /// Nothing fails from now on. Returns whether something did.
+    /// Nothing fails from now on. Returns whether something has failed.
     pub(super) fn heal(&self) -> bool {
         let mut state = self.0.lock();
-        let plan = state.plan.take();
-        plan.is_some_and(|plan| state.operations > plan.from)
+        state.plan = None;
+        state.failed
+    }
+
+    /// Whether something has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.lock().failed
     }
 
     /// What is said to be free.
@@ -219,18 +226,17 @@ impl State {
         self.operations += 1;
         let number = self.operations;
         let Some(plan) = self.plan.filter(|plan| (plan.from..plan.until).contains(&number)) else { return Ok(()) };
-        match plan.fault {
-            // EIO.
-            Fault::Io => Err(io::Error::from_raw_os_error(5)),
-            Fault::NoRoom if kind == Kind::TakesRoom => Err(io::ErrorKind::StorageFull.into()),
-            Fault::NoRoom => {
-                // The one failure that is wanted is that of the next operation that takes room.
-                if let Some(plan) = self.plan.as_mut().filter(|plan| plan.until != u64::MAX) {
-                    plan.until += 1;
-                }
-                Ok(())
-            }
+        if plan.fault == Fault::NoRoom && kind != Kind::TakesRoom {
+            // The one failure that is wanted is that of the next operation that does.
+            self.plan = Some(Plan { until: plan.until.saturating_add(1), ..plan });
+            return Ok(());
         }
+        self.failed = true;
+        Err(match plan.fault {
+            // EIO.
+            Fault::Io => io::Error::from_raw_os_error(5),
+            Fault::NoRoom => io::ErrorKind::StorageFull.into(),
+        })
     }
 
     fn rename(&mut self, path: &Path, node: Option<Node>) {

@@ -30,8 +30,8 @@ pub(super) const FAR: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 /// The tenant with few webhooks, and the one whose events go to more than one transaction writes.
 pub(super) const FEW: &str = "few";
 pub(super) const WIDE: &str = "wide";
-const FEW_HOOKS: usize = 3;
-const WIDE_HOOKS: usize = REQUEST_ROWS_MAX + 3;
+pub(super) const FEW_HOOKS: usize = 3;
+pub(super) const WIDE_HOOKS: usize = REQUEST_ROWS_MAX + 3;
 
 /// Something that the store was asked for and did not do.
 #[derive(Debug)]
