@@ -35,7 +35,7 @@ pub(super) trait Disk: fmt::Debug + Send + Sync + 'static {
     /// The paths of everything in the folder.
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
 
-    /// How long the file is, in bytes; `None` if it is not there.
+    /// How long the file is, in bytes, or something if it is a folder; `None` if it is not there.
     fn len(&self, file: &Path) -> io::Result<Option<u64>>;
 
     /// Opens a file for reading and writing. If `make`, it is made when it is not there; otherwise that is an error.
@@ -103,12 +103,10 @@ pub(super) fn make_folders(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
         // The root.
         None => return Ok(()),
     };
-    match disk.make_folder(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_folders(disk, above)?;
-            disk.make_folder(folder)?;
-        }
-        made => made?,
+    if disk.len(folder)?.is_none() {
+        // Also if that one is there: whoever made it may not have come to sync it.
+        make_folders(disk, above)?;
+        disk.make_folder(folder)?;
     }
     match disk.sync_folder(above) {
         // Then it was made by somebody who may.

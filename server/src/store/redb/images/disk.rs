@@ -305,7 +305,7 @@ impl Disk for SimulatedDisk {
         state.begin(Kind::Reads)?;
         match state.names.get(file).copied() {
             Some(Node::File(id)) => Ok(Some(state.file(id).live.len())),
-            Some(Node::Folder) => Err(io::ErrorKind::IsADirectory.into()),
+            Some(Node::Folder) => Ok(Some(0)),
             None => Ok(None),
         }
     }
