@@ -56,8 +56,8 @@ async fn what_was_accepted_before_the_disk_was_full_is_delivered() {
         let outcome = watch.outcome(DeliveryState::Delivered).await;
         assert!(delivered.insert(outcome.event_id.clone()), "twice in the log: {outcome:?}");
     }
-    let received: BTreeSet<_> = receiver.all().into_iter().map(|request| request.event_id).collect();
-    assert!(accepted.is_subset(&received));
+    let arrived: BTreeSet<_> = receiver.all().into_iter().map(|request| request.event_id).collect();
+    assert!(accepted.is_subset(&arrived));
 }
 
 async fn publish(client: &Client, id: &str) -> Verdict {

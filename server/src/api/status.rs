@@ -324,6 +324,20 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_fails_is_unavailable_and_a_full_disk_exhausted() {
+        let check = |error: StoreError, code: Code, reason: &str| {
+            let status = Failure::from(Rejected::Store(error)).into_status();
+            let details = status.get_error_details();
+            let told = (status.code(), details.error_info().unwrap().reason.as_str());
+            assert_eq!(told, (code, reason));
+            assert!(details.retry_info().unwrap().retry_delay.is_some(), "{reason}");
+        };
+        check(StoreError::Failed("a disk".into()), Code::Unavailable, reason::STORE_UNAVAILABLE);
+        check(StoreError::Full, Code::ResourceExhausted, reason::DISK_FULL);
+        check(StoreError::Closed, Code::Unavailable, reason::STOPPING);
+    }
+
+    #[test]
     fn what_tonic_says_is_said_in_our_words_and_what_we_say_is_left_alone() {
         let check = |status: Status, code: Code, reason: Option<&str>| {
             let response = in_our_words(status.into_http::<String>());

@@ -46,10 +46,12 @@ impl EngineError {
     fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Io(error) => Some(error),
-            Self::Redb(error) => match &**error {
-                ::redb::Error::Io(error) => Some(error),
-                _ => None,
-            },
+            Self::Redb(error) => {
+                if let ::redb::Error::Io(error) = &**error {
+                    return Some(error);
+                }
+                None
+            }
             Self::Corrupt(_) | Self::Unavailable | Self::Lost => None,
         }
     }

@@ -125,8 +125,8 @@ impl Segments {
         last: u64,
     ) -> Result<Self, EngineError> {
         make_folders(&*disk, &dir)?;
-        let (list, files, kept) = (RwLock::default(), Mutex::default(), Mutex::default());
-        let segments = Self { disk, space, dir, list, files, kept };
+        let segments =
+            Self { disk, space, dir, list: RwLock::default(), files: Mutex::default(), kept: Mutex::default() };
         for path in segments.disk.list(&segments.dir)? {
             let known = |no| records.iter().any(|(known, _)| *known == no);
             // One beyond the last may hold the beginning of a move, which will be repeated into it.

@@ -103,9 +103,10 @@ impl Contents {
     /// Applies some of a write: runs of sectors, or of bytes.
     fn apply_torn(&mut self, change: &Change, grain: usize, rng: &mut StdRng) {
         let Change::Write(offset, data) = change else {
-            return if rng.random() {
-                self.apply(change)
-            };
+            if rng.random() {
+                self.apply(change);
+            }
+            return;
         };
         let mut at = 0;
         let mut kept = rng.random();

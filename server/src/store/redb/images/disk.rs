@@ -259,7 +259,9 @@ impl State {
             pending.retain(|_| happened(rng));
         }
         let file = self.file(id);
-        pending.iter().for_each(|change| file.durable.apply(change));
+        for change in &pending {
+            file.durable.apply(change);
+        }
         synced
     }
 }

@@ -141,29 +141,16 @@ impl Script {
         step: Step,
         error: Broken,
     ) -> Result<(), Violation> {
-        self.judge(trouble, step, error)?;
+        judge(trouble, step, error)?;
         if !trouble.once {
             for step in [Step::Publish, Step::Attempt, Step::Publish] {
                 if let Err(error) = self.step(store, step).await {
-                    self.judge(trouble, step, error)?;
+                    judge(trouble, step, error)?;
                 }
             }
         }
         self.disk.heal();
         Ok(())
-    }
-
-    fn judge(&self, trouble: Trouble, step: Step, error: Broken) -> Result<(), Violation> {
-        let error = match error {
-            Broken::Store(error) => error,
-            wrong @ Broken::Wrong(_) => return Err(wrong.into()),
-        };
-        let right = match (&error, trouble.fault) {
-            (StoreError::Failed(_), Fault::Io) | (StoreError::Full, Fault::NoRoom) => true,
-            (StoreError::Failed(_), Fault::NoRoom) => !matches!(step, Step::Publish),
-            (StoreError::Full, Fault::Io) | (StoreError::Closed, _) => false,
-        };
-        if right { Ok(()) } else { Err(Violation(format!("{step:?} was refused with: {error}"))) }
     }
 
     /// Waits until the store works again, first for readers alone, and settles what was open.
@@ -194,6 +181,20 @@ impl Script {
         verify(&store, &known, &mut self.rng).await?;
         close(store, &disk).await
     }
+}
+
+/// Whether something was refused for the right reason.
+fn judge(trouble: Trouble, step: Step, error: Broken) -> Result<(), Violation> {
+    let error = match error {
+        Broken::Store(error) => error,
+        wrong @ Broken::Wrong(_) => return Err(wrong.into()),
+    };
+    let right = match (&error, trouble.fault) {
+        (StoreError::Failed(_), Fault::Io) | (StoreError::Full, Fault::NoRoom) => true,
+        (StoreError::Failed(_), Fault::NoRoom) => !matches!(step, Step::Publish),
+        (StoreError::Full, Fault::Io) | (StoreError::Closed, _) => false,
+    };
+    if right { Ok(()) } else { Err(Violation(format!("{step:?} was refused with: {error}"))) }
 }
 
 /// Runs the script once for every operation, or every few, that can meet with trouble.

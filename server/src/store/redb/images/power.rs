@@ -130,11 +130,11 @@ fn watch(
     if most == 0 {
         return taken;
     }
-    let (kept, mut seen, mut rng) = (taken.clone(), 0, StdRng::seed_from_u64(seed));
+    let (kept, mut offered, mut rng) = (taken.clone(), 0, StdRng::seed_from_u64(seed));
     disk.watch(every, move |image| {
         let mut kept = kept.lock();
-        seen += 1;
-        let place = rng.random_range(0..seen);
+        offered += 1;
+        let place = rng.random_range(0..offered);
         if kept.len() < most {
             kept.push((image, known()));
         } else if let Some(kept) = kept.get_mut(place) {

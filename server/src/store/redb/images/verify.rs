@@ -11,7 +11,10 @@ use super::{
     model::{Delivery, Fate, Model, Occurrence, Standing, duplicate, event},
 };
 use crate::{
-    model::{delivery::DeliveryState, ids::Position},
+    model::{
+        delivery::DeliveryState,
+        ids::{EventSeq, Position},
+    },
     store::{DeliveryQuery, DeliveryView, FeedError, FeedFilter, LogEntry, Publish, Published, Store as _, StoreError},
 };
 
@@ -96,22 +99,29 @@ async fn lanes(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
         let (no, _) = hook.known.ok_or_else(|| Violation(format!("webhook {label} has no number")))?;
         let page = store.due(no, FAR, 100_000).await?;
         for hint in page.hints {
-            if !whole.contains_key(&hint.event) {
-                let stored = store.events(&[hint.event]).await?.remove(0);
-                let Some(stored) = stored else { return Err(Violation(format!("{:?} is due and lost", hint.event))) };
-                let found = label_of(&stored.event.id.as_str()[1..]);
-                let known = found.and_then(|label| Some((label, model.events.get(&label)?)));
-                let Some((found, occurrence)) = known else {
-                    return Err(Violation(format!("{:?} was never published", stored.event.id)));
-                };
-                ensure!(stored.event == event(found, occurrence), "event {found} is not what it was");
-                whole.insert(hint.event, found);
-            }
-            let before = lanes.insert((whole[&hint.event], label), (hint.attempts, hint.due));
-            ensure!(before.is_none(), "event {} is due twice for webhook {label}", whole[&hint.event]);
+            let found = match whole.get(&hint.event) {
+                Some(found) => *found,
+                None => whole_event(store, model, hint.event).await?,
+            };
+            whole.insert(hint.event, found);
+            let before = lanes.insert((found, label), (hint.attempts, hint.due));
+            ensure!(before.is_none(), "event {found} is due twice for webhook {label}");
         }
     }
     Ok(lanes)
+}
+
+/// The label of an event that is due, which must be there as it was published.
+async fn whole_event(store: &RedbStore, model: &Model, seq: EventSeq) -> Result<u32, Violation> {
+    let stored = store.events(&[seq]).await?.remove(0);
+    let Some(stored) = stored else { return Err(Violation(format!("{seq:?} is due and lost"))) };
+    let found = label_of(&stored.event.id.as_str()[1..]);
+    let known = found.and_then(|label| Some((label, model.events.get(&label)?)));
+    let Some((label, occurrence)) = known else {
+        return Err(Violation(format!("{:?} was never published", stored.event.id)));
+    };
+    ensure!(stored.event == event(label, occurrence), "event {label} is not what it was");
+    Ok(label)
 }
 
 /// Compares what is due with what should be, and settles what is open.
