@@ -24,6 +24,9 @@ use super::{
 /// Bytes free on a disk that is not full.
 const PLENTY: u64 = 1 << 40;
 
+/// The same while a file is being made, or otherwise names are not durable: such moments are few.
+const DELICATE_EVERY: u32 = 3;
+
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone)]
 pub(super) struct SimulatedDisk(Arc<Mutex<State>>);
@@ -216,7 +219,7 @@ impl State {
     fn begin(&mut self, kind: Kind) -> io::Result<()> {
         if kind != Kind::Reads
             && let Some((every, _)) = self.witness
-            && self.rng.random_ratio(1, every)
+            && self.rng.random_ratio(1, if self.renamed.is_empty() { every } else { every.min(DELICATE_EVERY) })
         {
             let image = self.image();
             if let Some((_, witness)) = &mut self.witness {

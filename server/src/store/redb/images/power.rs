@@ -99,9 +99,12 @@ impl History {
                 // What was seen once stays.
                 taken.push((disk.image(), shared.lock().clone()));
             }
-            if self.rng.random_ratio(1, 4) {
-                for _ in 0..4 {
-                    Driver { store: &store, model: &shared, rng: &mut self.rng }.step().await?;
+            if self.rng.random_ratio(1, 3) {
+                let mut driver = Driver { store: &store, model: &shared, rng: &mut self.rng };
+                // What was cut short is taken up again.
+                driver.tend().await?;
+                for _ in 0..3 {
+                    driver.step().await?;
                 }
                 let known = shared.lock().clone();
                 verify(&store, &known, &mut self.rng).await.map_err(|why| why.at("after more work"))?;
