@@ -24,7 +24,7 @@ use super::{
 /// Bytes free on a disk that is not full.
 const PLENTY: u64 = 1 << 40;
 
-/// The same while a file is being made, or otherwise names are not durable: such moments are few.
+/// The same while a file is being made: such moments are few.
 const DELICATE_EVERY: u32 = 3;
 
 /// A disk in memory. Clones are the same disk.
@@ -219,7 +219,7 @@ impl State {
     fn begin(&mut self, kind: Kind) -> io::Result<()> {
         if kind != Kind::Reads
             && let Some((every, _)) = self.witness
-            && self.rng.random_ratio(1, if self.renamed.is_empty() { every } else { every.min(DELICATE_EVERY) })
+            && self.rng.random_ratio(1, if self.is_delicate() { every.min(DELICATE_EVERY) } else { every })
         {
             let image = self.image();
             if let Some((_, witness)) = &mut self.witness {
@@ -240,6 +240,11 @@ impl State {
             Fault::Io => io::Error::from_raw_os_error(5),
             Fault::NoRoom => io::ErrorKind::StorageFull.into(),
         })
+    }
+
+    /// Whether a file or folder is being made.
+    fn is_delicate(&self) -> bool {
+        self.renamed.iter().any(|Renamed(_, node)| node.is_some())
     }
 
     fn rename(&mut self, path: &Path, node: Option<Node>) {

@@ -67,7 +67,7 @@ impl Driver<'_> {
 
     /// Does something at random, a little later than what was done before.
     pub(super) async fn step(&mut self) -> Result<(), Broken> {
-        let passed = Duration::from_millis(self.rng.random_range(0..8_000));
+        let passed = Duration::from_millis(self.rng.random_range(0..14_000));
         self.write(|model| model.now = model.now + passed);
         for (tenant, hooks) in [(FEW, FEW_HOOKS), (WIDE, WIDE_HOOKS)] {
             let missing = hooks - self.known().targets(tenant).count().min(hooks);

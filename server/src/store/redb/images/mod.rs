@@ -6,7 +6,7 @@
 //! engine recovers. One image of a history is where it goes on.
 //!
 //! `cargo test` checks a fixed set of histories and one drawn at random, whose seed it prints.
-//! `IMAGES=20000 cargo test --release -p postrider-server --lib images::power -- --nocapture` goes on for so many images, from
+//! `IMAGES=20000 cargo test -p postrider-server --lib images::power -- --nocapture` goes on for so many images, from
 //! `SEED` on; with `SEED` alone it repeats that history. A seed draws the same work and the same images nearly always: the engine's
 //! threads are real.
 
