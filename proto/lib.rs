@@ -45,6 +45,8 @@ pub mod error_info {
     pub const TOO_MANY_WEBHOOKS: &str = "TOO_MANY_WEBHOOKS";
     /// As many deliveries are pending as may be.
     pub const BACKLOG_FULL: &str = "BACKLOG_FULL";
+    /// The server's disk is full, or almost.
+    pub const DISK_FULL: &str = "DISK_FULL";
     /// A message is above the transport limit.
     pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
     /// The store failed; what was not acknowledged may be tried again.

@@ -149,12 +149,19 @@ impl Signal {
 pub struct Signals {
     interrupt: Listener,
     terminate: Listener,
+    /// A write beyond the limit of a file's size is to fail like any other, and not to end the process.
+    _too_large: Listener,
 }
 
 impl Signals {
     /// Begins to listen.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            _too_large: signal(too_large)?,
+        })
     }
 
     /// Waits for the next one.

@@ -5,6 +5,7 @@ mod bad_input;
 mod default_start;
 mod delete;
 mod directory;
+mod disk_full;
 mod fan_out;
 mod grpcurl;
 mod listing;

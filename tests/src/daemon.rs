@@ -34,6 +34,7 @@ pub struct Setup {
     binary: PathBuf,
     data: Arc<TempDir>,
     arguments: Vec<String>,
+    file_bytes_max: Option<u64>,
 }
 
 impl Setup {
@@ -45,13 +46,27 @@ impl Setup {
     /// A daemon with nothing but a data directory and an address.
     pub fn bare(binary: &str) -> Self {
         let data = tempfile::Builder::new().prefix("postrider-test-").tempdir().expect("a temporary directory");
-        Self { binary: binary.into(), data: Arc::new(data), arguments: Vec::new() }
+        Self { binary: binary.into(), data: Arc::new(data), arguments: Vec::new(), file_bytes_max: None }
     }
 
     /// Adds a flag.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// The daemon can make no file longer than this, in bytes, a multiple of 512: to it the disk is full then.
+    #[must_use]
+    pub fn file_bytes_max(mut self, bytes: u64) -> Self {
+        self.file_bytes_max = Some(bytes);
+        self
+    }
+
+    /// The daemon can make files of any length again.
+    #[must_use]
+    pub fn unlimited(mut self) -> Self {
+        self.file_bytes_max = None;
         self
     }
 
@@ -72,7 +87,15 @@ impl Setup {
 
     /// Starts the daemon and waits for nothing.
     pub fn spawn(&self) -> Daemon {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.file_bytes_max {
+            None => Command::new(&self.binary),
+            Some(bytes) => {
+                // The shell's own `ulimit` counts blocks of 512 bytes, and the process stays the same.
+                let mut command = Command::new("sh");
+                command.args(["-c", "ulimit -f \"$0\" && exec \"$@\"", &(bytes / 512).to_string()]).arg(&self.binary);
+                command
+            }
+        };
         command
             .args(["--listen", "127.0.0.1:0", "--log-format", "json", "--data"])
             .arg(self.data.path())

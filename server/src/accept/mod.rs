@@ -179,7 +179,10 @@ fn answers(events: usize, published: Result<Vec<Published>, StoreError>) -> Answ
             published.into_iter().map(answer).collect()
         }
         Err(error) => {
-            error!(%error, events, "a batch of events could not be stored");
+            // A full disk is told of once, by the store that finds it so.
+            if !matches!(error, StoreError::Full) {
+                error!(%error, events, "a batch of events could not be stored");
+            }
             vec![Err(Rejected::Store(error)); events]
         }
     }

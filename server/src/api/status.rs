@@ -15,7 +15,7 @@ use crate::{
     watch::WatchError,
 };
 
-/// How long a publisher whom a full backlog turns away should wait.
+/// How long a publisher whom a full backlog or a full disk turns away should wait.
 const BACKLOG_RETRY: Duration = Duration::from_secs(5);
 /// How long a caller whom the store or a stopping server turns away should wait.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
@@ -150,6 +150,10 @@ impl From<StoreError> for Failure {
                 warn!(error = %cause, "a call failed because the store did");
                 Self::new(Code::Unavailable, reason::STORE_UNAVAILABLE, "the store failed; try again")
                     .retry_after(UNAVAILABLE_RETRY)
+            }
+            StoreError::Full => {
+                Self::new(Code::ResourceExhausted, reason::DISK_FULL, "the server's disk is full, or almost")
+                    .retry_after(BACKLOG_RETRY)
             }
             StoreError::Closed => Self::stopping(),
         }
@@ -322,6 +326,20 @@ mod tests {
         assert_eq!(rpc.code, Code::ResourceExhausted as i32);
         let status = Failure::from(Rejected::BacklogFull).into_status();
         assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(BACKLOG_RETRY));
+    }
+
+    #[test]
+    fn a_store_that_fails_is_unavailable_and_a_full_disk_exhausted() {
+        let check = |error: StoreError, code: Code, reason: &str| {
+            let status = Failure::from(Rejected::Store(error)).into_status();
+            let details = status.get_error_details();
+            let told = (status.code(), details.error_info().unwrap().reason.as_str());
+            assert_eq!(told, (code, reason));
+            assert!(details.retry_info().unwrap().retry_delay.is_some(), "{reason}");
+        };
+        check(StoreError::Failed("a disk".into()), Code::Unavailable, reason::STORE_UNAVAILABLE);
+        check(StoreError::Full, Code::ResourceExhausted, reason::DISK_FULL);
+        check(StoreError::Closed, Code::Unavailable, reason::STOPPING);
     }
 
     #[test]

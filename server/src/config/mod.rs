@@ -208,6 +208,10 @@ fn check_reach(reader: &mut Reader<'_>, name: &'static str, address: SocketAddr,
 fn check_store(reader: &mut Reader<'_>) -> redb::Config {
     redb::Config {
         hot_bytes_max: reader.one("store-hot", |text| reader::bytes(text, &(64 << 10..=1 << 40))),
+        disk_reserve: reader
+            .one("disk-reserve", |text| reader::bytes(text, &(0..=1 << 40)))
+            .try_into()
+            .unwrap_or(u64::MAX),
         cache_bytes: reader.one("store-cache", |text| reader::bytes(text, &(4 << 20..=1 << 40))),
         retention: reader.duration("retention", MINUTE..=DAY * 3650),
         pending_max: reader.count("max-pending", 1..=u64::MAX),

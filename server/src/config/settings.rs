@@ -214,6 +214,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: KEEPING,
     },
     Setting {
+        name: "disk-reserve",
+        kind: Kind::One("SIZE"),
+        default: "128MiB",
+        help: "While the data directory's file system has less free, publishing is refused with RESOURCE_EXHAUSTED and \
+               deliveries go on (0B to 1TiB)",
+        group: KEEPING,
+    },
+    Setting {
         name: "shutdown-grace",
         kind: Kind::One("DURATION"),
         default: "10s",

@@ -215,8 +215,8 @@ async fn commit(store: Arc<dyn Store>, decided: Decided, metrics: OutcomesMetric
                 error!(outcomes, "the store was closed before outcomes were committed; their deliveries stay due");
                 break;
             }
-            Err(StoreError::Failed(why)) => {
-                warn!(error = %why, outcomes, "outcomes could not be committed; trying again");
+            Err(error @ (StoreError::Failed(_) | StoreError::Full)) => {
+                warn!(%error, outcomes, "outcomes could not be committed; trying again");
                 sleep(COMMIT_RETRY_PAUSE).await;
             }
         }

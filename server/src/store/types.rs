@@ -22,6 +22,9 @@ pub enum StoreError {
     /// The engine failed.
     #[error("the store failed: {0}")]
     Failed(Arc<str>),
+    /// The disk is full, or almost: what is left is for ending deliveries.
+    #[error("the disk is full")]
+    Full,
     /// The store is closing.
     #[error("the store is closed")]
     Closed,

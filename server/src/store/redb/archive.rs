@@ -79,23 +79,30 @@ pub(super) struct Archivist {
 
 impl Archivist {
     /// The next step, if one is due. May have written to a segment already. Kinds of steps take turns: none keeps the others
-    /// out, however much there is of it.
+    /// out, however much there is of it, nor by failing: on a full disk nothing moves, and what is too old must go all the same.
     pub(super) fn step(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
-        if let Some(step) = seal(shared, now)? {
+        let mut failure = None;
+        let mut found = |step: Result<Option<Archived>, EngineError>| {
+            step.unwrap_or_else(|error| {
+                failure = Some(error);
+                None
+            })
+        };
+        if let Some(step) = found(seal(shared, now)) {
             return Ok(Some(step));
         }
         for _ in 0..4 {
             let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 4 {
-                0 => move_oldest(shared, now)?,
-                1 => self.retire(shared, now)?,
-                2 => expire_requests(shared, now)?,
-                _ => self.forget_rescued(shared)?,
+                0 => move_oldest(shared, now),
+                1 => self.retire(shared, now),
+                2 => expire_requests(shared, now),
+                _ => self.forget_rescued(shared),
             };
-            if step.is_some() {
-                return Ok(step);
+            if let Some(step) = found(step) {
+                return Ok(Some(step));
             }
         }
-        Ok(None)
+        failure.map_or(Ok(None), Err)
     }
 
     fn forget_rescued(&self, shared: &Shared) -> Result<Option<Archived>, EngineError> {

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tracing::{error, info};
@@ -24,9 +24,6 @@ use crate::{
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
     store::types::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Hint, LogEntry, Published},
 };
-
-/// Pause before a store that failed is opened again.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
@@ -90,10 +87,12 @@ impl Committer {
 
     /// Runs until the inbox is closed and empty.
     pub(super) fn run(mut self) {
+        let mut failed_before = false;
         while let Some(work) = self.shared.inbox.take(self.has_slices()) {
             let began = Instant::now();
             match self.commit(work) {
                 Ok((effects, answers)) => {
+                    failed_before = false;
                     self.shared.metrics.committed(effects.size(&self.counters), began.elapsed());
                     let as_of = self.show(effects);
                     for answer in answers {
@@ -102,7 +101,8 @@ impl Committer {
                 }
                 Err(error) => {
                     error!(%error, "a commit failed; nothing in it was acknowledged; opening the store again");
-                    self.reopen();
+                    self.reopen(failed_before);
+                    failed_before = true;
                 }
             }
         }
@@ -114,7 +114,7 @@ impl Committer {
 
     /// Writes everything in one transaction.
     fn commit(&mut self, work: Work) -> Result<(Effects, Vec<Answered>), EngineError> {
-        let hot = self.shared.hot.read().clone().ok_or(EngineError::Unavailable)?;
+        let hot = self.shared.hot.read().clone().filter(|hot| !hot.has_failed()).ok_or(EngineError::Unavailable)?;
         let txn = begin(&hot)?;
         let mut change = Change::new(&self.shared, self.counters, &self.pending);
         let mut answers = Vec::new();
@@ -203,13 +203,18 @@ impl Committer {
     }
 
     /// Closes the failed database and opens it again, for as long as it takes. redb refuses everything after its first I/O
-    /// error, reads included, until then. Whether the failed commit survived is read from the file.
-    fn reopen(&mut self) {
+    /// error, reads included, until then. Whether the failed commit survived is read from the file. One that failed again at
+    /// its first commit is given time: the next one would hardly fare better.
+    fn reopen(&mut self, mut pause: bool) {
         self.shared.metrics.failures.inc();
         self.shared.works.send_replace(false);
         let failed = self.shared.hot.write().take();
         drop(failed);
         loop {
+            if pause && !self.shared.inbox.refuse_for(self.shared.config.reopen_pause) {
+                return;
+            }
+            pause = true;
             match open::reopen(&self.shared) {
                 Ok(recovered) => {
                     self.counters = *self.shared.counters.lock();
@@ -221,9 +226,6 @@ impl Committer {
                     return;
                 }
                 Err(error) => error!(%error, "the store cannot be opened yet"),
-            }
-            if !self.shared.inbox.refuse_for(REOPEN_PAUSE) {
-                return;
             }
         }
     }

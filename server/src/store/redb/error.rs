@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
-use super::{records::Corrupt, tables::SCHEMA_VERSION};
+use super::{disk::is_no_room, records::Corrupt, tables::SCHEMA_VERSION};
 use crate::store::StoreError;
 
 /// The engine could not do its work.
@@ -41,8 +41,27 @@ from_redb!(
     ::redb::TransactionError
 );
 
+impl EngineError {
+    /// What the disk said, if it said something.
+    fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Redb(error) => {
+                if let ::redb::Error::Io(error) = &**error {
+                    return Some(error);
+                }
+                None
+            }
+            Self::Corrupt(_) | Self::Unavailable | Self::Lost => None,
+        }
+    }
+}
+
 impl From<&EngineError> for StoreError {
     fn from(error: &EngineError) -> Self {
+        if error.io().is_some_and(is_no_room) {
+            return Self::Full;
+        }
         Self::Failed(Arc::from(error.to_string()))
     }
 }

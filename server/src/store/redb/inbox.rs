@@ -14,7 +14,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::archive::Archived;
+use super::{archive::Archived, space::Space};
 use crate::{
     limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX, COMMIT_ROWS_MAX, REQUEST_ROWS_MAX},
     metrics::Depth,
@@ -73,6 +73,7 @@ pub(super) struct Inbox {
     urgent_room: Arc<Semaphore>,
     accepts_room: Arc<Semaphore>,
     upkeep_room: Arc<Semaphore>,
+    space: Arc<Space>,
 }
 
 #[derive(Debug, Default)]
@@ -81,12 +82,15 @@ struct Waiting {
     accepts: VecDeque<Item<Accepts>>,
     upkeep: VecDeque<Item<Upkeep>>,
     closed: bool,
+    /// The committer is to look after the store though nothing waits.
+    woken: bool,
     /// The last commit left accepts waiting for a change of configuration.
     accepts_next: bool,
 }
 
-impl Default for Inbox {
-    fn default() -> Self {
+impl Inbox {
+    /// Empty. `space` says why commits fail, if it knows.
+    pub(super) fn new(space: Arc<Space>) -> Self {
         let room = || Arc::new(Semaphore::new(WAITING_MAX));
         Self {
             waiting: Mutex::default(),
@@ -94,11 +98,10 @@ impl Default for Inbox {
             urgent_room: room(),
             accepts_room: room(),
             upkeep_room: room(),
+            space,
         }
     }
-}
 
-impl Inbox {
     pub(super) async fn urgent<T>(&self, work: impl FnOnce(Answer<T>) -> Urgent) -> Result<T, StoreError> {
         self.submit(&self.urgent_room, |waiting| &mut waiting.urgent, work).await
     }
@@ -123,11 +126,17 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
+    /// Lets the committer find out that the store has failed.
+    pub(super) fn wake(&self) {
+        self.waiting.lock().woken = true;
+        self.arrived.notify_one();
+    }
+
     /// What the next commit is made of. Waits if there is nothing, unless `busy`: then the committer has work of its own.
     /// `None`: closed, and everything is done.
     pub(super) fn take(&self, busy: bool) -> Option<Work> {
         let mut waiting = self.waiting.lock();
-        while waiting.is_empty() && !busy {
+        while waiting.is_empty() && !busy && !waiting.woken {
             if waiting.closed {
                 return None;
             }
@@ -136,6 +145,7 @@ impl Inbox {
         if waiting.is_empty() && waiting.closed {
             return None;
         }
+        waiting.woken = false;
         Some(waiting.take())
     }
 
@@ -173,7 +183,12 @@ impl Inbox {
         }
         self.arrived.notify_one();
         // Dropped unanswered: the commit it was part of failed.
-        answered.await.map_err(|_| StoreError::Failed(Arc::from("the commit failed, nothing was stored")))?
+        answered.await.map_err(|_| {
+            if self.space.is_short() {
+                return StoreError::Full;
+            }
+            StoreError::Failed(Arc::from("the commit failed, nothing was stored"))
+        })?
     }
 }
 

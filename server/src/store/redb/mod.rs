@@ -14,7 +14,10 @@ mod cache;
 mod change;
 mod committer;
 mod config;
+mod disk;
 mod error;
+#[cfg(test)]
+mod images;
 mod inbox;
 mod mover;
 mod open;
@@ -25,6 +28,7 @@ mod records;
 mod report;
 mod segments;
 mod shared;
+mod space;
 mod tables;
 mod views;
 
@@ -37,6 +41,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use self::{
     archive::Archivist,
     committer::Committer,
+    disk::{Disk, FileSystem, OpenFile},
     error::EngineError,
     inbox::{Urgent, rows_of},
     shared::Shared,
@@ -76,6 +81,10 @@ pub struct Config {
     pub pending_max: u64,
     /// Most webhooks.
     pub webhooks_max: usize,
+    /// Events are refused while the file system has less free than this, in bytes; what ends deliveries and frees space goes on.
+    pub disk_reserve: u64,
+    /// Pause before a store that failed again is opened again.
+    pub reopen_pause: Duration,
 }
 
 impl Default for Config {
@@ -88,6 +97,8 @@ impl Default for Config {
             retention: Duration::from_hours(720),
             pending_max: 10_000_000,
             webhooks_max: 1_000_000,
+            disk_reserve: 128 * 1024 * 1024,
+            reopen_pause: Duration::from_secs(1),
         }
     }
 }
@@ -103,7 +114,17 @@ pub struct RedbStore {
 
 /// Opens the store in `dir`, making it if there is none, and starts its committer. Blocks while it reads configuration.
 pub fn open(dir: &Path, config: Config, news: Arc<News>, clock: Clock) -> Result<RedbStore, OpenError> {
-    let (shared, recovered) = open::open(dir, config, news, clock)?;
+    open_on(Arc::new(FileSystem), dir, config, news, clock)
+}
+
+fn open_on(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    config: Config,
+    news: Arc<News>,
+    clock: Clock,
+) -> Result<RedbStore, OpenError> {
+    let (shared, recovered) = open::open(disk, dir, config, news, clock)?;
     let committer = Committer::new(shared.clone(), recovered);
     let tasks = Tasks::default();
     tasks
@@ -132,6 +153,9 @@ impl RedbStore {
 #[async_trait]
 impl Store for RedbStore {
     async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, StoreError> {
+        if self.shared.space.is_short() {
+            return Err(StoreError::Full);
+        }
         if batch.iter().map(rows_of).sum::<usize>() <= COMMIT_ROWS_MAX {
             return self.shared.inbox.accepts(batch).await;
         }
@@ -228,7 +252,11 @@ impl Store for RedbStore {
     async fn upkeep(&self, now: Timestamp) -> Result<bool, StoreError> {
         let _one_at_a_time = self.upkeep.lock().await;
         let archivist = self.archivist.clone();
-        let step = self.read(move |shared| archivist.step(shared, now).map_err(StoreError::from)).await?;
+        let step = self.read(move |shared| {
+            shared.look_for_room();
+            archivist.step(shared, now).map_err(StoreError::from)
+        });
+        let step = step.await?;
         let Some(step) = step else { return Ok(false) };
         let afterwards = step.afterwards();
         self.shared.inbox.upkeep(step).await?;
@@ -242,7 +270,7 @@ impl Store for RedbStore {
         self.read(|shared| {
             shared.segments.close();
             let hot = shared.hot.write().take().and_then(Arc::into_inner);
-            hot.map_or(Ok(()), ::redb::Database::close).map_err(EngineError::from).map_err(StoreError::from)
+            hot.map_or(Ok(()), OpenFile::close).map_err(EngineError::from).map_err(StoreError::from)
         })
         .await
     }

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
-    io::{self, Write as _},
+    io,
     path::Path,
     sync::Arc,
 };
@@ -16,11 +15,13 @@ use super::{
     cache::RecentLog,
     change::{Tables, begin},
     committer::Recovered,
+    disk::{Disk, OpenFile, make_folders},
     error::{EngineError, OpenError},
     reads,
     records::{CountersRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
+    space::Space,
     tables::{self, SCHEMA_VERSION, meta},
 };
 use crate::{
@@ -42,20 +43,25 @@ const SEGMENTS: &str = "segments";
 
 /// Opens the store in `dir`, making it if it is not there. Blocks.
 pub(super) fn open(
+    disk: Arc<dyn Disk>,
     dir: &Path,
     config: Config,
     news: Arc<News>,
     clock: Clock,
 ) -> Result<(Arc<Shared>, Recovered), OpenError> {
     let unusable = |error| OpenError::Unusable { dir: dir.to_owned(), error };
-    fs::create_dir_all(dir).map_err(unusable)?;
+    make_folders(&*disk, dir).map_err(unusable)?;
+    let space = Arc::new(Space::new(config.disk_reserve));
+    space.look(disk.free_bytes(dir).map_err(unusable)?);
     let (hot, marker) = (dir.join(HOT), dir.join(MARKER));
-    let is_empty = fs::metadata(&hot).map_or(true, |hot| hot.len() == 0);
-    if is_empty && (marker.exists() || has_segments(dir)) {
+    let is_empty = disk.len(&hot).map_err(unusable)?.is_none_or(|len| len == 0);
+    let was_used = disk.len(&marker).map_err(unusable)?.is_some() || has_segments(&*disk, dir);
+    if is_empty && was_used {
         let why = format!("{HOT} is missing or empty, though there was one");
         return Err(OpenError::Broken { dir: dir.to_owned(), why });
     }
-    let hot = database(dir, &config).map_err(|error| {
+    let opened = if was_used { OpenFile::open } else { OpenFile::make };
+    let hot = opened(&*disk, &hot, config.cache_bytes, &space).map_err(|error| {
         let in_use = matches!(error, DatabaseError::DatabaseAlreadyOpen);
         if in_use { OpenError::InUse(dir.to_owned()) } else { broken(dir, &error.into()) }
     })?;
@@ -64,9 +70,11 @@ pub(super) fn open(
         Ok(facts) => facts,
         Err(found) => return Err(OpenError::NewerSchema { dir: dir.to_owned(), found }),
     };
-    write_marker(&marker).map_err(unusable)?;
-    let segments = load_segments(&hot, dir).map_err(|error| broken(dir, &error))?;
+    write_marker(&*disk, &marker).map_err(unusable)?;
+    let segments = load_segments(&hot, disk.clone(), space.clone(), dir).map_err(|error| broken(dir, &error))?;
     let opened = Opened {
+        disk,
+        space,
         dir: dir.to_owned(),
         hot,
         segments,
@@ -83,7 +91,7 @@ pub(super) fn open(
 pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
     shared.segments.close();
     // Never made anew: an empty store in place of one that has vanished would lose everything.
-    let hot = Database::builder().set_cache_size(shared.config.cache_bytes).open(shared.dir.join(HOT))?;
+    let hot = OpenFile::open(&*shared.disk, &shared.dir.join(HOT), shared.config.cache_bytes, &shared.space)?;
     *shared.hot.write() = Some(Arc::new(hot));
     let recovered = load(shared).inspect_err(|_| {
         // Or the next try would find the file in use, by us.
@@ -95,29 +103,26 @@ pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
 }
 
 /// Whether there are segments, which no directory has that never had a hot store.
-fn has_segments(dir: &Path) -> bool {
-    let files = fs::read_dir(dir.join(SEGMENTS)).into_iter().flatten().flatten();
-    files.map(|file| file.path()).any(|path| path.extension().is_some_and(|extension| extension == "redb"))
+fn has_segments(disk: &dyn Disk, dir: &Path) -> bool {
+    let files = disk.list(&dir.join(SEGMENTS)).unwrap_or_default();
+    files.iter().any(|path| path.extension().is_some_and(|extension| extension == "redb"))
 }
 
-fn write_marker(marker: &Path) -> io::Result<()> {
-    if marker.exists() {
+fn write_marker(disk: &dyn Disk, marker: &Path) -> io::Result<()> {
+    if disk.len(marker)?.is_some() {
         return Ok(());
     }
-    let mut file = fs::File::create(marker)?;
-    file.write_all(b"The data directory of a Postrider daemon. Keep its files together.\n")?;
-    file.sync_all()
+    let file = disk.open(marker, true)?;
+    file.write(0, b"The data directory of a Postrider daemon. Keep its files together.\n")?;
+    file.sync_data()?;
+    file.close()?;
+    disk.sync_folder(marker.parent().unwrap_or(Path::new(".")))
 }
 
 struct Facts {
     seal_key: [u8; 16],
     openings: u64,
     counters: CountersRecord,
-}
-
-fn database(dir: &Path, config: &Config) -> Result<Database, DatabaseError> {
-    let mut builder = Database::builder();
-    builder.set_cache_size(config.cache_bytes).create(dir.join(HOT))
 }
 
 /// Checks the schema, or lays it down; counts the opening. The inner error is the version of a newer schema.
@@ -150,7 +155,7 @@ fn prepare(hot: &Database, clock: Clock) -> Result<Result<Facts, u64>, EngineErr
     Ok(Ok(facts))
 }
 
-fn load_segments(hot: &Database, dir: &Path) -> Result<Segments, EngineError> {
+fn load_segments(hot: &Database, disk: Arc<dyn Disk>, space: Arc<Space>, dir: &Path) -> Result<Segments, EngineError> {
     let txn = hot.begin_read()?;
     let mut records = Vec::new();
     for row in txn.open_table(tables::SEGMENTS)?.iter()? {
@@ -161,7 +166,7 @@ fn load_segments(hot: &Database, dir: &Path) -> Result<Segments, EngineError> {
         Some(bytes) => CountersRecord::decode_from(bytes.value())?,
         None => CountersRecord::default(),
     };
-    Segments::open(dir.join(SEGMENTS), records, counters.last_segment)
+    Segments::open(disk, space, dir.join(SEGMENTS), records, counters.last_segment)
 }
 
 /// Loads what memory must know: configuration, counts, decisions that are not carried out yet.

@@ -11,19 +11,20 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
     ops::Deref,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
 
-use ::redb::{Database, ReadTransaction, ReadableDatabase as _, TableError};
+use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
 use fastbloom::BloomFilter;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
+    disk::{Disk, OpenFile, make_folders},
     error::EngineError,
     records::{Corrupt, SegmentRecord},
+    space::Space,
     tables,
 };
 use crate::model::ids::{EventSeq, Position};
@@ -32,8 +33,8 @@ use crate::model::ids::{EventSeq, Position};
 const OPEN_MAX: usize = 16;
 /// Page cache of one segment file, bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
-/// Events a filter is made for; a segment with as many takes no more.
-pub(super) const FILTER_EVENTS: usize = 300_000;
+/// Events a filter is made for; a segment with as many takes no more. Unit tests have many segments and few events.
+pub(super) const FILTER_EVENTS: usize = if cfg!(test) { 2_000 } else { 300_000 };
 /// How often a filter says "maybe" for an id that is not there.
 const FILTER_FALSE_POSITIVES: f64 = 0.01;
 /// Seeds of the filter's hash: fixed, because filters are kept in segments.
@@ -44,19 +45,21 @@ const FILTER: &str = "event_id_filter";
 /// All segments, oldest first.
 #[derive(Debug)]
 pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
+    space: Arc<Space>,
     dir: PathBuf,
     list: RwLock<Vec<Arc<Segment>>>,
     /// Files that were opened, by segment; those that are open are locked while they are being opened.
-    files: Mutex<HashMap<u64, Arc<Mutex<Weak<Database>>>>>,
+    files: Mutex<HashMap<u64, Arc<Mutex<Weak<OpenFile>>>>>,
     /// Files kept open for the next reader, the one opened last at the end.
-    kept: Mutex<VecDeque<(u64, Arc<Database>)>>,
+    kept: Mutex<VecDeque<(u64, Arc<OpenFile>)>>,
 }
 
 /// A read of a segment; keeps its file open.
 pub(super) struct SegmentRead {
     txn: ReadTransaction,
     /// Dropped after the transaction.
-    _database: Arc<Database>,
+    _database: Arc<OpenFile>,
 }
 
 impl Deref for SegmentRead {
@@ -114,15 +117,21 @@ impl Filter {
 impl Segments {
     /// The segments that the hot store knows, numbered up to `last`. Files it does not know were being removed when the
     /// process ended.
-    pub(super) fn open(dir: PathBuf, records: Vec<(u64, SegmentRecord)>, last: u64) -> Result<Self, EngineError> {
-        fs::create_dir_all(&dir)?;
-        let segments = Self { dir, list: RwLock::default(), files: Mutex::default(), kept: Mutex::default() };
-        for entry in fs::read_dir(&segments.dir)? {
-            let path = entry?.path();
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        space: Arc<Space>,
+        dir: PathBuf,
+        records: Vec<(u64, SegmentRecord)>,
+        last: u64,
+    ) -> Result<Self, EngineError> {
+        make_folders(&*disk, &dir)?;
+        let segments =
+            Self { disk, space, dir, list: RwLock::default(), files: Mutex::default(), kept: Mutex::default() };
+        for path in segments.disk.list(&segments.dir)? {
             let known = |no| records.iter().any(|(known, _)| *known == no);
             // One beyond the last may hold the beginning of a move, which will be repeated into it.
             if number(&path).is_some_and(|no| no <= last && !known(no)) {
-                fs::remove_file(path)?;
+                segments.disk.remove(&path)?;
             }
         }
         for (no, record) in records {
@@ -176,21 +185,22 @@ impl Segments {
     }
 
     /// The file of the segment that takes more, made if it is new.
-    pub(super) fn writable(&self, no: u64) -> Result<Arc<Database>, EngineError> {
+    pub(super) fn writable(&self, no: u64) -> Result<Arc<OpenFile>, EngineError> {
         self.database(no, true)
     }
 
-    fn database(&self, no: u64, make: bool) -> Result<Arc<Database>, EngineError> {
+    fn database(&self, no: u64, make: bool) -> Result<Arc<OpenFile>, EngineError> {
         let file = self.files.lock().entry(no).or_default().clone();
         // Others wait for this file alone.
         let mut file = file.lock();
-        if let Some(database) = file.upgrade() {
-            return Ok(database);
+        match file.upgrade() {
+            // One that failed is of no more use to anybody.
+            Some(database) if database.has_failed() => self.kept.lock().retain(|(known, _)| *known != no),
+            Some(database) => return Ok(database),
+            None => {}
         }
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let path = self.path(no);
-        let database = Arc::new(if make { builder.create(path)? } else { builder.open(path)? });
+        let open = if make { OpenFile::make } else { OpenFile::open };
+        let database = Arc::new(open(&*self.disk, &self.path(no), CACHE_BYTES, &self.space)?);
         *file = Arc::downgrade(&database);
         let mut kept = self.kept.lock();
         let closed = if kept.len() >= OPEN_MAX { kept.pop_front() } else { None };
@@ -223,7 +233,7 @@ impl Segments {
         self.list.write().retain(|segment| segment.no != no);
         self.kept.lock().retain(|(known, _)| *known != no);
         self.files.lock().remove(&no);
-        fs::remove_file(self.path(no))?;
+        self.disk.remove(&self.path(no))?;
         Ok(())
     }
 

@@ -9,17 +9,20 @@ use std::{
     },
 };
 
-use ::redb::{Database, ReadTransaction, ReadableDatabase as _};
+use ::redb::{ReadTransaction, ReadableDatabase as _};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::{
     Config,
     cache::{ChunkCache, RecentLog},
+    disk::{Disk, OpenFile},
     error::EngineError,
     inbox::Inbox,
     records::CountersRecord,
     segments::Segments,
+    space::Space,
 };
 use crate::{
     clock::Clock,
@@ -39,6 +42,8 @@ use crate::{
 /// The engine's common ground.
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) space: Arc<Space>,
     pub(super) dir: PathBuf,
     pub(super) config: Config,
     pub(super) clock: Clock,
@@ -57,7 +62,7 @@ pub(super) struct Shared {
     /// As of the last commit.
     pub(super) counters: Mutex<CountersRecord>,
     /// `None` while it is closed, or being opened again after a failure.
-    pub(super) hot: RwLock<Option<Arc<Database>>>,
+    pub(super) hot: RwLock<Option<Arc<OpenFile>>>,
     /// Events on their way to more webhooks than one transaction writes, as of the last commit.
     pub(super) fan_outs: RwLock<BTreeMap<EventSeq, FanOut>>,
     commits: AtomicU64,
@@ -83,8 +88,10 @@ impl FanOut {
 
 /// What [`Shared::new`] is given.
 pub(super) struct Opened {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) space: Arc<Space>,
     pub(super) dir: PathBuf,
-    pub(super) hot: Database,
+    pub(super) hot: OpenFile,
     pub(super) segments: Segments,
     pub(super) counters: CountersRecord,
     pub(super) sealer: Sealer,
@@ -95,13 +102,15 @@ impl Shared {
     pub(super) fn new(config: Config, clock: Clock, news: Arc<News>, opened: Opened) -> Self {
         let head = Position(opened.counters.log_head);
         Self {
+            inbox: Inbox::new(opened.space.clone()),
+            disk: opened.disk,
+            space: opened.space,
             dir: opened.dir,
             clock,
             catalog: Catalog::default(),
             sealer: opened.sealer,
             owner: opened.owner,
             news,
-            inbox: Inbox::default(),
             segments: opened.segments,
             chunks: Mutex::new(ChunkCache::new(config.chunk_cache_bytes)),
             recent: Mutex::new(RecentLog::new(head, config.log_cache_bytes)),
@@ -121,12 +130,25 @@ impl Shared {
         // Counted before the snapshot is taken: it may be newer than it says, never older.
         let as_of = AsOf(self.commits.load(Ordering::Acquire));
         let hot = self.hot.read().clone().ok_or(EngineError::Unavailable)?;
+        if hot.has_failed() {
+            // A read did it, perhaps, and there may be nothing to commit.
+            self.inbox.wake();
+            return Err(EngineError::Unavailable);
+        }
         Ok((hot.begin_read()?, as_of))
     }
 
     /// After a commit: reads from this one on see it.
     pub(super) fn committed(&self) -> AsOf {
         AsOf(self.commits.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// Finds out whether there is room for more events.
+    pub(super) fn look_for_room(&self) {
+        match self.disk.free_bytes(&self.dir) {
+            Ok(free) => self.space.look(free),
+            Err(error) => warn!(%error, "the file system does not say how much is free"),
+        }
     }
 
     /// The oldest event that is not yet due for all its webhooks.

@@ -1,0 +1,309 @@
+//! Work for a store, drawn at random, written down in the model before it is asked for and after it was answered.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use rand::{RngExt as _, rngs::StdRng, seq::IteratorRandom as _};
+
+use super::{
+    super::RedbStore,
+    model::{Attempt, Delivery, Fate, Hook, Model, Occurrence, Shared, event},
+};
+use crate::{
+    limits::REQUEST_ROWS_MAX,
+    model::{
+        delivery::{DeliveryState, ErrorClass, Outcome},
+        ids::DeliveryKey,
+        signing::Secret,
+        target::Target,
+        time::Timestamp,
+        webhook::{Subscription, WebhookSpec},
+    },
+    store::{
+        ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Publish, Published, Store as _, StoreError,
+        types::Hint,
+    },
+};
+
+/// As far ahead as anything is due.
+pub(super) const FAR: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+/// The tenant with few webhooks, and the one whose events go to more than one transaction writes.
+pub(super) const FEW: &str = "few";
+pub(super) const WIDE: &str = "wide";
+pub(super) const FEW_HOOKS: usize = 3;
+pub(super) const WIDE_HOOKS: usize = REQUEST_ROWS_MAX + 3;
+
+/// Something that the store was asked for and did not do.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// It said so.
+    Store(StoreError),
+    /// It gave an answer that is wrong.
+    Wrong(String),
+}
+
+impl From<StoreError> for Broken {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Asks things of a store.
+pub(super) struct Driver<'a> {
+    pub(super) store: &'a RedbStore,
+    pub(super) model: &'a Shared,
+    pub(super) rng: &'a mut StdRng,
+}
+
+impl Driver<'_> {
+    fn write<T>(&self, write: impl FnOnce(&mut Model) -> T) -> T {
+        write(Arc::make_mut(&mut self.model.lock()))
+    }
+
+    /// What is known so far.
+    fn known(&self) -> Arc<Model> {
+        self.model.lock().clone()
+    }
+
+    /// Does something at random, a little later than what was done before.
+    pub(super) async fn step(&mut self) -> Result<(), Broken> {
+        let passed = Duration::from_millis(self.rng.random_range(0..14_000));
+        self.write(|model| model.now = model.now + passed);
+        for (tenant, hooks) in [(FEW, FEW_HOOKS), (WIDE, WIDE_HOOKS)] {
+            let missing = hooks - self.known().targets(tenant).count().min(hooks);
+            if missing > 0 && (missing > 1 || self.rng.random_ratio(1, 3)) {
+                return self.create(tenant, missing).await;
+            }
+        }
+        match self.rng.random_range(0..100) {
+            0..30 => self.publish().await,
+            30..60 => self.attempt().await,
+            60..68 => self.delete().await,
+            68..76 => self.publish_again().await,
+            _ => self.tend().await,
+        }
+    }
+
+    /// Registers webhooks, all at once.
+    pub(super) async fn create(&mut self, tenant: &'static str, count: usize) -> Result<(), Broken> {
+        let mut changes = Vec::new();
+        for _ in 0..count {
+            let (label, time) = self.write(|model| {
+                let label = model.label();
+                model.hooks.insert(label, Hook { tenant, created: Fate::Open, known: None, deleted: None });
+                (label, model.now)
+            });
+            let spec = WebhookSpec {
+                tenant: tenant.parse().expect("a tenant"),
+                target: Target::from_stored("https://receiver.example/").expect("a URL"),
+                subscription: Subscription::All,
+                description: label.to_string(),
+                enabled: true,
+            };
+            let secret = Secret::from_bytes(&[7; 32]).expect("long enough");
+            changes.push(ConfigChange::CreateWebhook { spec, secret, request: None, time });
+        }
+        let answers = futures::future::join_all(changes.into_iter().map(|change| self.store.put_config(change))).await;
+        for answer in answers {
+            let ConfigAnswer::Created(webhook) = answer? else { return wrong("a webhook was not created") };
+            self.write(|model| {
+                let hook = label_of(&webhook.description).and_then(|label| model.hooks.get_mut(&label));
+                let hook = hook.expect("it was asked for");
+                (hook.created, hook.known) = (Fate::Done, Some((webhook.no, webhook.id)));
+            });
+        }
+        Ok(())
+    }
+
+    /// Deletes a webhook with whatever is pending for it.
+    pub(super) async fn delete(&mut self) -> Result<(), Broken> {
+        let tenant = if self.rng.random() { FEW } else { WIDE };
+        let known = self.known();
+        let found = known.targets(tenant).choose(self.rng).map(|label| (label, known.pending(label)));
+        let Some((label, pending)) = found else { return Ok(()) };
+        let (id, time) = self.write(|model| {
+            let now = model.now;
+            let hook = model.hooks.get_mut(&label).expect("it was drawn from them");
+            hook.deleted = Some((Fate::Open, now, pending));
+            (hook.known.expect("it was created").1, now)
+        });
+        let tenant = tenant.parse().expect("a tenant");
+        let change = ConfigChange::DeleteWebhook { tenant, id, expect: None, time };
+        let answer = self.store.put_config(change).await?;
+        let ConfigAnswer::Deleted { cancelled } = answer else { return wrong("a webhook was not deleted") };
+        if cancelled != pending {
+            return wrong(format!("{cancelled} deliveries were cancelled, {pending} were pending"));
+        }
+        self.write(|model| {
+            let hook = model.hooks.get_mut(&label).expect("it was drawn from them");
+            hook.deleted = Some((Fate::Done, time, pending));
+        });
+        Ok(())
+    }
+
+    /// Publishes a few events.
+    pub(super) async fn publish(&mut self) -> Result<(), Broken> {
+        let mut labels = Vec::new();
+        for _ in 0..self.rng.random_range(1..6) {
+            let tenant = if self.rng.random_ratio(1, 4) { WIDE } else { FEW };
+            let bytes = if self.rng.random_ratio(1, 8) { self.rng.random_range(0..20_000) } else { 50 };
+            labels.push(self.write(|model| {
+                let label = model.label();
+                let deliveries = model.targets(tenant).map(|hook| (hook, Delivery::default())).collect();
+                let time = model.now;
+                model.events.insert(label, Occurrence { tenant, accepted: Fate::Open, time, bytes, deliveries });
+                label
+            }));
+        }
+        let answers = self.store.publish(self.batch(&labels)).await?;
+        for (label, answer) in labels.into_iter().zip(answers) {
+            self.accepted(label, answer)?;
+        }
+        Ok(())
+    }
+
+    fn accepted(&self, label: u32, answer: Published) -> Result<(), Broken> {
+        self.write(|model| {
+            let event = model.events.get_mut(&label).expect("it was published");
+            let deliveries = event.deliveries.len();
+            if answer != (Published::New { deliveries: u32::try_from(deliveries).expect("a few") }) {
+                return wrong(format!("event {label} with {deliveries} deliveries was answered {answer:?}"));
+            }
+            event.accepted = Fate::Done;
+            Ok(())
+        })
+    }
+
+    fn batch(&self, labels: &[u32]) -> Vec<Publish> {
+        let known = self.known();
+        let events = labels.iter().map(|label| (*label, known.events[label].clone()));
+        let published = events.map(|(label, occurrence)| {
+            let event = event(label, &occurrence);
+            let targets = self.store.catalog().targets(&event.tenant, &event.event_type);
+            Publish { event, targets, accept_time: occurrence.time }
+        });
+        published.collect()
+    }
+
+    /// Publishes what was published before.
+    pub(super) async fn publish_again(&mut self) -> Result<(), Broken> {
+        let known = self.known();
+        let kept = known.events.iter().filter(|(_, event)| known.is_kept(event)).sample(self.rng, 12);
+        let kept = kept.into_iter().map(|(label, event)| (*label, super::model::duplicate(event)));
+        let (labels, expected): (Vec<_>, Vec<_>) = kept.unzip();
+        let answers = self.store.publish(self.batch(&labels)).await?;
+        if answers != expected {
+            return wrong(format!("events {labels:?} are duplicates {expected:?}, and were answered {answers:?}"));
+        }
+        Ok(())
+    }
+
+    /// Records attempts of what is due for a webhook, in one or two groups, as something else happens.
+    pub(super) async fn attempt(&mut self) -> Result<(), Broken> {
+        let known = self.known();
+        let Some((&hook, known)) = known.hooks.iter().filter(|(hook, _)| known.lives(**hook)).choose(self.rng) else {
+            return Ok(());
+        };
+        let (no, _) = known.known.expect("it lives");
+        let page = self.store.due(no, FAR, 40).await?;
+        let mut groups: Vec<OutcomeGroup> = vec![OutcomeGroup::default(); self.rng.random_range(1..3)];
+        let mut labels = BTreeMap::new();
+        for hint in page.hints {
+            if self.rng.random_ratio(1, 3) {
+                continue;
+            }
+            let at = self.rng.random_range(0..groups.len());
+            let group = *labels.entry(at).or_insert_with(|| self.write(Model::label));
+            if let Some(outcome) = self.outcome(hook, hint, group).await? {
+                groups[at].outcomes.push(outcome);
+            }
+        }
+        let store = self.store;
+        let commit = store.commit(store.owner(), groups);
+        let committed = if self.rng.random_ratio(1, 3) {
+            let (committed, published) = futures::join!(commit, self.publish());
+            published?;
+            committed?
+        } else {
+            commit.await?
+        };
+        if !committed.iter().all(|group| matches!(group, GroupCommitted::Applied(_))) {
+            return wrong("outcomes were fenced");
+        }
+        self.write(|model| {
+            for delivery in model.events.values_mut().flat_map(|event| event.deliveries.values_mut()) {
+                if let Some((_, attempt)) = delivery.open.take_if(|(group, _)| labels.values().any(|it| it == group)) {
+                    delivery.attempts.push(attempt);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn outcome(&mut self, hook: u32, hint: Hint, group: u32) -> Result<Option<Outcome>, Broken> {
+        let Some(stored) = self.store.events(&[hint.event]).await?.remove(0) else {
+            return wrong(format!("{:?} is due and not there", hint.event));
+        };
+        let label = label_of(&stored.event.id.as_str()[1..]).expect("ours");
+        let time = self.known().now;
+        let (state, next) = match self.rng.random_range(0..4) {
+            0 => {
+                let wait = Duration::from_secs(self.rng.random_range(1..40));
+                (DeliveryState::Pending, Some(time + wait))
+            }
+            1 => (DeliveryState::Failed, None),
+            _ => (DeliveryState::Delivered, None),
+        };
+        let noted = self.write(|model| {
+            let event = model.events.get_mut(&label).expect("it was published");
+            let delivery = event.deliveries.get_mut(&hook).expect("it goes there");
+            // One that is open already is not attempted again before it is known what became of it.
+            let free = event.accepted == Fate::Done && delivery.open.is_none();
+            free.then(|| delivery.open = Some((group, Attempt { time, state, next })))
+        });
+        if noted.is_none() {
+            return Ok(None);
+        }
+        let (no, id) = self.known().hooks[&hook].known.expect("it lives");
+        let key = DeliveryKey { webhook: no, event: hint.event, replay: hint.replay };
+        let failed = state != DeliveryState::Delivered;
+        Ok(Some(Outcome {
+            key,
+            delivery_id: self.store.sealer().delivery_id(key),
+            tenant: stored.event.tenant,
+            webhook_id: id,
+            event_id: stored.event.id,
+            event_type: stored.event.event_type,
+            attempt: hint.attempts + 1,
+            state,
+            http_status: Some(if failed { 500 } else { 200 }),
+            error_class: failed.then_some(ErrorClass::HttpStatus),
+            error: String::new(),
+            latency: Duration::from_millis(5),
+            time,
+            next_attempt: next,
+            held: false,
+            response_body: Bytes::new(),
+        }))
+    }
+
+    /// Some steps of upkeep: moves, sealing, rescues, removals.
+    pub(super) async fn tend(&mut self) -> Result<(), Broken> {
+        for _ in 0..self.rng.random_range(1..12) {
+            let now = self.known().now;
+            if !self.store.upkeep(now).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The label that a text is.
+pub(super) fn label_of(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+fn wrong<T>(what: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken::Wrong(what.into()))
+}
