@@ -187,8 +187,8 @@ async fn the_manual_names_every_metric() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("there is a README");
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| `postrider_")?.split_once(" |"));
     let names = rows.flat_map(|(names, _)| names.split("`, `postrider_"));
-    let named: BTreeSet<_> = names.map(|name| name.split(['`', '{']).next().unwrap_or_default().to_owned()).collect();
-    assert_eq!(named, present);
+    let told: BTreeSet<_> = names.map(|name| name.split(['`', '{']).next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(told, present);
 }
 
 /// Watch streams count while they are open, and the lag is that of the one that does not read.
@@ -207,14 +207,17 @@ async fn a_watcher_that_does_not_read_is_seen_to_be_behind() {
     let channel = within("a connection", Box::pin(endpoint.connect())).await.expect("it listens");
     let mut idle = Client::new(channel).watch().await;
     assert_eq!(Scrape::of(address).await.count("watch_streams"), 2);
-    client.publish(numbered(&"x".repeat(58), "ADD_TAG", 1000)).await;
-    keen.outcomes(4000).await;
+    client.publish(numbered(&"x".repeat(58), "ADD_TAG", 600)).await;
+    keen.outcomes(2400).await;
+    // What fits into the buffers on the way is still being given.
+    let stuck = |scrape: &Scrape| {
+        let (lag, given) = (scrape.count("watch_lag_entries"), scrape.count("watch_entries_total"));
+        lag > 0 && lag + given == 4800
+    };
+    Scrape::until(address, "one stream behind by what was not given", stuck).await;
+    idle.outcomes(2400).await;
     let scrape = Scrape::of(address).await;
-    let (lag, given) = (scrape.count("watch_lag_entries"), scrape.count("watch_entries_total"));
-    assert!(lag > 0 && given == 8000 - lag, "{lag} behind, {given} given");
-    idle.outcomes(4000).await;
-    let scrape = Scrape::of(address).await;
-    assert_eq!((scrape.count("watch_lag_entries"), scrape.count("watch_entries_total")), (0, 8000));
+    assert_eq!((scrape.count("watch_lag_entries"), scrape.count("watch_entries_total")), (0, 4800));
     drop((keen, idle));
     Scrape::until(address, "no stream", |scrape| scrape.count("watch_streams") == 0).await;
 }
@@ -285,7 +288,7 @@ async fn a_store_that_failed_is_not_ready_until_it_is_open_again() {
 async fn it_answers_while_it_stops_and_is_not_held_up() {
     let daemon = observed().flag("--shutdown-grace", "20s").start().await;
     let (client, address) = (daemon.client().await, daemon.ops().await);
-    let receiver = Receiver::start(|_| Answer::after(Duration::from_secs(2), 200)).await;
+    let receiver = Receiver::start(|_| Answer::after(Duration::from_secs(5), 200)).await;
     client.create(&receiver.url("/"), &["*"]).await;
     client.publish([event("e", "ADD_TAG", "{}")]).await;
     receiver.received(1).await;
@@ -310,7 +313,8 @@ async fn a_hostile_crowd_at_the_metrics_harms_nobody() {
     let receiver = Receiver::answering(200).await;
     client.create(&receiver.url("/"), &["*"]).await;
     let mut crowd = Vec::new();
-    for n in 0..60 {
+    // Two places less than there are stay taken for as long as somebody may be silent.
+    for n in 0..45 {
         let mut stream = within("a connection", TcpStream::connect(address)).await.expect("it listens");
         let said = match n % 3 {
             0 => Vec::new(),
@@ -323,7 +327,6 @@ async fn a_hostile_crowd_at_the_metrics_harms_nobody() {
     }
     client.publish(numbered("e", "ADD_TAG", 100)).await;
     receiver.received(100).await;
-    // Those who wait are heard when the time of those before them is up.
     assert_eq!(ops::ready(address).await, (true, "ok".to_owned()));
     drop(crowd);
     daemon.stop().await;
