@@ -96,7 +96,12 @@ impl Plan {
         // A machine is fast in all or slow in some.
         let slowest = if rng.random_bool(0.3) { 1 } else { 5 };
         let mut longest_ms = || [0, 2, 5, 15, 50][rng.random_range(0..slowest)];
-        let [commit_ms, show_ms, answer_ms, read_ms] = std::array::from_fn(|_| longest_ms());
+        let [commit_ms, mut show_ms, answer_ms, read_ms] = std::array::from_fn(|_| longest_ms());
+        let mut naps = [(0.0, 0), (0.0, 0), (0.1, 3), (0.1, 30), (0.3, 200)][rng.random_range(0..5)];
+        if rng.random_bool(0.2) {
+            // Deliveries are read, made and over before anybody is told that they are due.
+            (show_ms, naps) = (150, (0.2, 300));
+        }
         Self {
             seed,
             dispatch: dispatch::Config {
@@ -123,7 +128,7 @@ impl Plan {
                 answer_ms,
                 read_ms,
                 failures: if rng.random_bool(0.3) { [0.02, 0.1][rng.random_range(0..2)] } else { 0.0 },
-                naps: [(0.0, 0), (0.0, 0), (0.1, 3), (0.1, 30), (0.3, 200)][rng.random_range(0..5)],
+                naps,
             },
             traffic: Traffic {
                 tenants: rng.random_range(1..=4),
