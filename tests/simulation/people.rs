@@ -260,7 +260,7 @@ async fn delete(world: &World, clock: Clock, store: &dyn Store, index: usize) {
                 let what = format!("hook {index} is not deleted: {other:?}");
                 return world.record.lock().violate(clock.now(), format_args!("{what}"));
             }
-            Err(StoreError::Failed(_)) => sleep(AGAIN).await,
+            Err(StoreError::Failed(_) | StoreError::Full) => sleep(AGAIN).await,
             Err(StoreError::Closed) => return,
         }
     }

@@ -78,6 +78,7 @@ impl Rejected {
             Self::TooManyTargets => Reason::TooManyTargets,
             Self::BacklogFull => Reason::BacklogFull,
             Self::Store(StoreError::Failed(_)) => Reason::StoreUnavailable,
+            Self::Store(StoreError::Full) => Reason::DiskFull,
             Self::Store(StoreError::Closed) => Reason::Stopping,
         }
     }

@@ -84,6 +84,8 @@ pub enum Reason {
     BacklogFull,
     /// The store failed.
     StoreUnavailable,
+    /// There is no room on the disk.
+    DiskFull,
     /// The daemon is stopping.
     Stopping,
 }
@@ -104,6 +106,7 @@ impl Label for Reason {
         Self::TooManyTargets,
         Self::BacklogFull,
         Self::StoreUnavailable,
+        Self::DiskFull,
         Self::Stopping,
     ];
 
@@ -115,6 +118,7 @@ impl Label for Reason {
             Self::TooManyTargets => reason::TOO_MANY_TARGETS,
             Self::BacklogFull => reason::BACKLOG_FULL,
             Self::StoreUnavailable => reason::STORE_UNAVAILABLE,
+            Self::DiskFull => reason::DISK_FULL,
             Self::Stopping => reason::STOPPING,
         }
     }

@@ -1,6 +1,6 @@
 //! What the engine tells about itself: counted by the committer, or read when somebody asks.
 
-use std::{fmt, fs, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -59,7 +59,7 @@ impl Collector for Report {
         let help = "1 while the store works, 0 from a failed commit until it is open again";
         write_gauge(encoder, "store_open", help, None, works)?;
 
-        let hot = fs::metadata(shared.dir.join(HOT)).map_or(0, |file| file.len());
+        let hot = shared.disk.len(&shared.dir.join(HOT)).ok().flatten().unwrap_or(0);
         let (segments, segment_bytes) = shared.segments.on_disk();
         write_gauge(encoder, "store_segments", "Files of moved events and outcomes", None, segments)?;
         let help = "Size of the store's files.";

@@ -246,7 +246,7 @@ impl Segments {
     pub(super) fn on_disk(&self) -> (u64, u64) {
         let segments = self.all();
         // One that is being removed takes nothing any more.
-        let bytes = segments.iter().map(|segment| fs::metadata(self.path(segment.no)).map_or(0, |file| file.len()));
+        let bytes = segments.iter().map(|segment| self.disk.len(&self.path(segment.no)).ok().flatten().unwrap_or(0));
         (segments.len() as u64, bytes.sum())
     }
 

@@ -241,7 +241,7 @@ impl Driver<'_> {
     }
 
     async fn outcome(&mut self, hook: u32, hint: Hint, group: u32) -> Result<Option<Outcome>, Broken> {
-        let Some(stored) = self.store.events(&[hint.event]).await?.remove(0) else {
+        let Some(stored) = self.store.events(&[hint.event], usize::MAX).await?.remove(0) else {
             return wrong(format!("{:?} is due and not there", hint.event));
         };
         let label = label_of(&stored.event.id.as_str()[1..]).expect("ours");

@@ -113,7 +113,7 @@ async fn lanes(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
 
 /// The label of an event that is due, which must be there as it was published.
 async fn whole_event(store: &RedbStore, model: &Model, seq: EventSeq) -> Result<u32, Violation> {
-    let stored = store.events(&[seq]).await?.remove(0);
+    let stored = store.events(&[seq], usize::MAX).await?.remove(0);
     let Some(stored) = stored else { return Err(Violation(format!("{seq:?} is due and lost"))) };
     let found = label_of(&stored.event.id.as_str()[1..]);
     let known = found.and_then(|label| Some((label, model.events.get(&label)?)));
