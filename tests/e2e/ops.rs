@@ -243,7 +243,7 @@ async fn fill(daemon: &Daemon) -> u64 {
         match verdict(&replies[0]) {
             Verdict::Accepted { .. } => {}
             Verdict::Rejected(rejection) => {
-                assert_eq!(rejection.reason, "STORE_UNAVAILABLE", "{rejection:?}");
+                assert_eq!(rejection.reason, "DISK_FULL", "{rejection:?}");
                 return 1;
             }
         }
@@ -271,7 +271,7 @@ async fn a_store_that_failed_is_not_ready_until_it_is_open_again() {
     assert_eq!(health.next_status().await, Some(ServingStatus::NotServing));
     assert_eq!(ops::get(address, "/livez").await.status, 200);
     let scrape = Scrape::of(address).await;
-    assert_eq!(scrape.by_label("events_rejected_total"), counts([("STORE_UNAVAILABLE", refused)]));
+    assert_eq!(scrape.by_label("events_rejected_total"), counts([("DISK_FULL", refused)]));
     assert_eq!((scrape.count("store_open"), scrape.count("ready")), (0, 0));
     assert!(scrape.count("store_commit_failures_total") >= 1);
     assert_eq!(scrape.count("store_reopenings_total"), 0);
