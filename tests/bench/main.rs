@@ -12,6 +12,7 @@
 //! builds the benchmark has built all of it, from the same sources and with the same settings.
 
 mod chart;
+mod machine;
 mod moment;
 mod options;
 mod payload;
@@ -68,6 +69,8 @@ fn bench(options: &Options) -> Result<bool> {
     let selected = rows::selected(&options.only, options.charts.is_some())?;
     let root = directory(options.data.as_deref())?;
     remove_on_signal(root.path())?;
+    // Before the processes here add to the load.
+    let machine = machine::description();
     let scale = Scale { quick: options.quick, factor: options.scale };
     let mut rig = Rig::start(scale, root)?;
     if let Some(charts) = &options.charts {
@@ -85,13 +88,14 @@ fn bench(options: &Options) -> Result<bool> {
             table.write_json(path)?;
         }
     }
-    println!("{table}");
+    println!("{} table, {machine}\n\n{table}", if options.quick { "Quick" } else { "Whole" });
     Ok(table.failures().is_empty())
 }
 
 /// Where stores are put, removed in the end.
 fn directory(data: Option<&Path>) -> Result<TempDir> {
-    let builder = tempfile::Builder::new().prefix("postrider-bench-").to_owned();
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("postrider-bench-");
     let root = match data {
         Some(data) => {
             fs::create_dir_all(data)?;

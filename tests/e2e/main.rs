@@ -2,6 +2,7 @@
 //! and proves the promise in its doc comment; none sleeps.
 
 mod bad_input;
+mod bench;
 mod default_start;
 mod delete;
 mod directory;
