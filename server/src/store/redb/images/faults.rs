@@ -246,9 +246,10 @@ fn below_the_reserve_events_are_refused_and_outcomes_are_not() {
         script.step(&store, Step::Tend).await.expect("tended");
         let refused = script.step(&store, Step::Publish).await;
         assert!(matches!(refused, Err(Broken::Store(StoreError::Full))), "{refused:?}");
-        for step in [Step::Attempt, Step::Delete, Step::Tend] {
-            script.step(&store, step).await.expect("what ends deliveries and frees space goes on");
-        }
+        let mut driver = Driver { store: &store, model: &script.model, rng: &mut script.rng };
+        driver.attempt_while(false).await.expect("outcomes go on");
+        driver.delete().await.expect("what ends deliveries goes on");
+        driver.tend().await.expect("what frees space goes on");
         disk.set_free(config().disk_reserve);
         script.step(&store, Step::Tend).await.expect("tended");
         script.step(&store, Step::Publish).await.expect("published");
