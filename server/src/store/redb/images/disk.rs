@@ -19,6 +19,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use super::{
     super::disk::Disk,
     contents::{Change, Contents, happened},
+    image::{File, Image, Node, Renamed},
 };
 
 /// Bytes free on a disk that is not full.
@@ -30,25 +31,6 @@ const DELICATE_EVERY: u32 = 3;
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone)]
 pub(super) struct SimulatedDisk(Arc<Mutex<State>>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Node {
-    Folder,
-    File(u64),
-}
-
-/// A change of a folder that no sync has made durable. `None`: the name goes.
-#[derive(Debug, Clone)]
-struct Renamed(PathBuf, Option<Node>);
-
-#[derive(Debug, Clone, Default)]
-struct File {
-    /// As programs see it.
-    live: Contents,
-    /// As it is on the disk.
-    durable: Contents,
-    pending: Vec<Change>,
-}
 
 /// What an operation can meet with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,16 +59,6 @@ enum Kind {
     Changes,
 }
 
-/// Everything that is or may be on the disk at one moment.
-#[derive(Debug, Clone)]
-pub(super) struct Image {
-    durable: BTreeMap<PathBuf, Node>,
-    renamed: Vec<Renamed>,
-    files: BTreeMap<u64, File>,
-    /// The operation it was taken before.
-    pub(super) operation: u64,
-}
-
 /// Called with each image while nothing moves on the disk.
 type Witness = Box<dyn FnMut(Image) + Send>;
 
@@ -111,7 +83,8 @@ impl SimulatedDisk {
         Self::holding(BTreeMap::from([(PathBuf::from("/"), Node::Folder)]), BTreeMap::new(), seed)
     }
 
-    fn holding(names: BTreeMap<PathBuf, Node>, files: BTreeMap<u64, File>, seed: u64) -> Self {
+    /// A disk with these names and files, all of it durable.
+    pub(super) fn holding(names: BTreeMap<PathBuf, Node>, files: BTreeMap<u64, File>, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             durable: names.clone(),
             names,
@@ -169,39 +142,6 @@ impl SimulatedDisk {
     /// What is said to be free.
     pub(super) fn set_free(&self, bytes: u64) {
         self.0.lock().free = bytes;
-    }
-}
-
-impl Image {
-    /// The disk as it comes up after the power went.
-    pub(super) fn settle(self, seed: u64) -> SimulatedDisk {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut names = self.durable;
-        // Changes of one name keep their order; those of different names do not.
-        let mut decided = HashSet::new();
-        for Renamed(path, node) in self.renamed {
-            if decided.contains(&path) {
-                continue;
-            }
-            if !happened(&mut rng) {
-                decided.insert(path);
-                continue;
-            }
-            match node {
-                Some(node) => drop(names.insert(path, node)),
-                None => drop(names.remove(&path)),
-            }
-        }
-        let all = names.clone();
-        names.retain(|path, _| path.ancestors().all(|above| all.contains_key(above)));
-        let mut files = self.files;
-        files.retain(|id, _| names.values().any(|node| *node == Node::File(*id)));
-        for file in files.values_mut() {
-            let mut contents = std::mem::take(&mut file.durable);
-            contents.lose_power(std::mem::take(&mut file.pending), &mut rng);
-            *file = File { live: contents.clone(), durable: contents, pending: Vec::new() };
-        }
-        SimulatedDisk::holding(names, files, rng.random())
     }
 }
 

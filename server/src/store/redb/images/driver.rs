@@ -198,8 +198,14 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Records attempts of what is due for a webhook, in one or two groups, as something else happens.
+    /// Records attempts of what is due for a webhook, sometimes while events are published.
     pub(super) async fn attempt(&mut self) -> Result<(), Broken> {
+        let publishing = self.rng.random_ratio(1, 3);
+        self.attempt_while(publishing).await
+    }
+
+    /// Records attempts of what is due for a webhook, in one or two groups.
+    pub(super) async fn attempt_while(&mut self, publishing: bool) -> Result<(), Broken> {
         let known = self.known();
         let Some((&hook, known)) = known.hooks.iter().filter(|(hook, _)| known.lives(**hook)).choose(self.rng) else {
             return Ok(());
@@ -220,7 +226,7 @@ impl Driver<'_> {
         }
         let store = self.store;
         let commit = store.commit(store.owner(), groups);
-        let committed = if self.rng.random_ratio(1, 3) {
+        let committed = if publishing {
             let (committed, published) = futures::join!(commit, self.publish());
             published?;
             committed?

@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
-    super::RedbStore,
-    close,
+    super::{Config, RedbStore},
+    close, config,
     disk::{Fault, SimulatedDisk},
     driver::{Broken, Driver, FAR, FEW, FEW_HOOKS, WIDE, WIDE_HOOKS},
     model::{Model, RETENTION, Shared},
-    open, run, setting,
+    open, open_with, run, setting,
     verify::{Violation, verify},
 };
 use crate::{
@@ -85,7 +85,7 @@ struct Script {
 
 impl Script {
     /// Runs the script with this trouble; returns how many operations that were.
-    async fn run(trouble: Option<Trouble>) -> Result<u64, Violation> {
+    async fn run(mut trouble: Option<Trouble>) -> Result<u64, Violation> {
         let disk = SimulatedDisk::new(1);
         if let Some(Trouble { fault, from, once }) = trouble {
             disk.fail(fault, from, once);
@@ -99,8 +99,9 @@ impl Script {
         };
         for step in SCRIPT {
             if let Err(error) = script.step(&store, step).await {
-                let trouble = trouble.filter(|_| disk.has_failed());
-                let Some(trouble) = trouble else { return Err(error.into()) };
+                // Once: a store that has recovered has no excuse.
+                let struck = trouble.take_if(|_| disk.has_failed());
+                let Some(trouble) = struck else { return Err(error.into()) };
                 script.suffer(&store, trouble, step, error).await?;
                 script.recover(&store).await?;
             }
@@ -241,17 +242,35 @@ fn below_the_reserve_events_are_refused_and_outcomes_are_not() {
         let store = open(&disk).expect("a new store");
         script.step(&store, Step::Create).await.expect("created");
         script.step(&store, Step::Publish).await.expect("published");
-        disk.set_free(super::config().disk_reserve - 1);
+        disk.set_free(config().disk_reserve - 1);
         script.step(&store, Step::Tend).await.expect("tended");
         let refused = script.step(&store, Step::Publish).await;
         assert!(matches!(refused, Err(Broken::Store(StoreError::Full))), "{refused:?}");
-        for step in [Step::Attempt, Step::Delete, Step::Tend] {
-            script.step(&store, step).await.expect("what ends deliveries and frees space goes on");
-        }
-        disk.set_free(super::config().disk_reserve);
+        let mut driver = Driver { store: &store, model: &script.model, rng: &mut script.rng };
+        driver.attempt_while(false).await.expect("outcomes go on");
+        driver.delete().await.expect("what ends deliveries goes on");
+        driver.tend().await.expect("what frees space goes on");
+        disk.set_free(config().disk_reserve);
         script.step(&store, Step::Tend).await.expect("tended");
         script.step(&store, Step::Publish).await.expect("published");
         script.recover(&store).await.expect("all there");
+        close(store, &disk).await.expect("whole");
+    });
+}
+
+#[test]
+fn a_failed_read_is_noticed_though_nothing_is_committed() {
+    run(async {
+        let disk = SimulatedDisk::new(1);
+        let model = Arc::new(Mutex::new(Arc::new(Model::new())));
+        let mut script = Script { disk: disk.clone(), model, rng: StdRng::seed_from_u64(1) };
+        // Without a cache, so that reads reach the disk.
+        let store = open_with(&disk, Config { cache_bytes: 0, ..config() }).expect("a new store");
+        script.step(&store, Step::Create).await.expect("created");
+        disk.fail(Fault::Io, disk.operations() + 1, true);
+        let read = store.due(WebhookNo(1), FAR, 1).await;
+        assert!(read.is_err() && disk.has_failed(), "{read:?}");
+        script.recover(&store).await.expect("it comes back");
         close(store, &disk).await.expect("whole");
     });
 }

@@ -14,6 +14,7 @@ mod contents;
 mod disk;
 mod driver;
 mod faults;
+mod image;
 mod model;
 mod power;
 mod verify;
@@ -40,7 +41,11 @@ fn config() -> Config {
 }
 
 fn open(disk: &SimulatedDisk) -> Result<RedbStore, Violation> {
-    let opened = open_on(Arc::new(disk.clone()), Path::new(DATA), config(), Arc::default(), Clock::start());
+    open_with(disk, config())
+}
+
+fn open_with(disk: &SimulatedDisk, config: Config) -> Result<RedbStore, Violation> {
+    let opened = open_on(Arc::new(disk.clone()), Path::new(DATA), config, Arc::default(), Clock::start());
     opened.map_err(|error| Violation(format!("it does not open: {error}")))
 }
 

@@ -9,8 +9,9 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     close,
-    disk::{Image, SimulatedDisk},
+    disk::SimulatedDisk,
     driver::{Broken, Driver},
+    image::Image,
     model::Model,
     open, run, setting,
     verify::{Violation, verify},
