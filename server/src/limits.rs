@@ -113,7 +113,7 @@ pub const COMMIT_EVENT_BYTES_MAX: usize = 1024 * 1024;
 /// Most rows of due deliveries that the events of one commit add, give or take one batch.
 pub const COMMIT_ROWS_MAX: usize = 10 * REQUEST_ROWS_MAX;
 /// Most outcomes one commit writes.
-pub const COMMIT_OUTCOMES_MAX: usize = 1_000;
+pub const COMMIT_OUTCOMES_MAX: usize = 250;
 /// Most rows that one step of upkeep moves or removes.
 pub const UPKEEP_ROWS_MAX: usize = 1_000;
 /// Size at which a chunk of events or outcomes is closed; one entry may be larger than that. Pages of the store are powers of
