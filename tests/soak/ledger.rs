@@ -177,9 +177,19 @@ impl Ledger {
         }
     }
 
+    /// The daemon did not end as it should.
+    pub(crate) fn ended_badly(&mut self, how: &str) {
+        self.violation(format!("the daemon ended with {how}"));
+    }
+
     /// An event was refused for good.
     pub(crate) fn rejected(&mut self, number: u64, why: &str) {
         self.violation(format!("event {number} was rejected: {why}"));
+    }
+
+    /// A reply came that answers nothing, or not what was asked first.
+    pub(crate) fn stray_reply(&mut self, event: &str) {
+        self.violation(format!("a reply about {event} came out of turn"));
     }
 
     /// A request arrived.
@@ -212,8 +222,12 @@ impl Ledger {
     pub(crate) fn outcome(&mut self, seen: &Seen<'_>) {
         self.counts.outcomes += 1;
         let Seen { webhook, attempt, state, .. } = *seen;
-        let what =
-            || format!("the outcome {state:?} (status {}) of attempt {attempt} of {} for webhook {webhook}", seen.status, seen.event);
+        let what = || {
+            format!(
+                "the outcome {state:?} (status {}) of attempt {attempt} of {} for webhook {webhook}",
+                seen.status, seen.event
+            )
+        };
         let life = self.life;
         let delivery = match self.delivery(webhook, seen.event) {
             Ok(delivery) => delivery,
@@ -235,7 +249,7 @@ impl Ledger {
         }
     }
 
-    /// A watch stream ended for another reason than that the daemon was gone.
+    /// The watcher was told what cannot be.
     pub(crate) fn watch_broke(&mut self, why: &str) {
         self.violation(format!("the watcher could not go on: {why}"));
     }
@@ -301,7 +315,8 @@ impl Ledger {
     fn delivery(&mut self, webhook: usize, event: &str) -> Result<&mut Delivery, &'static str> {
         let number = fleet::number(event).ok_or("nobody published that")?;
         let index = number.checked_sub(self.base).ok_or("all of it had ended in an earlier life of the daemon")?;
-        let row = usize::try_from(index).ok().and_then(|index| self.rows.get_mut(index)).ok_or("nobody published that")?;
+        let row =
+            usize::try_from(index).ok().and_then(|index| self.rows.get_mut(index)).ok_or("nobody published that")?;
         if fleet::event_type(webhook) != usize::from(row.event_type) {
             return Err("that webhook did not ask for it");
         }
