@@ -73,6 +73,8 @@ pub(crate) struct Counts {
     pub(crate) repeats: u64,
     /// Outcomes followed.
     pub(crate) outcomes: u64,
+    /// Those of attempts that receivers who always answer did not answer in time.
+    pub(crate) silent: u64,
     /// Deliveries of which at least one outcome was followed.
     pub(crate) begun: u64,
     /// Deliveries delivered.
@@ -235,9 +237,11 @@ impl Ledger {
         };
         let begins = !delivery.has_begun();
         let number = fleet::number(seen.event).expect("it has a row");
-        let told = delivery.outcome(seen, life, fleet::status(webhook, number, attempt));
+        let answer = fleet::status(webhook, number, attempt);
+        let told = delivery.outcome(seen, life, answer);
         match told {
             Ok(last) => {
+                self.counts.silent += u64::from(seen.status == 0 && answer.is_some());
                 self.counts.begun += u64::from(begins);
                 self.counts.delivered += u64::from(last == Last::Delivered);
                 self.counts.failed += u64::from(last == Last::Failed);
@@ -287,6 +291,11 @@ impl Ledger {
     /// Whether every event is acknowledged and every delivery has come to its end.
     pub(crate) fn is_complete(&self) -> bool {
         self.rows.iter().all(|row| row.acknowledged.is_some() && (row.written_off || row.is_finished()))
+    }
+
+    /// How many deliveries have not come to their end.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.rows.iter().flat_map(|row| &row.deliveries).filter(|delivery| !delivery.has_ended()).count()
     }
 
     /// Most attempts that one kill made to be repeated.

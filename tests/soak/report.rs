@@ -47,7 +47,7 @@ impl Report {
         let files = |sample: &Sample| sample.hot_mib + sample.segments_mib;
         [
             ("memory (RSS)", "MiB", trend(samples, |sample| sample.resident_mib, 8.0, None)),
-            ("descriptors", "", trend(samples, |sample| sample.descriptors, 32.0, None)),
+            ("descriptors", "", trend(samples, |sample| sample.descriptors, 256.0, None)),
             ("hot.redb", "MiB", trend(samples, |sample| sample.hot_mib, 16.0, Some(live))),
             ("segments", "MiB", trend(samples, |sample| sample.segments_mib, 16.0, Some(live))),
             ("files in all", "MiB", trend(samples, files, 16.0, Some(live))),
@@ -80,6 +80,7 @@ impl Report {
             figure("repeats", json!(counts.repeats), "requests"),
             figure("repeats_max", json!(self.repeats_max), "requests"),
             figure("outcomes", json!(counts.outcomes), "outcomes"),
+            figure("silent", json!(counts.silent), "outcomes"),
             figure("kills", json!(self.endings(Ending::Killed)), "restarts"),
             figure("stops", json!(self.endings(Ending::Stopped)), "restarts"),
             figure("slowest_start", json!(self.slowest_start.as_secs_f64()), "s"),
@@ -106,6 +107,7 @@ impl fmt::Display for Report {
         writeln!(f, "| ended by SIGKILL, by SIGTERM | {kills}, {stops} |")?;
         writeln!(f, "| slowest start until SERVING | {:.2} s |", self.slowest_start.as_secs_f64())?;
         writeln!(f, "| requests repeated after kills, most after one | {}, {} |", counts.repeats, self.repeats_max)?;
+        writeln!(f, "| attempts that receivers who always answer did not answer in time | {} |", counts.silent)?;
         writeln!(f, "| promises broken | {} |", self.violations)?;
         writeln!(f)?;
         writeln!(f, "| daemon | median of 2nd quarter | of last quarter | max | bound | |\n|---|---|---|---|---|---|")?;

@@ -33,10 +33,10 @@ use crate::{
 const RECEIVERS: usize = 10;
 /// The daemon's `--in-flight`: what one kill may have to repeat.
 const IN_FLIGHT_MAX: u32 = 512;
-/// Longest life of a daemon, unless the whole soak is short.
-const LIFE_MAX: Duration = Duration::from_secs(90);
-/// At least so many lives.
+/// At least so many lives, unless long ones are asked for: what `--life` says by itself is for a soak of twenty minutes.
 const LIVES_MIN: u32 = 6;
+/// Lives that are not shortened to make them as many.
+const LIFE_LONG: Duration = Duration::from_secs(90);
 /// A life is at least so many times shorter than the longest.
 const LIFE_SPREAD: u32 = 8;
 /// How many of ten lives end with SIGKILL.
@@ -49,6 +49,7 @@ const MEASURE_MAX: Duration = Duration::from_secs(15);
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Every how many samples a line is printed.
 const SAMPLES_PER_LINE: usize = 30;
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Grace of the daemon, 10 s, and the second within which it ends after it, twice.
 const STOP_PATIENCE: Duration = Duration::from_secs(22);
 /// How long everything may take to come to its end when nothing more is published; retries take some twenty seconds.
@@ -82,7 +83,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         setup,
         rng: StdRng::seed_from_u64(seed),
         until: Instant::now() + Duration::from_mins(options.minutes.into()),
-        life_max: (Duration::from_mins(options.minutes.into()) / LIVES_MIN).min(LIFE_MAX),
+        life_max: life_max(options),
         capacity: None,
         rate: options.rate,
         slowest_start: Duration::ZERO,
@@ -215,6 +216,13 @@ impl Soak {
     }
 }
 
+/// Longest life of a daemon.
+fn life_max(options: &Options) -> Duration {
+    let asked = Duration::from_secs(options.life.into());
+    let shorter = Duration::from_mins(options.minutes.into()) / LIVES_MIN;
+    if asked > LIFE_LONG { asked } else { asked.min(shorter) }
+}
+
 fn deliveries_per_event() -> f64 {
     f64::from(u32::try_from(FAN_OUT).expect("few webhooks"))
 }
@@ -266,11 +274,19 @@ fn print_line(ledger: &Ledger, sample: &Sample, now_secs: u32) {
 /// Waits until everything published has come to its end, or the daemon says so.
 async fn settle(load: &Load, ledger: &Mutex<Ledger>, client: &Client) {
     let deadline = Instant::now() + SETTLE_PATIENCE;
+    let mut next_line = Instant::now() + LINE_INTERVAL;
     while Instant::now() < deadline {
         sleep(SETTLE_INTERVAL).await;
-        let complete = ledger.lock().is_complete();
+        let (complete, unfinished) = {
+            let ledger = ledger.lock();
+            (ledger.is_complete(), ledger.unfinished())
+        };
         if complete || !load.is_pending(client).await {
             break;
+        }
+        if Instant::now() >= next_line {
+            next_line += LINE_INTERVAL;
+            eprintln!("{:>5} s: nothing more is published; {unfinished} deliveries to go", load.now_secs());
         }
     }
     // What is missing after this is lost; what comes is too much.
