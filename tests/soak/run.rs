@@ -52,8 +52,8 @@ const SAMPLES_PER_LINE: usize = 30;
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Grace of the daemon, 10 s, and the second within which it ends after it, twice.
 const STOP_PATIENCE: Duration = Duration::from_secs(22);
-/// How long everything may take to come to its end when nothing more is published; retries take some twenty seconds.
-const SETTLE_PATIENCE: Duration = Duration::from_mins(2);
+/// How long there may be no outcome at all while something is pending and nothing more is published; retries are seconds apart.
+const SETTLE_PATIENCE: Duration = Duration::from_mins(1);
 const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
 /// Idle messages of the watcher after which it has seen all that was committed before, and anything that comes once too often.
 const IDLE_MESSAGES: u64 = 10;
@@ -273,14 +273,17 @@ fn print_line(ledger: &Ledger, sample: &Sample, now_secs: u32) {
 
 /// Waits until everything published has come to its end, or the daemon says so.
 async fn settle(load: &Load, ledger: &Mutex<Ledger>, client: &Client) {
-    let deadline = Instant::now() + SETTLE_PATIENCE;
+    let (mut deadline, mut outcomes) = (Instant::now() + SETTLE_PATIENCE, 0);
     let mut next_line = Instant::now() + LINE_INTERVAL;
     while Instant::now() < deadline {
         sleep(SETTLE_INTERVAL).await;
-        let (complete, unfinished) = {
+        let (complete, unfinished, seen) = {
             let ledger = ledger.lock();
-            (ledger.is_complete(), ledger.unfinished())
+            (ledger.is_complete(), ledger.unfinished(), ledger.counts.outcomes)
         };
+        if seen > outcomes {
+            (deadline, outcomes) = (Instant::now() + SETTLE_PATIENCE, seen);
+        }
         if complete || !load.is_pending(client).await {
             break;
         }
