@@ -28,6 +28,7 @@ use std::{env, fs, path::Path, process::ExitCode, thread};
 
 use anyhow::{Result, ensure};
 use clap::Parser as _;
+use postrider_tests::process::exit_with_parent;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,7 +43,7 @@ const TMPFS: u64 = 0x0102_1994;
 
 fn main() -> ExitCode {
     if env::args_os().next().is_some_and(|name| name == DAEMON_NAME) {
-        protocol::exit_with_parent();
+        exit_with_parent();
         return postrider_server::cli::run();
     }
     let options = Options::parse();

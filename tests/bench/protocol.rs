@@ -195,11 +195,3 @@ pub(crate) fn serve<C: DeserializeOwned + Send + 'static, R: Serialize>(
     }
     Ok(())
 }
-
-/// Exits once stdin is closed, for a child that takes no commands.
-pub(crate) fn exit_with_parent() {
-    thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        process::exit(0);
-    });
-}

@@ -2,11 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    fs,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio},
     sync::Arc,
     thread,
     time::Duration,
@@ -23,6 +23,7 @@ use tonic_health::pb::{
 use crate::{
     client::Client,
     deadline::{within, within_at_most},
+    process::resident_bytes,
 };
 
 /// Lines of the daemon's log that a failure shows.
@@ -35,6 +36,7 @@ pub struct Setup {
     data: Arc<TempDir>,
     arguments: Vec<String>,
     file_bytes_max: Option<u64>,
+    name: Option<&'static str>,
 }
 
 impl Setup {
@@ -46,7 +48,7 @@ impl Setup {
     /// A daemon with nothing but a data directory and an address.
     pub fn bare(binary: &str) -> Self {
         let data = tempfile::Builder::new().prefix("postrider-test-").tempdir().expect("a temporary directory");
-        Self { binary: binary.into(), data: Arc::new(data), arguments: Vec::new(), file_bytes_max: None }
+        Self { binary: binary.into(), data: Arc::new(data), arguments: Vec::new(), file_bytes_max: None, name: None }
     }
 
     /// Adds a flag.
@@ -67,6 +69,14 @@ impl Setup {
     #[must_use]
     pub fn unlimited(mut self) -> Self {
         self.file_bytes_max = None;
+        self
+    }
+
+    /// The binary is started under this name, and with a stdin that closes when this process ends, however it does: for a
+    /// program that is the daemon under that name.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
         self
     }
 
@@ -103,12 +113,16 @@ impl Setup {
             // What the developer's shell sets for a daemon of theirs is not for this one.
             .env_clear()
             .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
+            .stdin(if self.name.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        if let Some(name) = self.name {
+            command.arg0(name);
+        }
         let mut child = command.spawn().expect("the daemon's binary starts");
         let log = Log::follow(child.stderr.take().expect("stderr is a pipe"));
-        Daemon { child, log, address: None, _data: self.data.clone() }
+        let stdin = child.stdin.take();
+        Daemon { child, log, address: None, _stdin: stdin, _data: self.data.clone() }
     }
 }
 
@@ -118,6 +132,7 @@ pub struct Daemon {
     child: Child,
     log: Log,
     address: Option<SocketAddr>,
+    _stdin: Option<ChildStdin>,
     _data: Arc<TempDir>,
 }
 
@@ -184,10 +199,7 @@ impl Daemon {
 
     /// Memory of the process that is in RAM, in bytes. Linux only.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc tells about the daemon");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a running process has VmRSS");
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number of kB");
-        kibibytes * 1024
+        resident_bytes(self.pid()).expect("/proc tells about the daemon")
     }
 
     /// SIGKILL, and waits until the process is gone.

@@ -12,6 +12,7 @@ pub mod independent;
 pub mod memory;
 pub mod ops;
 pub mod payloads;
+pub mod process;
 pub mod receiver;
 pub mod rejection;
 pub mod tools;

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Condvar, Mutex};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use postrider_tests::process::provide_descriptors;
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime,
@@ -73,13 +73,6 @@ pub(crate) fn run(hosts: u8) -> Result<()> {
         }
         Ok(Seen { port, ..seen })
     })
-}
-
-/// A connection is a descriptor, and there may be many.
-fn provide_descriptors() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    Ok(())
 }
 
 /// The same free port on all addresses.
