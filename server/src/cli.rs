@@ -9,6 +9,7 @@ use crate::{
     config::{Command, Config, process_environment},
     daemon::{Daemon, StartError},
     descriptors,
+    limits::READER_THREADS,
     shutdown::{Signal, Signals},
 };
 
@@ -16,9 +17,6 @@ use crate::{
 /// system's allocator, as the benchmark measures it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Threads that read the store where memory does not do. Reads take microseconds, so more threads would only be more memory.
-const READERS_MAX: usize = 4;
 
 /// Exit codes of `sysexits.h`, which supervisors know.
 mod code {
@@ -46,7 +44,7 @@ pub fn run() -> ExitCode {
     // gRPC, scheduling and the stages that wait share the workers; delivery loops and the committer are threads of their own.
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.workers)
-        .max_blocking_threads(READERS_MAX)
+        .max_blocking_threads(READER_THREADS)
         .enable_all()
         .thread_name("worker")
         .build();

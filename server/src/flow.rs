@@ -42,8 +42,8 @@ pub struct Job {
 pub struct Attempted {
     /// What was to be done. Its body is no longer needed.
     pub job: Job,
-    /// What it led to.
-    pub result: AttemptResult,
+    /// What it led to; `None`: it was not made, because its webhook was deleted or disabled while it waited.
+    pub result: Option<AttemptResult>,
 }
 
 /// outcomes → dispatch: how attempts get on.
@@ -54,6 +54,8 @@ pub enum Progress {
     Answered(Vec<DeliveryKey>),
     /// The outcomes of these are committed.
     Settled(Vec<Settled>),
+    /// These were not attempted, because their webhooks were deleted or disabled.
+    Unmade(Vec<DeliveryKey>),
 }
 
 /// An outcome is committed, and the delivery's permit is free.

@@ -143,6 +143,10 @@ pub const DISPATCH_LOADS_MAX: usize = 8;
 pub const DISPATCH_REFILLS_MAX: usize = 16;
 /// Most lanes on a page when dispatch surveys all of them.
 pub const DISPATCH_SURVEY_LANES_MAX: usize = 256;
+/// Threads that read the store where memory does not do.
+pub const READER_THREADS: usize = 4;
+/// How many of them may read for callers and watchers at a time.
+pub const CALLER_READS_MAX: usize = READER_THREADS / 2;
 /// Most log entries a watch message carries.
 pub const WATCH_UPDATES_MAX: usize = 500;
 /// Most log entries one feed call examines.

@@ -122,5 +122,5 @@ async fn perform(world: &World, clock: Clock, mut job: Job, attempted: &mpsc::Se
     job.event.event.body = Bytes::new();
     job.body_permit = None;
     // While the process stops nobody takes results any more.
-    let _stopping = attempted.send(vec![Attempted { job, result }]).await;
+    let _stopping = attempted.send(vec![Attempted { job, result: Some(result) }]).await;
 }

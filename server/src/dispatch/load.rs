@@ -56,8 +56,8 @@ pub(super) struct Load {
 pub(super) enum Loaded {
     /// The events with the room they take, `None` where the store has none; and those there was no room for.
     Read(Vec<(Launch, Option<(StoredEvent, OwnedSemaphorePermit)>)>, Vec<Launch>),
-    /// Nothing could be read.
-    Failed(Vec<Launch>, StoreError),
+    /// The event of the first ones could not be read; the others are to be read without it.
+    Failed(Vec<Launch>, StoreError, Vec<Launch>),
 }
 
 impl Loader {
@@ -126,7 +126,10 @@ impl Load {
         seqs.retain(|seq| known.insert(*seq));
         let events = match store.events(&seqs, room.num_permits() * PERMIT_BYTES).await {
             Ok(events) => events,
-            Err(error) => return Loaded::Failed(launches, error),
+            Err(error) => {
+                let (failed, left) = launches.into_iter().partition(|launch| Some(&launch.key.event) == seqs.first());
+                return Loaded::Failed(failed, error, left);
+            }
         };
         let events: HashMap<EventSeq, Option<StoredEvent>> = seqs.into_iter().zip(events).collect();
         let (mut read, mut left) = (Vec::with_capacity(launches.len()), Vec::new());

@@ -228,6 +228,11 @@ impl Dispatch {
                         self.scheduler.settled(settled, now, catalog);
                     }
                 }
+                Progress::Unmade(keys) => {
+                    for key in keys {
+                        self.scheduler.unmade(key, Unmade::NotWanted, now);
+                    }
+                }
             }
         }
         match read {
@@ -283,8 +288,8 @@ impl Dispatch {
                 self.loader.ended(left);
                 loaded
             }
-            Loaded::Failed(launches, error) => {
-                self.loader.ended(Vec::new());
+            Loaded::Failed(launches, error, left) => {
+                self.loader.ended(left);
                 self.watch_store(Some(&error));
                 for launch in launches {
                     self.scheduler.unmade(launch.key, Unmade::StoreFailed, now);

@@ -23,11 +23,11 @@ use tokio::{
 use tracing::{debug, error, warn};
 
 use crate::{
-    flow::{Attempted, Progress, Settled},
+    flow::{Attempted, Job, Progress, Settled},
     limits::COMMIT_OUTCOMES_MAX,
     metrics::OutcomesMetrics,
     model::{
-        delivery::{ErrorClass, Outcome, conclude},
+        delivery::{AttemptResult, ErrorClass, Outcome, conclude},
         retry::RetryPolicy,
     },
     store::{AsOf, GroupCommitted, OutcomeGroup, Store, StoreError},
@@ -109,7 +109,8 @@ impl Outcomes {
                 () = sleep_until(next_commit), if !commits && !decided.is_empty() => {}
             }
             let now = Instant::now();
-            let waits = now < next_commit && open && decided.settled.len() < self.config.group_outcomes;
+            let grows = open && decided.has_room() && decided.settled.len() < self.config.group_outcomes;
+            let waits = grows && now < next_commit;
             if !commits && !decided.is_empty() && !waits {
                 let commit = commit(self.store.clone(), std::mem::take(&mut decided), self.metrics.clone());
                 committing = Some(commit.boxed()).into();
@@ -121,11 +122,16 @@ impl Outcomes {
 
     /// Decides what follows from a batch, and whatever else is there already, and tells dispatch.
     async fn take_in(&mut self, mut batch: Vec<Attempted>, decided: &mut Decided) {
-        let mut keys = Vec::with_capacity(batch.len());
+        let (mut keys, mut unmade) = (Vec::with_capacity(batch.len()), Vec::new());
         loop {
-            for attempted in batch {
-                keys.push(attempted.job.key);
-                self.decide(attempted, decided);
+            for Attempted { job, result } in batch {
+                match result {
+                    Some(result) => {
+                        keys.push(job.key);
+                        self.decide(job, result, decided);
+                    }
+                    None => unmade.push(job.key),
+                }
             }
             if !decided.has_room() {
                 break;
@@ -133,7 +139,12 @@ impl Outcomes {
             let Ok(more) = self.attempted.try_recv() else { break };
             batch = more;
         }
-        self.tell(Progress::Answered(keys)).await;
+        if !keys.is_empty() {
+            self.tell(Progress::Answered(keys)).await;
+        }
+        if !unmade.is_empty() {
+            self.tell(Progress::Unmade(unmade)).await;
+        }
     }
 
     /// Tells dispatch; while the daemon stops it is gone, and needs nothing any more.
@@ -142,8 +153,7 @@ impl Outcomes {
     }
 
     /// Decides what follows from one attempt.
-    fn decide(&mut self, attempted: Attempted, decided: &mut Decided) {
-        let Attempted { job, result } = attempted;
+    fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) {
         let verdict = conclude(job.attempt, &result, &self.config.retry, &mut self.rng);
         let slow = result.error_class == Some(ErrorClass::Timeout) || result.latency > self.config.slow_after;
         if let Some(reason) = verdict.disable {

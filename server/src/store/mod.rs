@@ -39,7 +39,7 @@ pub trait Store: Send + Sync + 'static {
     async fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, StoreError>;
 
     /// Events by number, in the order asked; `None` for what is not retained. Only the first ones, at least one, if the next
-    /// would make them weigh more than `bytes_max` in all.
+    /// would make them weigh more than `bytes_max` in all, or cannot be read. An error is about the first one.
     async fn events(&self, seqs: &[EventSeq], bytes_max: usize) -> Result<Vec<Option<StoredEvent>>, StoreError>;
 
     /// Records what attempts led to, durably, each group all or nothing. A group whose owner has lost its right is fenced.

@@ -36,7 +36,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use error::OpenError;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+};
 
 use self::{
     archive::Archivist,
@@ -109,6 +112,8 @@ pub struct RedbStore {
     shared: Arc<Shared>,
     archivist: Arc<Archivist>,
     upkeep: tokio::sync::Mutex<()>,
+    /// Turns to read for callers.
+    callers: Semaphore,
     tasks: Tasks,
 }
 
@@ -130,13 +135,23 @@ fn open_on(
     tasks
         .thread("store-committer", move || committer.run())
         .map_err(|error| OpenError::Unusable { dir: dir.to_owned(), error })?;
-    Ok(RedbStore { shared, archivist: Arc::default(), upkeep: tokio::sync::Mutex::default(), tasks })
+    Ok(RedbStore { shared, archivist: Arc::default(), upkeep: tokio::sync::Mutex::default(), callers: Semaphore::new(CALLER_READS_MAX), tasks })
 }
 
 impl RedbStore {
     /// Completes if the committer panicked.
     pub async fn broken(&self) -> &'static str {
         self.tasks.broken().await
+    }
+
+    /// Reads for a caller or a watcher, who may be many and ask for much: they share some of the reader threads, so that
+    /// dispatch never waits behind them.
+    async fn read_for_caller<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let _turn = self.callers.acquire().await.expect("never closed");
+        self.read(read).await
     }
 
     /// Reads off the runtime's threads.
@@ -202,7 +217,7 @@ impl Store for RedbStore {
             return Ok(page);
         }
         let filter = filter.clone();
-        self.read(move |shared| reads::feed(shared, after, &filter, limit)).await
+        self.read_for_caller(move |shared| reads::feed(shared, after, &filter, limit)).await
     }
 
     fn head(&self) -> watch::Receiver<Position> {
@@ -216,11 +231,11 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<DeliveryPage, StoreError> {
         let query = query.clone();
-        self.read(move |shared| views::list(shared, &query, after, limit).map_err(StoreError::from)).await
+        self.read_for_caller(move |shared| views::list(shared, &query, after, limit).map_err(StoreError::from)).await
     }
 
     async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
-        self.read(move |shared| views::get(shared, id).map_err(StoreError::from)).await
+        self.read_for_caller(move |shared| views::get(shared, id).map_err(StoreError::from)).await
     }
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
@@ -234,11 +249,11 @@ impl Store for RedbStore {
         now: Timestamp,
     ) -> Result<Option<ConfigAnswer>, StoreError> {
         let (tenant, request) = (tenant.clone(), request.clone());
-        self.read(move |shared| reads::answered(shared, &tenant, &request, now).map_err(StoreError::from)).await
+        self.read_for_caller(move |shared| reads::answered(shared, &tenant, &request, now).map_err(StoreError::from)).await
     }
 
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError> {
-        self.read(move |shared| reads::config_since(shared, after, limit).map_err(StoreError::from)).await
+        self.read_for_caller(move |shared| reads::config_since(shared, after, limit).map_err(StoreError::from)).await
     }
 
     fn catalog(&self) -> &Catalog {

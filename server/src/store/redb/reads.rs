@@ -119,7 +119,8 @@ pub(super) fn events(
     })
 }
 
-/// The first events, up to this weight; at least one.
+/// The first events, up to this weight; at least one. An event that cannot be read is an error only if it is the first: it is no
+/// trouble of those before it.
 fn as_fits(
     seqs: &[EventSeq],
     bytes_max: usize,
@@ -128,7 +129,10 @@ fn as_fits(
     let mut events = Vec::with_capacity(seqs.len());
     let mut bytes = 0;
     for &seq in seqs {
-        let event = read(seq)?;
+        let event = match read(seq) {
+            Err(_) if !events.is_empty() => break,
+            read => read?,
+        };
         bytes += event.as_ref().map_or(0, |stored| stored.event.weight_bytes());
         if bytes > bytes_max && !events.is_empty() {
             break;

@@ -34,11 +34,6 @@ impl RedbStore {
     pub fn works(&self) -> watch::Receiver<bool> {
         self.shared.works.subscribe()
     }
-
-    /// The committer's name if it panicked.
-    pub fn failed(&self) -> Option<&'static str> {
-        self.tasks.failed()
-    }
 }
 
 /// Reads what there is at the moment. May ask the file system.

@@ -14,9 +14,11 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
+    thread::sleep,
+    time::Duration,
 };
 
-use ::redb::{ReadTransaction, ReadableDatabase as _, TableError};
+use ::redb::{DatabaseError, ReadTransaction, ReadableDatabase as _, TableError};
 use fastbloom::BloomFilter;
 use parking_lot::{Mutex, RwLock};
 
@@ -31,6 +33,9 @@ use crate::model::ids::{EventSeq, Position};
 
 /// Most segment files open at once.
 const OPEN_MAX: usize = 16;
+/// How often a file that is still being closed is tried, and the pause between.
+const CLOSING_TRIES: u32 = 200;
+const CLOSING_PAUSE: Duration = Duration::from_millis(1);
 /// Page cache of one segment file, bytes.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// Events a filter is made for; a segment with as many takes no more. Unit tests have many segments and few events.
@@ -51,7 +56,7 @@ pub(super) struct Segments {
     list: RwLock<Vec<Arc<Segment>>>,
     /// Files that were opened, by segment; those that are open are locked while they are being opened.
     files: Mutex<HashMap<u64, Arc<Mutex<Weak<OpenFile>>>>>,
-    /// Files kept open for the next reader, the one opened last at the end.
+    /// Files kept open for the next reader, the one used last at the end.
     kept: Mutex<VecDeque<(u64, Arc<OpenFile>)>>,
 }
 
@@ -184,9 +189,10 @@ impl Segments {
         Ok(SegmentRead { txn: database.begin_read()?, _database: database })
     }
 
-    /// The file of the segment that takes more, made if it is new.
+    /// The file of the segment that takes more, made if it is new: one that has vanished is never replaced by an empty one.
     pub(super) fn writable(&self, no: u64) -> Result<Arc<OpenFile>, EngineError> {
-        self.database(no, true)
+        let is_new = !self.list.read().iter().any(|segment| segment.no == no);
+        self.database(no, is_new)
     }
 
     fn database(&self, no: u64, make: bool) -> Result<Arc<OpenFile>, EngineError> {
@@ -196,11 +202,13 @@ impl Segments {
         match file.upgrade() {
             // One that failed is of no more use to anybody.
             Some(database) if database.has_failed() => self.kept.lock().retain(|(known, _)| *known != no),
-            Some(database) => return Ok(database),
+            Some(database) => {
+                self.keep_longer(no);
+                return Ok(database);
+            }
             None => {}
         }
-        let open = if make { OpenFile::make } else { OpenFile::open };
-        let database = Arc::new(open(&*self.disk, &self.path(no), CACHE_BYTES, &self.space)?);
+        let database = Arc::new(self.open_file(no, make)?);
         *file = Arc::downgrade(&database);
         let mut kept = self.kept.lock();
         let closed = if kept.len() >= OPEN_MAX { kept.pop_front() } else { None };
@@ -209,6 +217,29 @@ impl Segments {
         // Closing writes; nobody else has to wait for it.
         drop(closed);
         Ok(database)
+    }
+
+    /// Opens a file. Whoever had it last may still be closing it, which writes and takes a moment.
+    fn open_file(&self, no: u64, make: bool) -> Result<OpenFile, EngineError> {
+        let open = if make { OpenFile::make } else { OpenFile::open };
+        let mut tries = 1;
+        loop {
+            match open(&*self.disk, &self.path(no), CACHE_BYTES, &self.space) {
+                Err(DatabaseError::DatabaseAlreadyOpen) if tries < CLOSING_TRIES => sleep(CLOSING_PAUSE),
+                opened => return Ok(opened?),
+            }
+            tries += 1;
+        }
+    }
+
+    /// What was used last is closed last.
+    fn keep_longer(&self, no: u64) {
+        let mut kept = self.kept.lock();
+        if let Some(used) = kept.iter().position(|(known, _)| *known == no)
+            && let Some(used) = kept.remove(used)
+        {
+            kept.push_back(used);
+        }
     }
 
     /// The filter of a segment that is or will be in the list.

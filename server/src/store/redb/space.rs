@@ -3,13 +3,17 @@
 //! A store that runs into a full disk can commit nothing, outcomes included, and deliveries stop. So events are refused while a
 //! reserve is left, which outcomes, moves and removals go on with.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
-/// Looks for which events are refused after a write found no room, whatever a look shows: a quota or a limit of a file's size
-/// does not show, and every attempt that fails takes outcomes with it.
-const LOOKS_AFTER_NONE: u32 = 3;
+/// How long events are refused after a write found no room, whatever a look shows: a quota or a limit of a file's size does not
+/// show, and every attempt that fails takes outcomes with it.
+const REFUSED_AFTER_NONE: Duration = Duration::from_secs(3);
 
 /// What is known about room on the disk.
 #[derive(Debug)]
@@ -17,13 +21,13 @@ pub(super) struct Space {
     /// Bytes that are kept free for what ends deliveries and frees space.
     reserve: u64,
     short: AtomicBool,
-    looks_to_wait: AtomicU32,
+    found_none: Mutex<Option<Instant>>,
 }
 
 impl Space {
     /// With this many bytes kept free.
     pub(super) fn new(reserve: u64) -> Self {
-        Self { reserve, short: AtomicBool::new(false), looks_to_wait: AtomicU32::new(0) }
+        Self { reserve, short: AtomicBool::new(false), found_none: Mutex::default() }
     }
 
     /// Whether events are to be refused.
@@ -33,16 +37,20 @@ impl Space {
 
     /// A write found no room.
     pub(super) fn found_none(&self) {
-        self.looks_to_wait.store(LOOKS_AFTER_NONE, Ordering::Release);
+        *self.found_none.lock() = Some(Instant::now());
         self.shorten("a write found no room on the disk: events are refused");
     }
 
-    /// So many bytes are free, as of now. To be told about once a second.
+    /// So many bytes are free, as of now. To be told about once a second, or more often.
     pub(super) fn look(&self, free: u64) {
-        let waits = self.looks_to_wait.fetch_update(Ordering::AcqRel, Ordering::Acquire, |looks| looks.checked_sub(1));
+        self.look_at(free, Instant::now());
+    }
+
+    fn look_at(&self, free: u64, now: Instant) {
+        let waits = self.found_none.lock().is_some_and(|found| now.duration_since(found) < REFUSED_AFTER_NONE);
         if free < self.reserve {
             self.shorten("the disk is almost full: events are refused, deliveries go on");
-        } else if waits.is_err() && self.short.swap(false, Ordering::AcqRel) {
+        } else if !waits && self.short.swap(false, Ordering::AcqRel) {
             info!(disk.free_bytes = free, "there is room on the disk again: events are accepted");
         }
     }
@@ -60,14 +68,16 @@ mod tests {
 
     #[test]
     fn events_are_refused_below_the_reserve_and_for_a_while_after_a_write_found_no_room() {
-        let space = Space::new(100);
-        let look = |free| {
-            space.look(free);
+        let (space, start) = (Space::new(100), Instant::now());
+        let look = |(free, after)| {
+            space.look_at(free, start + after);
             space.is_short()
         };
-        assert_eq!([100, 99, 100].map(look), [false, true, false]);
+        let soon = Duration::ZERO;
+        assert_eq!([(100, soon), (99, soon), (100, soon)].map(look), [false, true, false]);
         space.found_none();
         assert!(space.is_short());
-        assert_eq!([100, 100, 100, 100].map(look), [true, true, true, false]);
+        let later = 2 * REFUSED_AFTER_NONE;
+        assert_eq!([(100, soon), (100, soon), (99, later), (100, later)].map(look), [true, true, true, false]);
     }
 }
