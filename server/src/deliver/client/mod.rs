@@ -1,17 +1,15 @@
 //! The one HTTP client that may connect anywhere: it follows no redirects, uses no proxy, decodes nothing, and checks where it goes.
 //!
-//! Here is what any HTTP library has to be guarded by. Which one it is, is the choice of one line below; what is
-//! said to it and what it says is in a file of its own, which has
-//! - `Client::build`, given what to obey: TLS, addresses, limits; for HTTP/1.1 over kept connections, and nothing clever,
-//! - `Client::post`, which returns when the head of the answer is there,
-//! - `Response`: its status, headers, extensions (with the `HttpInfo` of its connection), and body in chunks,
-//! - `Error`, which knows whether the URL was refused, there was no connection, or not in time, and has hyper's errors
-//!   behind it.
+//! This file is the guard. The HTTP library it guards is `library`: `reqwest.rs`, or `hyper.rs` with the feature
+//! `hyper-client`. Either provides
+//! - `Client`, which obeys the limits and the resolver it is built with, and posts over kept connections of HTTP/1.1,
+//! - `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
+//! - `Error`, which tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors of
+//!   hyper and hyper-util behind it.
 
-#[cfg(feature = "hyper-client")]
-mod hyper;
-#[cfg(not(feature = "hyper-client"))]
-mod reqwest;
+#[cfg_attr(not(feature = "hyper-client"), path = "reqwest.rs")]
+#[cfg_attr(feature = "hyper-client", path = "hyper.rs")]
+mod library;
 
 use std::{cell::RefCell, net::IpAddr};
 
@@ -20,12 +18,8 @@ use http::{Extensions, HeaderMap};
 use hyper_util::client::legacy::connect::HttpInfo;
 use tracing::error;
 
-#[cfg(feature = "hyper-client")]
-use self::hyper as library;
 use self::library::Client;
 pub(super) use self::library::{Error, Response};
-#[cfg(not(feature = "hyper-client"))]
-use self::reqwest as library;
 use super::{
     Config,
     connections::Answered,
