@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
-use reqwest::Response;
 use tokio::time::timeout;
 
 use super::{
-    client::GuardedClient,
+    client::{self, GuardedClient, Response},
     request,
     result::{Answer, Failure},
 };
@@ -73,7 +72,7 @@ impl Failure {
 }
 
 /// Reads a body to its end or to `RESPONSE_READ_BYTES_MAX`, where the connection is cut, and keeps the beginning.
-async fn read(response: &mut Response, kept: &mut BytesMut) -> Result<(), reqwest::Error> {
+async fn read(response: &mut Response, kept: &mut BytesMut) -> Result<(), client::Error> {
     let mut seen = 0;
     while let Some(chunk) = response.chunk().await? {
         seen += chunk.len();

@@ -85,7 +85,7 @@ pub enum BuildError {
     Tls(#[from] rustls::Error),
     /// The HTTP client refused its configuration.
     #[error("cannot build the HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    Client(#[from] client::Error),
 }
 
 impl Config {

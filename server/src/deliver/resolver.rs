@@ -6,16 +6,17 @@
 //!
 //! Invariant: a host with any forbidden address is refused as a whole.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use futures::FutureExt as _;
 use hickory_resolver::{
     TokioResolver,
     config::{ResolverConfig, ResolverOpts},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     system_conf::read_system_conf,
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -126,26 +127,22 @@ impl Dns {
 }
 
 /// Resolves for requests of one scheme and refuses what they may not reach.
+#[derive(Clone)]
 pub(super) struct GuardedResolver {
     pub(super) dns: Dns,
     pub(super) rules: TargetRules,
     pub(super) scheme: Scheme,
 }
 
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        if is_localhost(name.as_str()) {
-            let loopback = self.rules.localhost(self.scheme).map_err(ResolveError::from);
-            let loopback = loopback.map(|addresses| connectable(addresses.collect()));
-            return futures::future::ready(loopback.map_err(Into::into)).boxed();
+impl GuardedResolver {
+    /// Where to connect to for this name; never nowhere.
+    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+        if is_localhost(name) {
+            return Ok(connectable(self.rules.localhost(self.scheme)?));
         }
-        let (dns, rules, scheme) = (self.dns.clone(), self.rules.clone(), self.scheme);
-        async move {
-            let addresses = dns.lookup(name.as_str()).await?;
-            admit_all(&rules, scheme, &addresses)?;
-            Ok(connectable(addresses))
-        }
-        .boxed()
+        let addresses = self.dns.lookup(name).await?;
+        admit_all(&self.rules, self.scheme, &addresses)?;
+        Ok(connectable(addresses))
     }
 }
 
@@ -155,12 +152,14 @@ pub(super) fn admit_all(rules: &TargetRules, scheme: Scheme, addresses: &[IpAddr
 }
 
 /// Port 0 stands for the URL's port.
-fn connectable(addresses: Vec<IpAddr>) -> Addrs {
-    Box::new(addresses.into_iter().map(|address| (address, 0).into()))
+fn connectable(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<SocketAddr> {
+    addresses.into_iter().map(|address| (address, 0).into()).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::model::address::AddressPolicy;
 
@@ -186,10 +185,8 @@ mod tests {
         let rules = TargetRules { allow_http: true, policy };
         let dns = Dns::new(&hosts_file_only(), Duration::from_secs(5));
         let resolver = GuardedResolver { dns, rules, scheme: Scheme::Http };
-        let failed = resolver.resolve("receiver.example".parse().unwrap()).await.map(|_| ()).unwrap_err();
-        assert_eq!(failed.downcast_ref(), Some(&ResolveError::Failed));
-        let found = resolver.resolve("a.localhost".parse().unwrap()).await.unwrap();
+        assert_eq!(resolver.addresses("receiver.example").await, Err(ResolveError::Failed));
         // ::1 is not opened, and left out.
-        assert_eq!(found.map(|address| address.ip().to_string()).collect::<Vec<_>>(), ["127.0.0.1"]);
+        assert_eq!(resolver.addresses("a.localhost").await, Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()]));
     }
 }

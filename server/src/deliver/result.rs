@@ -7,7 +7,7 @@ use std::{error::Error as StdError, fmt::Display, io, iter, time::Duration};
 use bytes::BytesMut;
 use http::StatusCode;
 
-use super::resolver::ResolveError;
+use super::{client, resolver::ResolveError};
 use crate::{
     limits::ATTEMPT_ERROR_BYTES_MAX,
     model::{
@@ -88,7 +88,7 @@ impl Failure {
     }
 
     /// Finds out what a request or its answer failed of, from the causes behind the client's error.
-    pub(super) fn from_request(error: &reqwest::Error) -> Self {
+    pub(super) fn from_request(error: &client::Error) -> Self {
         if let Some(refusal) = cause::<ResolveError>(error) {
             let class = match refusal {
                 ResolveError::Forbidden | ResolveError::PlainHttp => ErrorClass::Blocked,
@@ -99,7 +99,8 @@ impl Failure {
         if let Some(tls) = cause::<rustls::Error>(error) {
             return Self::new(ErrorClass::Tls, format!("TLS failed: {tls}"));
         }
-        let io = cause::<io::Error>(error);
+        // The innermost one: what goes wrong within a TLS handshake comes wrapped in another that says nothing.
+        let io = sources(error).filter_map(|source| source.downcast_ref::<io::Error>()).last();
         if error.is_connect() {
             return match io {
                 Some(io) if io.raw_os_error().is_some_and(|code| OUT_OF_FILES.contains(&code)) => {
@@ -132,7 +133,7 @@ impl Failure {
 }
 
 /// Whether a connection broke after the request was handed to it, before an answer was understood.
-pub(super) fn broke_in_silence(error: &reqwest::Error) -> bool {
+pub(super) fn broke_in_silence(error: &client::Error) -> bool {
     let is_closing = |io: &io::Error| {
         matches!(
             io.kind(),
@@ -145,7 +146,7 @@ pub(super) fn broke_in_silence(error: &reqwest::Error) -> bool {
 }
 
 /// The first cause of this type behind an error.
-fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+pub(super) fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     sources(error).find_map(|source| source.downcast_ref())
 }
 

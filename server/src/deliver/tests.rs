@@ -370,6 +370,21 @@ async fn failing_to_connect_is_told_apart() {
     assert_eq!(result.error_class, Some(ErrorClass::Tls), "{}", result.error);
     assert!(result.error.starts_with("TLS failed: "), "{}", result.error);
 
+    let closing = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = closing.local_addr().unwrap();
+    thread::spawn(move || {
+        for connection in closing.incoming() {
+            // All of it is read, or closing would be a reset.
+            let mut connection = connection.unwrap();
+            let mut header = [0; 5];
+            connection.read_exact(&mut header).unwrap();
+            let length = u16::from_be_bytes([header[3], header[4]]);
+            connection.read_exact(&mut vec![0; length.into()]).unwrap();
+        }
+    });
+    let result = attempt(loopback(), &format!("https://{address}/")).await;
+    assert_eq!(failed(&result), (None, Some(ErrorClass::Connect), "no connection: unexpected end of file"));
+
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let config = Config { connect_timeout: Duration::from_millis(200), ..loopback() };
     let result = attempt(config, &format!("https://{}/", silent.local_addr().unwrap())).await;
@@ -484,13 +499,13 @@ async fn connections_are_kept_and_stale_ones_replaced() {
         number < 2 && connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_ok()
     });
     let attempts = attempts(&loopback(), &resolver::hosts_file_only());
-    for _ in 0..3 {
+    for _ in 0..6 {
         let result = attempts.perform(job(&receiver.url(), b"{}")).await.result;
         assert_eq!(failed(&result), (Some(200), None, ""));
     }
-    assert_eq!(receiver.connections(), 2);
+    assert_eq!(receiver.connections(), 4, "what is sent again is sent over a new connection, which is not kept");
     let ids: Vec<_> = receiver.requests.try_iter().map(|received| received.header("webhook-id").to_owned()).collect();
-    assert_eq!(ids, ["evt_1"; 4], "the third was sent twice");
+    assert_eq!(ids, ["evt_1"; 8], "the third and the sixth were sent twice");
 }
 
 #[tokio::test]

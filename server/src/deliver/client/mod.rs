@@ -1,18 +1,30 @@
 //! The one HTTP client that may connect anywhere: it follows no redirects, uses no proxy, decodes nothing, and checks where it goes.
+//!
+//! This file is the guard. The HTTP library it guards is `library`: `reqwest.rs`, or `hyper.rs` with the feature
+//! `hyper-client`. Either provides
+//! - `Client`, which obeys the limits and the resolver it is built with, and posts over kept connections of HTTP/1.1,
+//! - `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
+//! - `Error`, which tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors of
+//!   hyper and hyper-util behind it.
 
-use std::{cell::RefCell, error::Error as _, net::IpAddr, sync::Arc};
+#[cfg_attr(not(feature = "hyper-client"), path = "reqwest.rs")]
+#[cfg_attr(feature = "hyper-client", path = "hyper.rs")]
+mod library;
+
+use std::{cell::RefCell, net::IpAddr};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method};
+use http::{Extensions, HeaderMap};
 use hyper_util::client::legacy::connect::HttpInfo;
-use reqwest::{Client, Request, Response, redirect, retry};
 use tracing::error;
 
+use self::library::Client;
+pub(super) use self::library::{Error, Response};
 use super::{
     Config,
-    connections::{Answered, IDLE_TIMEOUT},
+    connections::Answered,
     resolver::{Dns, GuardedResolver},
-    result::{Failure, broke_in_silence, sources},
+    result::{Failure, broke_in_silence, cause},
 };
 use crate::{
     clock::Clock,
@@ -39,13 +51,13 @@ struct Clients {
 }
 
 impl GuardedClient {
-    pub(super) fn build(config: &Config, tls: &rustls::ClientConfig, dns: &Dns) -> Result<Self, reqwest::Error> {
+    pub(super) fn build(config: &Config, tls: &rustls::ClientConfig, dns: &Dns) -> Result<Self, Error> {
         let clients = |idle_per_host| {
             let client = |scheme| {
                 let resolver = GuardedResolver { dns: dns.clone(), rules: config.rules.clone(), scheme };
-                build(config, tls.clone(), resolver, idle_per_host)
+                Client::build(config, tls, resolver, idle_per_host)
             };
-            Ok::<_, reqwest::Error>(Clients { http: client(Scheme::Http)?, https: client(Scheme::Https)? })
+            Ok::<_, Error>(Clients { http: client(Scheme::Http)?, https: client(Scheme::Https)? })
         };
         Ok(Self {
             rules: config.rules.clone(),
@@ -92,55 +104,22 @@ impl GuardedClient {
         })
     }
 
-    fn is_stale_connection(&self, error: &reqwest::Error, sent: Timestamp) -> bool {
+    fn is_stale_connection(&self, error: &Error, sent: Timestamp) -> bool {
         broke_in_silence(error) && local_port(error).is_some_and(|port| self.answered.borrow().was_reused(port, sent))
     }
 }
 
-async fn send(
-    clients: &Clients,
-    target: &Target,
-    (headers, body): (HeaderMap, Bytes),
-) -> Result<Response, reqwest::Error> {
+async fn send(clients: &Clients, target: &Target, (headers, body): (HeaderMap, Bytes)) -> Result<Response, Error> {
     let client = match target.scheme() {
         Scheme::Http => &clients.http,
         Scheme::Https => &clients.https,
     };
-    let mut request = Request::new(Method::POST, target.url().clone());
-    *request.headers_mut() = headers;
-    *request.body_mut() = Some(body.into());
-    client.execute(request).await
+    client.post(target.url(), headers, body).await
 }
 
 /// The local port of the connection a request failed on.
-fn local_port(error: &reqwest::Error) -> Option<u16> {
-    let failed =
-        sources(error.source()?).find_map(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>())?;
+fn local_port(error: &Error) -> Option<u16> {
     let mut extras = Extensions::new();
-    failed.connect_info()?.get_extras(&mut extras);
+    cause::<hyper_util::client::legacy::Error>(error)?.connect_info()?.get_extras(&mut extras);
     Some(extras.get::<HttpInfo>()?.local_addr().port())
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the guarded client")]
-fn build(
-    config: &Config,
-    tls: rustls::ClientConfig,
-    resolver: GuardedResolver,
-    idle_per_host: usize,
-) -> Result<Client, reqwest::Error> {
-    Client::builder()
-        .http1_only()
-        .https_only(resolver.scheme == Scheme::Https)
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        // Ours are counted and recorded.
-        .retry(retry::never())
-        .dns_resolver(Arc::new(resolver))
-        .tls_backend_preconfigured(tls)
-        .connect_timeout(config.connect_timeout)
-        .pool_max_idle_per_host(idle_per_host)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .tcp_nodelay(true)
-        .build()
 }

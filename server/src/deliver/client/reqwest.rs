@@ -1,0 +1,68 @@
+//! reqwest as the library: the default.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::{HeaderMap, Method};
+use reqwest::{
+    Request,
+    dns::{Addrs, Name, Resolve, Resolving},
+    redirect, retry,
+};
+use url::Url;
+
+use crate::{
+    deliver::{Config, connections::IDLE_TIMEOUT, resolver::GuardedResolver},
+    model::target::Scheme,
+};
+
+pub(in crate::deliver) use reqwest::{Error, Response};
+
+/// A client for the URLs of one scheme.
+pub(super) struct Client(reqwest::Client);
+
+impl Client {
+    #[expect(clippy::disallowed_methods, reason = "this is the guarded client")]
+    pub(super) fn build(
+        config: &Config,
+        tls: &rustls::ClientConfig,
+        resolver: GuardedResolver,
+        idle_per_host: usize,
+    ) -> Result<Self, Error> {
+        let client = reqwest::Client::builder()
+            .http1_only()
+            .https_only(resolver.scheme == Scheme::Https)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            // Ours are counted and recorded.
+            .retry(retry::never())
+            .dns_resolver(Arc::new(resolver))
+            .tls_backend_preconfigured(tls.clone())
+            .connect_timeout(config.connect_timeout)
+            .pool_max_idle_per_host(idle_per_host)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .tcp_nodelay(true)
+            .build()?;
+        Ok(Self(client))
+    }
+
+    pub(super) async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
+        let mut request = Request::new(Method::POST, url.clone());
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        self.0.execute(request).await
+    }
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.clone();
+        async move {
+            let addresses: Addrs = Box::new(resolver.addresses(name.as_str()).await?.into_iter());
+            Ok(addresses)
+        }
+        .boxed()
+    }
+}
