@@ -79,7 +79,9 @@ impl Daemon {
 
         let queues = engine.inboxes(Queues::default()).with_channels("outcomes", slice::from_ref(&attempted));
         let queues = queues.with_channels("progress", slice::from_ref(&progress));
-        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), metrics.deliver.clone())?;
+        let wanted = wanted(store.clone());
+        let counted = metrics.deliver.clone();
+        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
         let queues = queues.with_channels("jobs", &jobs);
         let dispatch = config.dispatch.clone().build(dispatch::Deps {
             store: store.clone(),
@@ -128,6 +130,11 @@ impl Daemon {
         };
         Ok(Running { config, address, tasks, engine, levers, ops })
     }
+}
+
+/// What the catalogue says of a webhook at the moment its attempt would start.
+fn wanted(store: Arc<RedbStore>) -> deliver::Wanted {
+    Arc::new(move |no| store.catalog().webhook(no).is_some_and(|known| known.webhook.is_enabled()))
 }
 
 /// Opens the store, recovering what there is, off the runtime's threads.

@@ -42,7 +42,7 @@ impl Attempts {
 
         job.event.event.body = Bytes::new();
         job.body_permit = None;
-        Attempted { job, result }
+        Attempted { job, result: Some(result) }
     }
 
     async fn exchange(&self, job: &Job, answer: &mut Answer) -> Result<(), Failure> {

@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::attempt::Attempts;
-use crate::flow::{Attempted, Job};
+use crate::{
+    flow::{Attempted, Job},
+    model::ids::WebhookNo,
+};
 
 /// So many attempts may start at once, and as many more for those that end meanwhile.
 const STARTS: usize = 16;
@@ -38,6 +41,7 @@ pub(super) async fn run(
     mut jobs: mpsc::Receiver<Vec<Job>>,
     attempted: mpsc::Sender<Vec<Attempted>>,
     abort: CancellationToken,
+    wanted: &(dyn Fn(WebhookNo) -> bool + Send + Sync),
 ) {
     let attempts = &attempts;
     let mut aborted = pin!(abort.cancelled());
@@ -59,8 +63,16 @@ pub(super) async fn run(
             }
             () = sleep_until(starts.next), if !starts.waiting.is_empty() => {}
         }
+        let mut unmade = Vec::new();
         while let Some(job) = starts.take(Instant::now()) {
-            running.push(attempts.perform(job));
+            if wanted(job.key.webhook) {
+                running.push(attempts.perform(job));
+            } else {
+                unmade.push(Attempted { job, result: None });
+            }
+        }
+        if !unmade.is_empty() && attempted.send(unmade).await.is_err() {
+            debug!("nobody takes results any more");
         }
     }
 }

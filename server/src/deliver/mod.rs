@@ -17,7 +17,7 @@ mod result;
 mod tests;
 mod tls;
 
-use std::{num::NonZero, thread, time::Duration};
+use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use http::{HeaderValue, header::InvalidHeaderValue};
 use thiserror::Error;
@@ -35,9 +35,12 @@ use crate::{
     clock::Clock,
     flow::{Attempted, Job},
     metrics::DeliverMetrics,
-    model::target::TargetRules,
+    model::{ids::WebhookNo, target::TargetRules},
     tasks::Tasks,
 };
+
+/// Whether attempts of a webhook are still wanted: it exists and is enabled.
+pub type Wanted = Arc<dyn Fn(WebhookNo) -> bool + Send + Sync>;
 
 /// How deliveries are attempted.
 #[derive(Debug, Clone)]
@@ -92,8 +95,9 @@ impl Config {
     /// Starts the loops and returns where each takes its jobs.
     ///
     /// `attempted` must hold as many batches of results as attempts may be in flight; the loops' inboxes hold as many batches
-    /// of jobs, so that handing one over never fails for lack of room. A loop ends when its inbox is dropped and its attempts have ended, or at
-    /// once when `abort` is cancelled: attempts in flight are then dropped without a result.
+    /// of jobs, so that handing one over never fails for lack of room. Jobs wait their turn in the loop; whether one is still
+    /// `wanted` is asked when it starts. A loop ends when its inbox is dropped and its attempts have ended, or at once when
+    /// `abort` is cancelled: attempts in flight are then dropped without a result.
     pub fn build(
         self,
         clock: Clock,
@@ -101,12 +105,13 @@ impl Config {
         tasks: &Tasks,
         abort: CancellationToken,
         metrics: DeliverMetrics,
+        wanted: Wanted,
     ) -> Result<Vec<mpsc::Sender<Vec<Job>>>, BuildError> {
         let dns = resolver::system_config().unwrap_or_else(|problem| {
             warn!(error = %problem, "no usable DNS configuration: only hosts in the hosts file can be delivered to by name");
             resolver::hosts_file_only()
         });
-        let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort, metrics };
+        let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort, metrics, wanted };
         (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect()
     }
 }
@@ -120,6 +125,7 @@ struct Parts {
     attempted: mpsc::Sender<Vec<Attempted>>,
     abort: CancellationToken,
     metrics: DeliverMetrics,
+    wanted: Wanted,
 }
 
 impl Parts {
@@ -134,8 +140,8 @@ impl Parts {
         };
         let (inbox, jobs) = mpsc::channel(self.attempted.max_capacity());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let (attempted, abort) = (self.attempted.clone(), self.abort.clone());
-        tasks.thread("deliver", move || runtime.block_on(loops::run(attempts, jobs, attempted, abort)))?;
+        let (attempted, abort, wanted) = (self.attempted.clone(), self.abort.clone(), self.wanted.clone());
+        tasks.thread("deliver", move || runtime.block_on(loops::run(attempts, jobs, attempted, abort, &*wanted)))?;
         Ok(inbox)
     }
 }

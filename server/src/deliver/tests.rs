@@ -177,7 +177,7 @@ fn attempts(config: &Config, dns: &DnsConfig) -> Attempts {
 }
 
 async fn attempt(config: Config, url: &str) -> AttemptResult {
-    attempts(&config, &resolver::hosts_file_only()).perform(job(url, b"{}")).await.result
+    attempts(&config, &resolver::hosts_file_only()).perform(job(url, b"{}")).await.result.unwrap()
 }
 
 fn failed(result: &AttemptResult) -> (Option<u16>, Option<ErrorClass>, &str) {
@@ -190,12 +190,13 @@ async fn a_delivery_arrives_signed_and_byte_for_byte() {
     let (attempted, mut results) = mpsc::channel(4);
     let tasks = Tasks::default();
     let inboxes = loopback()
-        .build(Clock::start(), attempted, &tasks, CancellationToken::new(), DeliverMetrics::default())
+        .build(Clock::start(), attempted, &tasks, CancellationToken::new(), DeliverMetrics::default(), always())
         .unwrap();
     let body = b"{ \"b\":1, \"a\":\xff\x00 12345678901234567890 }\r\n";
     inboxes[0].send(vec![job(&receiver.url(), body)]).await.unwrap();
 
     let Attempted { job, result } = results.recv().await.unwrap().remove(0);
+    let result = result.expect("an attempt was made");
     assert_eq!(failed(&result), (Some(200), None, ""));
     assert_eq!(result.response_body, "ok");
     assert!(result.latency > Duration::ZERO);
@@ -232,6 +233,23 @@ async fn a_delivery_arrives_signed_and_byte_for_byte() {
     assert!(results.recv().await.is_none());
 }
 
+fn always() -> Wanted {
+    Arc::new(|_| true)
+}
+
+#[tokio::test]
+async fn a_job_whose_webhook_is_gone_when_it_would_start_is_given_back() {
+    let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let (attempted, mut results) = mpsc::channel(4);
+    let (tasks, abort) = (Tasks::default(), CancellationToken::new());
+    let inboxes =
+        loopback().build(Clock::start(), attempted, &tasks, abort, DeliverMetrics::default(), Arc::new(|_| false));
+    inboxes.unwrap()[0].send(vec![job(&receiver.url(), b"")]).await.unwrap();
+    assert_eq!(results.recv().await.unwrap().remove(0).result, None);
+    tasks.ended().await;
+    assert_eq!(receiver.connections(), 0);
+}
+
 #[tokio::test]
 async fn a_loop_finishes_what_it_has_unless_it_is_aborted() {
     let slow = Receiver::start(|connection, _| hang(connection));
@@ -239,7 +257,8 @@ async fn a_loop_finishes_what_it_has_unless_it_is_aborted() {
     let tasks = Tasks::default();
     let abort = CancellationToken::new();
     let config = Config { loops: 2, ..loopback() };
-    let inboxes = config.build(Clock::start(), attempted, &tasks, abort.clone(), DeliverMetrics::default()).unwrap();
+    let inboxes =
+        config.build(Clock::start(), attempted, &tasks, abort.clone(), DeliverMetrics::default(), always()).unwrap();
     assert_eq!(inboxes.len(), 2);
     inboxes[1].send(vec![job(&slow.url(), b""), job(&slow.url(), b"")]).await.unwrap();
     drop(inboxes);
@@ -456,7 +475,7 @@ async fn what_names_resolve_to_is_judged_at_every_attempt() {
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let url = |scheme: &str, name: &str| format!("{scheme}://{name}:{}/", receiver.address.port());
     let check = async |config: Config, addresses, url: String, expected: (Option<u16>, Option<ErrorClass>, &str)| {
-        let result = attempts(&config, &dns_server(addresses)).perform(job(&url, b"{}")).await.result;
+        let result = attempts(&config, &dns_server(addresses)).perform(job(&url, b"{}")).await.result.unwrap();
         assert_eq!(failed(&result), expected, "{url}");
     };
     let blocked = |error| (None, Some(ErrorClass::Blocked), error);
@@ -500,7 +519,7 @@ async fn connections_are_kept_and_stale_ones_replaced() {
     });
     let attempts = attempts(&loopback(), &resolver::hosts_file_only());
     for _ in 0..6 {
-        let result = attempts.perform(job(&receiver.url(), b"{}")).await.result;
+        let result = attempts.perform(job(&receiver.url(), b"{}")).await.result.unwrap();
         assert_eq!(failed(&result), (Some(200), None, ""));
     }
     assert_eq!(receiver.connections(), 4, "what is sent again is sent over a new connection, which is not kept");
@@ -513,7 +532,7 @@ async fn large_bodies_are_sent_whole() {
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let body: Vec<u8> = (0..=250).cycle().take(1024 * 1024).collect();
     let attempts = attempts(&loopback(), &resolver::hosts_file_only());
-    let result = attempts.perform(job(&receiver.url(), &body)).await.result;
+    let result = attempts.perform(job(&receiver.url(), &body)).await.result.unwrap();
     assert_eq!(failed(&result), (Some(200), None, ""));
     let request = receiver.received();
     assert_eq!(request.header("content-length"), "1048576");

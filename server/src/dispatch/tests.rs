@@ -38,6 +38,8 @@ struct Memory {
     rows: Mutex<BTreeMap<(WebhookNo, EventSeq), Timestamp>>,
     /// How many reads are still to fail.
     failures: Mutex<usize>,
+    /// An event that can never be read.
+    broken: Mutex<Option<EventSeq>>,
 }
 
 impl Memory {
@@ -45,7 +47,7 @@ impl Memory {
         let catalog = Catalog::default();
         catalog.put(ConfigSeq(1), webhook());
         let sealer = Sealer::new([1; 16]);
-        Arc::new(Self { catalog, sealer, rows: Mutex::default(), failures: Mutex::default() })
+        Arc::new(Self { catalog, sealer, rows: Mutex::default(), failures: Mutex::default(), broken: Mutex::default() })
     }
 
     fn insert(&self, event: u64, due: Timestamp) -> (WebhookNo, Hint) {
@@ -95,7 +97,12 @@ impl Store for Memory {
     /// Three at a time, as if they were large.
     async fn events(&self, seqs: &[EventSeq], _: usize) -> Result<Vec<Option<StoredEvent>>, StoreError> {
         self.read()?;
-        Ok(seqs.iter().take(3).map(|seq| Some(stored(*seq))).collect())
+        let broken = *self.broken.lock();
+        if broken.is_some() && broken.as_ref() == seqs.first() {
+            return Err(StoreError::Failed("planted".into()));
+        }
+        let readable = seqs.iter().take(3).take_while(|seq| Some(**seq) != broken);
+        Ok(readable.map(|seq| Some(stored(*seq))).collect())
     }
 
     async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
@@ -285,6 +292,18 @@ async fn a_store_that_fails_for_a_while_delays_and_loses_nothing() {
     *store.failures.lock() = 6;
     let mut stage = start(store);
     assert_eq!(stage.deliver(5).await, [1, 2, 3, 4, 5]);
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_read_holds_up_nothing_else() {
+    let store = Memory::new();
+    for event in 1..=5 {
+        store.insert(event, Timestamp::UNIX_EPOCH);
+    }
+    *store.broken.lock() = Some(EventSeq(2));
+    let mut stage = start(store);
+    assert_eq!(stage.deliver(4).await, [1, 3, 4, 5]);
     stage.stop().await;
 }
 

@@ -57,7 +57,7 @@ use super::{
 use crate::{
     clock::Clock,
     flow::News,
-    limits::COMMIT_ROWS_MAX,
+    limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
         event::StoredEvent,
         ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
@@ -135,7 +135,13 @@ fn open_on(
     tasks
         .thread("store-committer", move || committer.run())
         .map_err(|error| OpenError::Unusable { dir: dir.to_owned(), error })?;
-    Ok(RedbStore { shared, archivist: Arc::default(), upkeep: tokio::sync::Mutex::default(), callers: Semaphore::new(CALLER_READS_MAX), tasks })
+    Ok(RedbStore {
+        shared,
+        archivist: Arc::default(),
+        upkeep: tokio::sync::Mutex::default(),
+        callers: Semaphore::new(CALLER_READS_MAX),
+        tasks,
+    })
 }
 
 impl RedbStore {
@@ -249,7 +255,8 @@ impl Store for RedbStore {
         now: Timestamp,
     ) -> Result<Option<ConfigAnswer>, StoreError> {
         let (tenant, request) = (tenant.clone(), request.clone());
-        self.read_for_caller(move |shared| reads::answered(shared, &tenant, &request, now).map_err(StoreError::from)).await
+        self.read_for_caller(move |shared| reads::answered(shared, &tenant, &request, now).map_err(StoreError::from))
+            .await
     }
 
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError> {

@@ -51,7 +51,7 @@ pub(super) fn open(
 ) -> Result<(Arc<Shared>, Recovered), OpenError> {
     let unusable = |error| OpenError::Unusable { dir: dir.to_owned(), error };
     make_folders(&*disk, dir).map_err(unusable)?;
-    let space = Arc::new(Space::new(config.disk_reserve));
+    let space = Arc::new(Space::new(config.disk_reserve, 3 * config.reopen_pause));
     space.look(disk.free_bytes(dir).map_err(unusable)?);
     let (hot, marker) = (dir.join(HOT), dir.join(MARKER));
     let is_empty = disk.len(&hot).map_err(unusable)?.is_none_or(|len| len == 0);

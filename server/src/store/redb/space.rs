@@ -11,23 +11,22 @@ use std::{
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-/// How long events are refused after a write found no room, whatever a look shows: a quota or a limit of a file's size does not
-/// show, and every attempt that fails takes outcomes with it.
-const REFUSED_AFTER_NONE: Duration = Duration::from_secs(3);
-
 /// What is known about room on the disk.
 #[derive(Debug)]
 pub(super) struct Space {
     /// Bytes that are kept free for what ends deliveries and frees space.
     reserve: u64,
+    /// How long events are refused after a write found no room, whatever a look shows: a quota or a limit of a file's size does
+    /// not show, and every attempt that fails takes outcomes with it.
+    pause: Duration,
     short: AtomicBool,
     found_none: Mutex<Option<Instant>>,
 }
 
 impl Space {
-    /// With this many bytes kept free.
-    pub(super) fn new(reserve: u64) -> Self {
-        Self { reserve, short: AtomicBool::new(false), found_none: Mutex::default() }
+    /// With this many bytes kept free, and this long a pause after a write that found no room.
+    pub(super) fn new(reserve: u64, pause: Duration) -> Self {
+        Self { reserve, pause, short: AtomicBool::new(false), found_none: Mutex::default() }
     }
 
     /// Whether events are to be refused.
@@ -47,7 +46,7 @@ impl Space {
     }
 
     fn look_at(&self, free: u64, now: Instant) {
-        let waits = self.found_none.lock().is_some_and(|found| now.duration_since(found) < REFUSED_AFTER_NONE);
+        let waits = self.found_none.lock().is_some_and(|found| now.duration_since(found) < self.pause);
         if free < self.reserve {
             self.shorten("the disk is almost full: events are refused, deliveries go on");
         } else if !waits && self.short.swap(false, Ordering::AcqRel) {
@@ -68,7 +67,7 @@ mod tests {
 
     #[test]
     fn events_are_refused_below_the_reserve_and_for_a_while_after_a_write_found_no_room() {
-        let (space, start) = (Space::new(100), Instant::now());
+        let (space, start) = (Space::new(100, Duration::from_secs(3)), Instant::now());
         let look = |(free, after)| {
             space.look_at(free, start + after);
             space.is_short()
@@ -77,7 +76,7 @@ mod tests {
         assert_eq!([(100, soon), (99, soon), (100, soon)].map(look), [false, true, false]);
         space.found_none();
         assert!(space.is_short());
-        let later = 2 * REFUSED_AFTER_NONE;
+        let later = Duration::from_secs(6);
         assert_eq!([(100, soon), (100, soon), (99, later), (100, later)].map(look), [true, true, true, false]);
     }
 }

@@ -55,7 +55,7 @@ async fn close(store: RedbStore, disk: &SimulatedDisk) -> Result<(), Violation> 
     let folder = Path::new(DATA);
     let segments = store.shared.segments.all();
     let segments = segments.iter().map(|segment| folder.join(format!("segments/{:08}.redb", segment.no)));
-    let space = Arc::new(Space::new(0));
+    let space = Arc::new(Space::new(0, Duration::ZERO));
     for path in segments.chain([folder.join("hot.redb")]) {
         let broken = |error: &dyn std::fmt::Display| Violation(format!("{}: {error}", path.display()));
         let mut file = OpenFile::open(disk, &path, 1 << 20, &space).map_err(|error| broken(&error))?;
