@@ -45,25 +45,25 @@ impl Change<'_> {
     fn record(&mut self, tables: &mut Tables<'_>, outcome: &Outcome) -> Result<(), EngineError> {
         let key = outcome.key;
         let row = (key.webhook.0, key.event.0, key.replay);
-        let before = match tables.deliveries.get(row)? {
-            Some(bytes) => Some(DeliveryRecord::decode_from(bytes.value())?),
-            None => None,
+        // Most outcomes are of first attempts: what is ready has no record yet, and need not be looked up.
+        let accepted = if outcome.attempt == 1 { tables.ready.remove(row)?.map(|time| time.value()) } else { None };
+        let before = match accepted {
+            None => tables.deliveries.get(row)?.map(|bytes| DeliveryRecord::decode_from(bytes.value())).transpose()?,
+            Some(_) => None,
         };
-        let attempts = before.as_ref().map_or(0, |record| record.attempts);
-        let create_time = match &before {
-            None if outcome.attempt == 1 => {
-                tables.ready.remove(row)?.map(|accept_time| Timestamp::from_micros(accept_time.value()))
-            }
-            None => None,
-            Some(record) => match record.due() {
+        let create_time = match (accepted, &before) {
+            (Some(accept_time), _) => Some(Timestamp::from_micros(accept_time)),
+            (None, Some(record)) => match record.due() {
                 Some(due) if record.attempts + 1 == outcome.attempt => {
                     let scheduled = (row.0, due.micros(), row.1, row.2);
                     tables.scheduled.remove(scheduled)?.map(|_| record.create_time())
                 }
                 _ => None,
             },
+            (None, None) => None,
         };
         let Some(create_time) = create_time else {
+            let attempts = before.as_ref().map_or(0, |record| record.attempts);
             warn!(
                 delivery.id = %outcome.delivery_id, attempt = outcome.attempt, attempts,
                 "an outcome came for a delivery that was not waiting for it; left out"
