@@ -167,7 +167,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "worker-threads",
         kind: Kind::One("COUNT"),
         default: "auto",
-        help: "Threads for gRPC, scheduling and reading the store; auto: one for every two processors (1 to 64)",
+        help: "Threads for gRPC and scheduling; auto: one for every two processors (1 to 64)",
         group: DELIVERING,
     },
     Setting {
@@ -210,7 +210,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "store-cache",
         kind: Kind::One("SIZE"),
         default: "16MiB",
-        help: "Memory in which the store keeps pages of its files (4MiB to 1TiB)",
+        help: "Memory in which the store keeps pages of hot.redb; some 50MiB more go to segments and to what is new (4MiB to 1TiB)",
         group: KEEPING,
     },
     Setting {
