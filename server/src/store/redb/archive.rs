@@ -17,17 +17,17 @@ use prost::Message as _;
 use super::{
     change::{Change, Tables, begin},
     error::EngineError,
-    mover::{Moved, move_oldest},
+    mover::{Moved, Slices},
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
     segments::{FILTER_EVENTS, filter_name},
     shared::Shared,
-    tables,
+    tables::{self, delivery_row, lane_row},
 };
 use crate::{
     limits::REQUEST_ID_WINDOW,
     model::{
         delivery::DeliveryState,
-        ids::{EventSeq, Position, WebhookNo},
+        ids::{DeliveryKey, EventSeq, Position},
         time::Timestamp,
     },
 };
@@ -44,7 +44,7 @@ const STEP_CHUNKS: usize = 64;
 /// What the hot store is to do about a step.
 #[derive(Debug)]
 pub(super) enum Archived {
-    /// These rows are in the segment now.
+    /// These rows are in a segment now.
     Moved(Box<Moved>),
     /// The segment takes no more.
     Sealed(u64, SegmentRecord),
@@ -73,6 +73,8 @@ pub(super) struct Archivist {
     rescued_seen: AtomicU64,
     /// Whose turn it is.
     turn: AtomicU64,
+    /// What was moved and is still in the hot store.
+    slices: Mutex<Slices>,
     /// How far the segment that is to go was searched for pending deliveries: its number, and the next event.
     searched: Mutex<(u64, u64)>,
 }
@@ -88,12 +90,15 @@ impl Archivist {
                 None
             })
         };
-        if let Some(step) = found(seal(shared, now)) {
+        // Not in the middle of a move, which says how far the segment reaches.
+        if self.slices.lock().is_empty()
+            && let Some(step) = found(seal(shared, now))
+        {
             return Ok(Some(step));
         }
         for _ in 0..4 {
             let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 4 {
-                0 => move_oldest(shared, now),
+                0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
                 _ => self.forget_rescued(shared),
@@ -103,6 +108,11 @@ impl Archivist {
             }
         }
         failure.map_or(Ok(None), Err)
+    }
+
+    fn move_slice(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
+        let slice = self.slices.lock().next(shared, now)?;
+        Ok(slice.map(|slice| Archived::Moved(Box::new(slice))))
     }
 
     fn forget_rescued(&self, shared: &Shared) -> Result<Option<Archived>, EngineError> {
@@ -222,15 +232,15 @@ fn is_live(
         return Ok(true);
     }
     let (ready, deliveries) = (hot.open_table(tables::READY)?, hot.open_table(tables::DELIVERIES)?);
-    for WebhookNo(no) in record.targets()? {
-        let row = (no, seq.0, 0);
-        if shared.catalog.webhook(WebhookNo(no)).is_none() {
+    for webhook in record.targets()? {
+        let key = DeliveryKey { webhook, event: seq, replay: 0 };
+        if shared.catalog.webhook(webhook).is_none() {
             continue;
         }
-        if ready.get(row)?.is_some() {
+        if ready.get(lane_row(key))?.is_some() {
             return Ok(true);
         }
-        if let Some(delivery) = deliveries.get(row)?
+        if let Some(delivery) = deliveries.get(delivery_row(key))?
             && DeliveryRecord::decode_from(delivery.value())?.state()? == DeliveryState::Pending
         {
             return Ok(true);

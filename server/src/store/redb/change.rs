@@ -15,7 +15,7 @@ use super::{
     error::EngineError,
     records::{ChunkBuilder, CountersRecord, EventChunk, LogBuilder, LogRecord},
     shared::{FanOut, Shared},
-    tables::{self, DeliveryRow, meta},
+    tables::{self, DeliveryRow, LaneRow, meta},
 };
 use crate::{
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
@@ -34,7 +34,7 @@ pub(super) struct Tables<'txn> {
     pub(super) event_chunks: Table<'txn, u64, &'static [u8]>,
     pub(super) rescued: Table<'txn, u64, &'static [u8]>,
     pub(super) event_ids: Table<'txn, &'static [u8], (u64, u128, u32)>,
-    pub(super) ready: Table<'txn, DeliveryRow, i64>,
+    pub(super) ready: Table<'txn, LaneRow, i64>,
     pub(super) scheduled: Table<'txn, (u64, i64, u64, u32), u32>,
     pub(super) deliveries: Table<'txn, DeliveryRow, &'static [u8]>,
     pub(super) log: Table<'txn, u64, &'static [u8]>,
@@ -89,7 +89,7 @@ pub(super) struct Change<'a> {
     pub(super) pending_before: &'a HashMap<u64, u64>,
     pub(super) pending: HashMap<u64, i64>,
     pub(super) chunks: ChunkBuilder,
-    pub(super) ready: Vec<(DeliveryRow, i64)>,
+    pub(super) ready: Vec<(LaneRow, i64)>,
     pub(super) fresh: Vec<(WebhookNo, Hint)>,
     pub(super) log: LogBuilder,
     pub(super) shown: Vec<Option<LogEntry>>,

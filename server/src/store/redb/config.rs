@@ -7,11 +7,12 @@ use super::{
     change::{Change, Tables},
     error::EngineError,
     records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, WebhookRecord},
+    tables::delivery_row,
 };
 use crate::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX},
     model::{
-        ids::{ConfigSeq, Tenant, WebhookId, WebhookNo},
+        ids::{ConfigSeq, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
         signing::Secret,
         time::Timestamp,
         webhook::{DisableReason, Switch, Webhook, WebhookSpec},
@@ -193,7 +194,7 @@ impl Change<'_> {
     ) -> Result<(), EngineError> {
         let time = self.deleted_at(tables, no)?;
         for &(event, replay, accept_time) in rows {
-            let row = (no, event, replay);
+            let row = delivery_row(DeliveryKey { webhook: WebhookNo(no), event: EventSeq(event), replay });
             let before = match tables.deliveries.get(row)? {
                 Some(bytes) => Some(DeliveryRecord::decode_from(bytes.value())?),
                 None => None,

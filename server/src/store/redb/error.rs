@@ -88,6 +88,17 @@ pub enum OpenError {
         /// Its version.
         found: u64,
     },
+    /// It was written by an earlier version whose layout this one does not read.
+    #[error(
+        "the data directory {dir} has schema version {found}, from before the first release, this program reads \
+         {SCHEMA_VERSION}: use another directory"
+    )]
+    OlderSchema {
+        /// Which directory.
+        dir: PathBuf,
+        /// Its version.
+        found: u64,
+    },
     /// The directory cannot be made or read.
     #[error("the data directory {dir} cannot be used: {error}")]
     Unusable {

@@ -10,6 +10,7 @@
 //! Invariant: nothing above this module sees a type of redb.
 
 mod archive;
+mod by_webhook;
 mod cache;
 mod change;
 mod committer;

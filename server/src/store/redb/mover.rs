@@ -1,41 +1,111 @@
 //! Moving the oldest chunks of the hot store into the segment that takes more.
+//!
+//! A *move* copies some megabytes into the segment with one commit; the hot store then forgets them in *slices*, each small
+//! enough to ride with other commits. A slice says how far the segment's record reaches after it, so a crash between two
+//! slices repeats the rest of the move, and what was copied is copied to where it is.
 
-use ::redb::{ReadTransaction, ReadableTable as _};
+use std::collections::{BTreeMap, VecDeque};
+
+use ::redb::{ReadTransaction, ReadableTable as _, WriteTransaction};
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    archive::{Archived, segment_span},
+    archive::segment_span,
     change::{Change, Tables, begin},
     error::EngineError,
-    records::{CountersRecord, EventChunk, LogChunk, SegmentRecord},
+    records::{CountersRecord, EventChunk, LogChunk, RunRecord, SegmentRecord},
     segments::Filter,
     shared::Shared,
-    tables::{self, DeliveryRow},
+    tables::{self, DeliveryRow, delivery_row},
 };
 use crate::{limits::UPKEEP_ROWS_MAX, model::time::Timestamp};
 
-/// Bytes of events, and of log, that one step moves.
-const STEP_BYTES: usize = 512 * 1024;
+/// Bytes of events, and of log, that one move copies. More makes longer waits for the disk, less makes shorter runs.
+const MOVE_BYTES: usize = 2 * 1024 * 1024;
+/// Rows of deliveries that one move copies, give or take a chunk.
+const MOVE_ROWS: usize = 8 * SLICE_ROWS;
+/// Rows that the hot store forgets at once. Unit tests get by with few, so that slices are many.
+const SLICE_ROWS: usize = if cfg!(test) { 3 } else { UPKEEP_ROWS_MAX };
+/// A hot store that is too large gets smaller by this part of what it may hold, but no more than a move takes.
+const SLACK: u64 = 8;
 
 /// Rows that are in a segment now, for the hot store to forget.
 #[derive(Debug)]
 pub(super) struct Moved {
     segment: u64,
     record: SegmentRecord,
+    /// What the hot store holds begins here before, and there after.
+    events: (u64, u64),
+    log: (u64, u64),
     event_chunks: Vec<u64>,
-    events_until: u64,
     event_ids: Vec<Vec<u8>>,
     log_chunks: Vec<u64>,
-    log_until: u64,
     deliveries: Vec<DeliveryRow>,
     bytes: u64,
 }
 
+impl Moved {
+    fn new(segment: u64, record: SegmentRecord, events_from: u64, log_from: u64) -> Self {
+        Self {
+            segment,
+            record,
+            events: (events_from, events_from),
+            log: (log_from, log_from),
+            event_chunks: Vec::new(),
+            event_ids: Vec::new(),
+            log_chunks: Vec::new(),
+            deliveries: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Where the hot store begins after it.
+    fn next(&self) -> Self {
+        Self::new(self.segment, self.record.clone(), self.events.1, self.log.1)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.event_chunks.is_empty() && self.log_chunks.is_empty()
+    }
+
+    /// Whether this is what the hot store is to forget next.
+    fn follows(&self, counters: &CountersRecord) -> bool {
+        self.events.0 == counters.hot_events_from && self.log.0 == counters.hot_log_from.max(1)
+    }
+}
+
+/// The slices of the move under way, first one first.
+#[derive(Debug, Default)]
+pub(super) struct Slices(VecDeque<Moved>);
+
+impl Slices {
+    /// Whether the hot store has forgotten all that was moved.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next slice. Begins a move if none is under way and the hot store holds too much, or something old.
+    pub(super) fn next(&mut self, shared: &Shared, now: Timestamp) -> Result<Option<Moved>, EngineError> {
+        let counters = *shared.counters.lock();
+        if !self.0.front().is_some_and(|slice| slice.follows(&counters)) {
+            // None, or the one before was not committed: it is moved again.
+            self.0 = move_oldest(shared, &counters, now)?;
+        }
+        Ok(self.0.pop_front())
+    }
+}
+
 /// Copies the oldest chunks of the hot store into the open segment when they are too many or too old.
-pub(super) fn move_oldest(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
-    let counters = *shared.counters.lock();
+fn move_oldest(shared: &Shared, counters: &CountersRecord, now: Timestamp) -> Result<VecDeque<Moved>, EngineError> {
     let (read, _) = shared.read()?;
+    let span = segment_span(shared);
+    let most = shared.config.hot_bytes_max as u64;
+    // Some at a time, or every step would move a chunk.
+    let excess = if counters.hot_bytes > most { counters.hot_bytes - (most - most / SLACK) } else { 0 };
+    if excess == 0 && !holds_older(&read, now - span - span / 8)? {
+        return Ok(VecDeque::new());
+    }
     let last = shared.segments.all().pop().filter(|segment| !segment.record.sealed);
     let (segment, record) = match last {
         Some(segment) => (segment.no, segment.record.clone()),
@@ -43,76 +113,61 @@ pub(super) fn move_oldest(shared: &Shared, now: Timestamp) -> Result<Option<Arch
     };
     let filter = shared.segments.filter(segment);
     let mut mover = Mover {
-        old: now - segment_span(shared),
-        excess: counters.hot_bytes.saturating_sub(shared.config.hot_bytes_max as u64),
-        rows: 0,
-        moved: Moved {
-            segment,
-            record,
-            event_chunks: Vec::new(),
-            events_until: counters.hot_events_from,
-            event_ids: Vec::new(),
-            log_chunks: Vec::new(),
-            log_until: counters.hot_log_from.max(1),
-            deliveries: Vec::new(),
-            bytes: 0,
-        },
+        old: now - span,
+        excess,
+        run: counters.hot_log_from.max(1),
+        filter: &filter,
+        slice: Moved::new(segment, record, counters.hot_events_from, counters.hot_log_from.max(1)),
+        slices: VecDeque::new(),
     };
-    if !mover.is_due(&read)? {
-        return Ok(None);
-    }
     let database = shared.segments.writable(segment)?;
     let txn = begin(&database)?;
-    mover.events(&read, &txn, &filter)?;
+    mover.events(&read, &txn)?;
     mover.log(&read, &txn)?;
     txn.commit()?;
-    let mut done = mover.moved;
-    done.record.bytes += done.bytes;
+    mover.close();
+    let slices = mover.slices;
     // Before the hot store forgets: readers must know where to look.
-    shared.segments.put(segment, done.record.clone(), filter);
-    Ok(Some(Archived::Moved(Box::new(done))))
+    if let Some(last) = slices.back() {
+        shared.segments.put(segment, last.record.clone(), filter);
+    }
+    Ok(slices)
 }
 
-struct Mover {
-    old: Timestamp,
-    excess: u64,
-    /// Rows moved, besides those of chunks.
-    rows: usize,
-    moved: Moved,
-}
-
-impl Mover {
-    /// Whether the hot store holds more than it should, or something old.
-    fn is_due(&self, read: &ReadTransaction) -> Result<bool, EngineError> {
-        if self.excess > 0 {
+/// Whether the first of the hot store's events or log entries is older than that.
+fn holds_older(read: &ReadTransaction, than: Timestamp) -> Result<bool, EngineError> {
+    if let Some(row) = read.open_table(tables::EVENT_CHUNKS)?.first()? {
+        let chunk = EventChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
+        if let Some(first) = chunk.event(0)
+            && first?.accept_time() < than
+        {
             return Ok(true);
         }
-        if let Some(row) = read.open_table(tables::EVENT_CHUNKS)?.first()? {
-            let chunk = EventChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-            if let Some(first) = chunk.event(0)
-                && first?.accept_time() < self.old
-            {
-                return Ok(true);
-            }
-        }
-        if let Some(row) = read.open_table(tables::LOG)?.first()? {
-            let chunk = LogChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-            if let Some(first) = chunk.entries.first() {
-                return Ok(first.ended()?.0 < self.old);
-            }
-        }
-        Ok(false)
     }
+    if let Some(row) = read.open_table(tables::LOG)?.first()? {
+        let chunk = LogChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
+        if let Some(first) = chunk.entries.first() {
+            return Ok(first.ended()?.0 < than);
+        }
+    }
+    Ok(false)
+}
 
-    fn events(
-        &mut self,
-        read: &ReadTransaction,
-        txn: &::redb::WriteTransaction,
-        filter: &Filter,
-    ) -> Result<(), EngineError> {
+struct Mover<'a> {
+    old: Timestamp,
+    excess: u64,
+    run: u64,
+    filter: &'a Filter,
+    /// The one being filled.
+    slice: Moved,
+    slices: VecDeque<Moved>,
+}
+
+impl Mover<'_> {
+    fn events(&mut self, read: &ReadTransaction, txn: &WriteTransaction) -> Result<(), EngineError> {
         let (hot, hot_ids) = (read.open_table(tables::EVENT_CHUNKS)?, read.open_table(tables::EVENT_IDS)?);
         let (mut chunks, mut ids) = (txn.open_table(tables::EVENT_CHUNKS)?, txn.open_table(tables::EVENT_IDS)?);
-        let mut bytes = 0;
+        let mut moved = 0;
         for row in hot.iter()? {
             let (first, encoded) = row?;
             let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
@@ -124,34 +179,34 @@ impl Mover {
                 newest = newest.max(record.accept_time());
                 keys.push(record.key());
             }
-            if bytes >= STEP_BYTES || self.rows >= UPKEEP_ROWS_MAX || !self.takes(newest, encoded.len()) {
+            if moved >= MOVE_BYTES || !self.takes(newest, encoded.len(), keys.len()) {
                 break;
             }
-            self.rows += keys.len();
             for key in keys {
                 if let Some(id) = hot_ids.get(key.as_slice())? {
                     ids.insert(key.as_slice(), id.value())?;
-                    filter.add(&key);
+                    self.filter.add(&key);
                 }
-                self.moved.event_ids.push(key);
+                self.slice.event_ids.push(key);
             }
             chunks.insert(first, encoded.as_ref())?;
-            bytes += encoded.len();
-            let record = &mut self.moved.record;
+            moved += encoded.len();
+            let record = &mut self.slice.record;
             if record.events_from == record.events_until {
                 record.events_from = first;
             }
             record.events_until = first + chunk.len() as u64;
-            self.moved.events_until = record.events_until;
-            self.moved.event_chunks.push(first);
+            self.slice.events.1 = record.events_until;
+            self.slice.event_chunks.push(first);
         }
         Ok(())
     }
 
-    fn log(&mut self, read: &ReadTransaction, txn: &::redb::WriteTransaction) -> Result<(), EngineError> {
+    fn log(&mut self, read: &ReadTransaction, txn: &WriteTransaction) -> Result<(), EngineError> {
         let (hot, hot_deliveries) = (read.open_table(tables::LOG)?, read.open_table(tables::DELIVERIES)?);
-        let (mut log, mut deliveries) = (txn.open_table(tables::LOG)?, txn.open_table(tables::DELIVERIES)?);
-        let mut bytes = 0;
+        let mut log = txn.open_table(tables::LOG)?;
+        let mut deliveries = BTreeMap::new();
+        let mut moved = 0;
         for row in hot.iter()? {
             let (first, encoded) = row?;
             let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
@@ -159,51 +214,85 @@ impl Mover {
             let mut newest = Timestamp::UNIX_EPOCH;
             let mut ended = Vec::new();
             for entry in &chunk.entries {
-                let (time, rows) = entry.ended()?;
+                let (time, keys) = entry.ended()?;
                 newest = newest.max(time);
-                ended.extend(rows);
+                ended.extend(keys.into_iter().map(delivery_row));
             }
-            if bytes >= STEP_BYTES || self.rows >= 2 * UPKEEP_ROWS_MAX || !self.takes(newest, encoded.len()) {
+            let full = moved >= MOVE_BYTES || deliveries.len() >= MOVE_ROWS;
+            if full || !self.takes(newest, encoded.len(), ended.len()) {
                 break;
             }
-            self.rows += ended.len();
             for row in ended {
                 if let Some(delivery) = hot_deliveries.get(row)? {
-                    deliveries.insert(row, delivery.value())?;
-                    self.moved.deliveries.push(row);
-                    self.moved.record.hold_delivery(row.1);
+                    deliveries.insert(row, delivery.value().to_vec());
+                    self.slice.deliveries.push(row);
+                    self.slice.record.hold_delivery(row.0);
                 }
             }
             log.insert(first, encoded.as_ref())?;
-            bytes += encoded.len();
-            let record = &mut self.moved.record;
+            moved += encoded.len();
+            let record = &mut self.slice.record;
             if record.log_from == record.log_until {
                 record.log_from = first;
             }
             record.log_until = first + chunk.entries.len() as u64;
-            self.moved.log_until = record.log_until;
-            self.moved.log_chunks.push(first);
+            self.slice.log.1 = record.log_until;
+            self.slice.log_chunks.push(first);
+        }
+        self.write_run(txn, &deliveries)
+    }
+
+    /// Writes the deliveries that end here, and which of them are whose, both in the order of their keys.
+    fn write_run(
+        &self,
+        txn: &WriteTransaction,
+        deliveries: &BTreeMap<DeliveryRow, Vec<u8>>,
+    ) -> Result<(), EngineError> {
+        let mut by_webhook = BTreeMap::<u64, Vec<(u64, u32)>>::new();
+        let mut table = txn.open_table(tables::DELIVERIES)?;
+        for (&row, record) in deliveries {
+            table.insert(row, record.as_slice())?;
+            by_webhook.entry(row.1).or_default().push((row.0, row.2));
+        }
+        let mut runs = txn.open_table(tables::RUNS)?;
+        for (webhook, deliveries) in by_webhook {
+            let run = RunRecord::new(deliveries.into_iter());
+            runs.insert((self.run, webhook), run.encode_to_vec().as_slice())?;
         }
         Ok(())
     }
 
-    /// Whether a chunk is to be moved; counts it if so.
-    fn takes(&mut self, newest: Timestamp, bytes: usize) -> bool {
+    /// Whether a chunk is to be moved; counts it if so, in the next slice if this one has no room for its rows.
+    fn takes(&mut self, newest: Timestamp, bytes: usize, rows: usize) -> bool {
         let bytes = bytes as u64;
         if self.excess == 0 && newest >= self.old {
             return false;
         }
+        let in_slice = self.slice.event_ids.len() + self.slice.deliveries.len();
+        if in_slice > 0 && in_slice + rows > SLICE_ROWS {
+            self.close();
+        }
         self.excess = self.excess.saturating_sub(bytes);
-        self.moved.bytes += bytes;
-        let record = &mut self.moved.record;
+        self.slice.bytes += bytes;
+        let record = &mut self.slice.record;
+        record.bytes += bytes;
         record.newest = record.newest.max(newest.micros());
         record.oldest = record.oldest.min(newest.micros());
         true
     }
+
+    fn close(&mut self) {
+        let next = self.slice.next();
+        let mut done = std::mem::replace(&mut self.slice, next);
+        if !done.is_empty() {
+            done.deliveries.sort_unstable();
+            self.slices.push_back(done);
+        }
+    }
 }
 
 impl Change<'_> {
-    /// The hot store's part of a move.
+    /// The hot store's part of a slice.
     pub(super) fn moved(&mut self, tables: &mut Tables<'_>, moved: Moved) -> Result<(), EngineError> {
         for first in moved.event_chunks {
             tables.event_chunks.remove(first)?;
@@ -220,8 +309,8 @@ impl Change<'_> {
         tables.segments.insert(moved.segment, moved.record.encode_to_vec().as_slice())?;
         let counters: &mut CountersRecord = &mut self.counters;
         counters.last_segment = counters.last_segment.max(moved.segment);
-        counters.hot_events_from = moved.events_until;
-        counters.hot_log_from = moved.log_until;
+        counters.hot_events_from = moved.events.1;
+        counters.hot_log_from = moved.log.1;
         counters.hot_bytes = counters.hot_bytes.saturating_sub(moved.bytes);
         Ok(())
     }

@@ -68,6 +68,7 @@ pub(super) fn open(
     let facts = prepare(&hot, clock).map_err(|error| broken(dir, &error))?;
     let facts = match facts {
         Ok(facts) => facts,
+        Err(found) if found < SCHEMA_VERSION => return Err(OpenError::OlderSchema { dir: dir.to_owned(), found }),
         Err(found) => return Err(OpenError::NewerSchema { dir: dir.to_owned(), found }),
     };
     write_marker(&*disk, &marker).map_err(unusable)?;
@@ -125,14 +126,14 @@ struct Facts {
     counters: CountersRecord,
 }
 
-/// Checks the schema, or lays it down; counts the opening. The inner error is the version of a newer schema.
+/// Checks the schema, or lays it down; counts the opening. The inner error is the version of another schema.
 fn prepare(hot: &Database, clock: Clock) -> Result<Result<Facts, u64>, EngineError> {
     let txn = begin(hot)?;
     let facts = {
-        // The schema first: tables of a newer one may not open as ours.
+        // The schema first: tables of another one may not open as ours.
         let number = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes);
         let found = txn.open_table(tables::META)?.get(meta::SCHEMA)?.map(|bytes| number(bytes.value()));
-        if let Some(found) = found.filter(|&found| found > SCHEMA_VERSION) {
+        if let Some(found) = found.filter(|&found| found != SCHEMA_VERSION) {
             return Ok(Err(found));
         }
         let mut tables = Tables::open(&txn)?;

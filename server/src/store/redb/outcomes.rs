@@ -1,5 +1,7 @@
 //! Recording what attempts led to.
 
+use std::collections::BTreeMap;
+
 use ::redb::ReadableTable as _;
 use prost::Message as _;
 use tracing::{error, warn};
@@ -8,6 +10,7 @@ use super::{
     change::{Change, Tables},
     error::EngineError,
     records::{DeliveryRecord, LogRecord, WebhookRecord},
+    tables::{DeliveryRow, delivery_row, lane_row},
 };
 use crate::{
     model::{
@@ -27,10 +30,11 @@ impl Change<'_> {
         for (no, reason) in group.disable {
             self.disable(tables, no, reason)?;
         }
+        let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
             if self.exists(outcome.key.webhook) {
                 outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);
-                match self.record(tables, &outcome) {
+                match self.record(tables, &outcome, &mut records) {
                     // Or it would keep every other outcome from being committed, for ever.
                     Err(EngineError::Corrupt(error)) => {
                         error!(delivery.id = %outcome.delivery_id, %error, "an outcome was left out");
@@ -39,23 +43,36 @@ impl Change<'_> {
                 }
             }
         }
+        for (row, record) in records {
+            tables.deliveries.insert(row, record.encode_to_vec().as_slice())?;
+        }
         Ok(())
     }
 
-    fn record(&mut self, tables: &mut Tables<'_>, outcome: &Outcome) -> Result<(), EngineError> {
+    /// Records one outcome, but for the delivery's own record, which is left in `records`.
+    fn record(
+        &mut self,
+        tables: &mut Tables<'_>,
+        outcome: &Outcome,
+        records: &mut BTreeMap<DeliveryRow, DeliveryRecord>,
+    ) -> Result<(), EngineError> {
         let key = outcome.key;
-        let row = (key.webhook.0, key.event.0, key.replay);
+        let (row, webhook) = (delivery_row(key), key.webhook.0);
         // Most outcomes are of first attempts: what is ready has no record yet, and need not be looked up.
-        let accepted = if outcome.attempt == 1 { tables.ready.remove(row)?.map(|time| time.value()) } else { None };
-        let before = match accepted {
-            None => tables.deliveries.get(row)?.map(|bytes| DeliveryRecord::decode_from(bytes.value())).transpose()?,
-            Some(_) => None,
+        let accepted =
+            if outcome.attempt == 1 { tables.ready.remove(lane_row(key))?.map(|time| time.value()) } else { None };
+        let before = match (accepted, records.get(&row)) {
+            (Some(_), _) => None,
+            (None, Some(record)) => Some(record.clone()),
+            (None, None) => {
+                tables.deliveries.get(row)?.map(|bytes| DeliveryRecord::decode_from(bytes.value())).transpose()?
+            }
         };
         let create_time = match (accepted, &before) {
             (Some(accept_time), _) => Some(Timestamp::from_micros(accept_time)),
             (None, Some(record)) => match record.due() {
                 Some(due) if record.attempts + 1 == outcome.attempt => {
-                    let scheduled = (row.0, due.micros(), row.1, row.2);
+                    let scheduled = (webhook, due.micros(), key.event.0, key.replay);
                     tables.scheduled.remove(scheduled)?.map(|_| record.create_time())
                 }
                 _ => None,
@@ -73,11 +90,11 @@ impl Change<'_> {
 
         let entry = self.append(LogRecord::outcome(outcome), Some(LogEntry::Outcome(outcome.clone())));
         let record = DeliveryRecord::after(before, create_time, outcome, entry);
-        tables.deliveries.insert(row, record.encode_to_vec().as_slice())?;
+        records.insert(row, record);
         if let (DeliveryState::Pending, Some(due)) = (outcome.state, outcome.next_attempt) {
-            tables.scheduled.insert((row.0, due.micros(), row.1, row.2), outcome.attempt)?;
+            tables.scheduled.insert((webhook, due.micros(), key.event.0, key.replay), outcome.attempt)?;
         } else {
-            *self.pending.entry(row.0).or_default() -= 1;
+            *self.pending.entry(webhook).or_default() -= 1;
             self.counters.pending = self.counters.pending.saturating_sub(1);
         }
         Ok(())

@@ -7,13 +7,30 @@
 //! old or finished moves to *segments*, so that the hot file stays small and each commit cheap. A reader finds an event or a
 //! log entry by number alone, wherever it lies, so a move changes no pointer.
 
-use ::redb::TableDefinition;
+use ::redb::{TableDefinition, TableError};
 
-/// Version of all layouts here and in `records/`. A store with a higher one is refused.
-pub(super) const SCHEMA_VERSION: u64 = 1;
+use super::error::EngineError;
+use crate::model::ids::DeliveryKey;
 
-/// Key of a delivery in tables: webhook number, event number, replay.
+/// Version of all layouts here and in `records/`. A store with another one is refused: version 1, which had deliveries by
+/// webhook, was never released.
+pub(super) const SCHEMA_VERSION: u64 = 2;
+
+/// Key of a delivery among those of its webhook: webhook number, event number, replay.
+pub(super) type LaneRow = (u64, u64, u32);
+
+/// Key of a delivery among those of its event: event number, webhook number, replay.
 pub(super) type DeliveryRow = (u64, u64, u32);
+
+/// Where a delivery is in [`READY`].
+pub(super) fn lane_row(key: DeliveryKey) -> LaneRow {
+    (key.webhook.0, key.event.0, key.replay)
+}
+
+/// Where a delivery is in [`DELIVERIES`].
+pub(super) fn delivery_row(key: DeliveryKey) -> DeliveryRow {
+    (key.event.0, key.webhook.0, key.replay)
+}
 
 /// Facts about the store. Key: name. Value: by name, see [`meta`].
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -60,15 +77,20 @@ pub(super) const RESCUED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new
 pub(super) const EVENT_IDS: TableDefinition<'_, &[u8], (u64, u128, u32)> = TableDefinition::new("event_ids");
 
 /// Deliveries never attempted, due since their event was accepted. Value: microseconds of acceptance. Until the first outcome.
-pub(super) const READY: TableDefinition<'_, DeliveryRow, i64> = TableDefinition::new("ready");
+pub(super) const READY: TableDefinition<'_, LaneRow, i64> = TableDefinition::new("ready");
 
 /// Deliveries due at a time. Key: webhook number, microseconds, event number, replay. Value: attempts so far. Until the next
 /// outcome.
 pub(super) const SCHEDULED: TableDefinition<'_, (u64, i64, u64, u32), u32> = TableDefinition::new("scheduled");
 
 /// Deliveries that have had an outcome or were cancelled. Value: `DeliveryRecord`. In hot until the log entry that ended them
-/// is archived, then in that segment.
-pub(super) const DELIVERIES: TableDefinition<'_, DeliveryRow, &[u8]> = TableDefinition::new("deliveries");
+/// is archived, then in that segment. By event, because what ends at about the same time began so: the rows of a commit share
+/// a few pages however many webhooks they are for, and leave together.
+pub(super) const DELIVERIES: TableDefinition<'_, DeliveryRow, &[u8]> = TableDefinition::new("deliveries_by_event");
+
+/// In segments: which of their deliveries are a webhook's. Key: number of the first log entry of the move that brought them
+/// here, webhook number. Value: `RunRecord`. Runs, written in one go, because a row each would dirty a page each.
+pub(super) const RUNS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("runs");
 
 /// The outcome log, in chunks. Key: number of the first entry, from 1. Value: `LogChunk`. In hot until archived, then in a
 /// segment until the end of retention.
@@ -85,3 +107,12 @@ pub(super) const CANCELS: TableDefinition<'_, u64, ()> = TableDefinition::new("c
 
 /// Segments. Key: segment number. Value: `SegmentRecord`.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
+
+/// A table that a segment may not have yet.
+pub(super) fn existing<T>(table: Result<T, TableError>) -> Result<Option<T>, EngineError> {
+    match table {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -2,16 +2,17 @@
 //!
 //! A delivery that never had an outcome has no record of its own: it is an event with a target.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use ::redb::{ReadTransaction, TableError};
+use ::redb::ReadTransaction;
 
 use super::{
+    by_webhook,
     error::EngineError,
     reads,
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
     shared::{FanOut, Shared},
-    tables::{self, DeliveryRow},
+    tables::{self, delivery_row, existing, lane_row},
 };
 use crate::{
     limits::LIST_EXAMINED_MAX,
@@ -23,8 +24,6 @@ use crate::{
     store::types::{Delivery, DeliveryDetail, DeliveryPage, DeliveryQuery, DeliveryView, ListPosition, LogEntry},
 };
 
-/// Rows of one webhook that one call takes from each table.
-const TABLE_ROWS_MAX: usize = 1_000;
 /// Events one call looks at where most may belong to other tenants.
 const EVENTS_EXAMINED_MAX: usize = 10 * LIST_EXAMINED_MAX;
 
@@ -167,7 +166,7 @@ impl<'a> Viewer<'a> {
     }
 
     fn record(&self, key: DeliveryKey) -> Result<Option<DeliveryRecord>, EngineError> {
-        let row = (key.webhook.0, key.event.0, key.replay);
+        let row = delivery_row(key);
         if let Some(bytes) = self.hot.open_table(tables::DELIVERIES)?.get(row)? {
             return Ok(Some(DeliveryRecord::decode_from(bytes.value())?));
         }
@@ -175,7 +174,7 @@ impl<'a> Viewer<'a> {
             return Ok(None);
         }
         let segments = self.shared.segments.all();
-        for segment in segments.iter().rev().filter(|segment| segment.record.may_have_delivery(row.1)) {
+        for segment in segments.iter().rev().filter(|segment| segment.record.may_have_delivery(row.0)) {
             let txn = self.shared.segments.read(segment.no)?;
             if let Some(table) = existing(txn.open_table(tables::DELIVERIES))?
                 && let Some(bytes) = table.get(row)?
@@ -188,8 +187,7 @@ impl<'a> Viewer<'a> {
 
     /// Whether it was decided on and has had no outcome.
     fn awaits_first_attempt(&self, key: DeliveryKey) -> Result<bool, EngineError> {
-        let row = (key.webhook.0, key.event.0, key.replay);
-        if self.hot.open_table(tables::READY)?.get(row)?.is_some() {
+        if self.hot.open_table(tables::READY)?.get(lane_row(key))?.is_some() {
             return Ok(true);
         }
         let in_memory = |fan_out: &FanOut| fan_out.awaits(key.webhook);
@@ -222,34 +220,9 @@ impl<'a> Viewer<'a> {
     }
 
     fn keys_of_webhook(&self, no: WebhookNo, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
-        let mut rows = BTreeSet::new();
-        // Below this a table was not read, so the merged rows may have gaps there.
-        let mut floor = None;
-        let mut read = |keys: Vec<DeliveryRow>| {
-            if keys.len() == TABLE_ROWS_MAX {
-                floor = floor.max(keys.last().copied());
-            }
-            rows.extend(keys);
-        };
-        read(newest(&self.hot.open_table(tables::READY)?, no, after)?);
-        read(newest(&self.hot.open_table(tables::DELIVERIES)?, no, after)?);
-        let end = after.map_or(u64::MAX, |after| after.event.0.saturating_add(1));
-        let segments = self.shared.segments.all();
-        for segment in segments.iter().filter(|segment| segment.record.has_deliveries_before(end)) {
-            let txn = self.shared.segments.read(segment.no)?;
-            if let Some(table) = existing(txn.open_table(tables::DELIVERIES))? {
-                read(newest(&table, no, after)?);
-            }
-        }
-        for (seq, fan_out) in &self.fan_outs {
-            let key = DeliveryKey { webhook: no, event: *seq, replay: 0 };
-            if fan_out.awaits(no) && comes_after(key, after) {
-                rows.insert((no.0, seq.0, 0));
-            }
-        }
-        let keys = rows.into_iter().rev().take_while(|row| floor.is_none_or(|floor| *row >= floor)).map(key_of);
-        let mut keys = cut(keys.collect(), LIST_EXAMINED_MAX);
-        keys.next = keys.next.or(floor.map(key_of));
+        let found = by_webhook::find(self.shared, &self.hot, &self.fan_outs, no, after)?;
+        let mut keys = cut(found.keys, LIST_EXAMINED_MAX);
+        keys.next = keys.next.or(found.next);
         Ok(keys)
     }
 
@@ -303,33 +276,9 @@ fn comes_after(key: DeliveryKey, after: Option<DeliveryKey>) -> bool {
     after.is_none_or(|after| rank(key) < rank(after))
 }
 
-fn key_of((webhook, event, replay): DeliveryRow) -> DeliveryKey {
-    DeliveryKey { webhook: WebhookNo(webhook), event: EventSeq(event), replay }
-}
-
 fn cut(mut keys: Vec<DeliveryKey>, most: usize) -> Keys {
     let more = keys.len() > most;
     keys.truncate(most);
     let next = keys.last().copied().filter(|_| more);
     Keys { keys, next }
-}
-
-/// The newest rows of one webhook, newest first.
-fn newest<V: ::redb::Value + 'static>(
-    table: &::redb::ReadOnlyTable<DeliveryRow, V>,
-    no: WebhookNo,
-    after: Option<DeliveryKey>,
-) -> Result<Vec<DeliveryRow>, EngineError> {
-    let end = after.map_or((no.0, u64::MAX, u32::MAX), |after| (no.0, after.event.0, after.replay));
-    let rows = table.range((no.0, 0, 0)..end)?.rev().take(TABLE_ROWS_MAX);
-    rows.map(|row| Ok(row?.0.value())).collect()
-}
-
-/// A table that a segment may not have yet.
-fn existing<T>(table: Result<T, TableError>) -> Result<Option<T>, EngineError> {
-    match table {
-        Ok(table) => Ok(Some(table)),
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{super::tables::DeliveryRow, Corrupt, decode, state};
+use super::{Corrupt, decode, state};
 use crate::{
     limits::{CHUNK_BYTES, CHUNK_ENTRY_BYTES, UPKEEP_ROWS_MAX},
     model::{
@@ -104,8 +104,10 @@ pub(in super::super) struct CancelledRecord {
 }
 
 impl CancelledRecord {
-    pub(in super::super) fn rows(&self) -> impl Iterator<Item = DeliveryRow> {
-        self.events.iter().zip(&self.replays).map(|(&event, &replay)| (self.webhook, event, replay))
+    fn deliveries(&self) -> impl Iterator<Item = DeliveryKey> {
+        let webhook = WebhookNo(self.webhook);
+        let event = move |(&event, &replay): (&u64, &u32)| DeliveryKey { webhook, event: EventSeq(event), replay };
+        self.events.iter().zip(&self.replays).map(event)
     }
 }
 
@@ -174,24 +176,29 @@ impl LogRecord {
         }
     }
 
-    /// When it was written, and the rows of the deliveries that it ended.
-    pub(in super::super) fn ended(&self) -> Result<(Timestamp, Vec<DeliveryRow>), Corrupt> {
+    /// When it was written, and the deliveries that it ended.
+    pub(in super::super) fn ended(&self) -> Result<(Timestamp, Vec<DeliveryKey>), Corrupt> {
         Ok(match &self.kind {
             Some(entry::Kind::Outcome(record)) => {
-                let ended = state::from_disk(record.state)?.is_final();
-                let rows = ended.then_some((record.webhook, record.event, record.replay)).into_iter().collect();
-                (Timestamp::from_micros(record.time), rows)
+                let ended = state::from_disk(record.state)?.is_final().then(|| record.delivery());
+                (Timestamp::from_micros(record.time), ended.into_iter().collect())
             }
             Some(entry::Kind::WebhookCancelled(record)) => (Timestamp::from_micros(record.time), Vec::new()),
-            Some(entry::Kind::Cancelled(record)) => (Timestamp::from_micros(record.time), record.rows().collect()),
+            Some(entry::Kind::Cancelled(record)) => {
+                (Timestamp::from_micros(record.time), record.deliveries().collect())
+            }
             None => (Timestamp::UNIX_EPOCH, Vec::new()),
         })
     }
 }
 
 impl OutcomeRecord {
+    fn delivery(&self) -> DeliveryKey {
+        DeliveryKey { webhook: WebhookNo(self.webhook), event: EventSeq(self.event), replay: self.replay }
+    }
+
     fn shown(self, sealer: &Sealer) -> Result<Outcome, Corrupt> {
-        let key = DeliveryKey { webhook: WebhookNo(self.webhook), event: EventSeq(self.event), replay: self.replay };
+        let key = self.delivery();
         Ok(Outcome {
             key,
             delivery_id: sealer.delivery_id(key),

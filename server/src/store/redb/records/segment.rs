@@ -1,4 +1,4 @@
-//! Counters and segments: what the store knows about itself.
+//! Counters, segments and what is in them: what the store knows about itself.
 
 use prost::Message;
 
@@ -90,13 +90,38 @@ impl SegmentRecord {
         self.deliveries_until = self.deliveries_until.max(event + 1);
     }
 
-    /// Whether it may hold deliveries of events before `end`.
-    pub(in super::super) fn has_deliveries_before(&self, end: u64) -> bool {
-        self.deliveries_from < self.deliveries_until && self.deliveries_from < end
-    }
-
     /// Whether it may hold deliveries of this event.
     pub(in super::super) fn may_have_delivery(&self, event: u64) -> bool {
         (self.deliveries_from..self.deliveries_until).contains(&event)
+    }
+}
+
+/// Deliveries of one webhook that one move brought into a segment.
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct RunRecord {
+    /// Ascending.
+    #[prost(uint64, repeated, tag = "1")]
+    events: Vec<u64>,
+    /// As many as `events`, or none if all are 0.
+    #[prost(uint32, repeated, tag = "2")]
+    replays: Vec<u32>,
+}
+
+impl RunRecord {
+    /// Of a webhook's deliveries: event and replay, ascending.
+    pub(in super::super) fn new(deliveries: impl Iterator<Item = (u64, u32)>) -> Self {
+        let (events, replays): (_, Vec<u32>) = deliveries.unzip();
+        let replays = if replays.iter().all(|&replay| replay == 0) { Vec::new() } else { replays };
+        Self { events, replays }
+    }
+
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("run of deliveries", bytes)
+    }
+
+    /// Event and replay of each, ascending.
+    pub(in super::super) fn deliveries(&self) -> impl DoubleEndedIterator<Item = (u64, u32)> {
+        let replay = |index| self.replays.get(index).copied().unwrap_or(0);
+        self.events.iter().enumerate().map(move |(index, &event)| (event, replay(index)))
     }
 }
