@@ -309,20 +309,21 @@ mod tests {
     use super::*;
     use crate::{
         model::{
+            delivery::{DeliveryState, Outcome},
             event::{Event, JSON},
-            ids::EventTypeName,
+            ids::{DeliveryKey, EventTypeName},
             signing::Secret,
             target::Target,
             webhook::{Subscription, WebhookSpec},
         },
-        store::DuePage,
+        store::{DuePage, Hint},
     };
 
-    fn opened(dir: &TempDir) -> RedbStore {
+    pub(super) fn opened(dir: &TempDir) -> RedbStore {
         open(dir.path(), Config::default(), Arc::default(), Clock::start()).unwrap()
     }
 
-    async fn webhook(store: &RedbStore) -> WebhookNo {
+    pub(super) async fn webhook(store: &RedbStore) -> WebhookNo {
         let spec = WebhookSpec {
             tenant: "t".parse().unwrap(),
             target: Target::from_stored("https://receiver.example/").unwrap(),
@@ -336,7 +337,7 @@ mod tests {
         webhook.no
     }
 
-    async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published>, StoreError> {
+    pub(super) async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published>, StoreError> {
         let event = Event {
             id: id.parse().unwrap(),
             tenant: "t".parse().unwrap(),
@@ -349,6 +350,30 @@ mod tests {
         };
         let targets = store.catalog().targets(&event.tenant, &event.event_type);
         store.publish(vec![Publish { event, targets, accept_time: Timestamp::UNIX_EPOCH }]).await
+    }
+
+    /// What a first attempt that was answered leads to.
+    pub(super) async fn outcome(store: &RedbStore, webhook: WebhookNo, hint: Hint) -> Outcome {
+        let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
+        let stored = store.events(&[hint.event], usize::MAX).await.unwrap().remove(0).unwrap();
+        Outcome {
+            key,
+            delivery_id: store.sealer().delivery_id(key),
+            tenant: stored.event.tenant,
+            webhook_id: store.catalog().webhook(webhook).unwrap().webhook.id,
+            event_id: stored.event.id,
+            event_type: stored.event.event_type,
+            attempt: 1,
+            state: DeliveryState::Delivered,
+            http_status: Some(200),
+            error_class: None,
+            error: String::new(),
+            latency: Duration::from_millis(5),
+            time: Timestamp::UNIX_EPOCH,
+            next_attempt: None,
+            held: false,
+            response_body: Bytes::new(),
+        }
     }
 
     /// Makes the next commit fail, as a database does that has had an I/O error.
