@@ -162,7 +162,7 @@ impl Webhooks {
         let index = self.wanted.len();
         let types = TYPES.iter().filter(|_| rng.random_bool(0.5)).map(|name| EventTypeName::new(name)).collect();
         let all = rng.random_bool(0.6);
-        let subscription = if all { Subscription::All } else { Subscription::Types(types) };
+        let subscription = if all { Subscription::All } else { Subscription::to(types) };
         let request = rng.random_bool(0.8).then(|| RequestKey { id: format!("create-{index}"), hash: 1 });
         let spec = WebhookSpec {
             tenant: tenant(rng.random_range(0..traffic.tenants)),

@@ -142,7 +142,7 @@ fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscri
         }
         types.extend(event_type(violations, || format!("{FIELD}[{index}]"), name));
     }
-    Some(Subscription::Types(types))
+    Some(Subscription::to(types))
 }
 
 /// An event type of the catalogue; of an unknown one the nearest is named.

@@ -10,9 +10,10 @@
 //!
 //! Deliberately absent: permits, other lanes, time to come, reading. The scheduler has those.
 
-use std::collections::{BTreeMap, HashMap};
-
-use super::budget::{Budget, Part};
+use super::{
+    budget::{Budget, Part},
+    sorted::SortedMap,
+};
 use crate::{
     model::{
         ids::{EventSeq, Tenant, WebhookNo},
@@ -88,9 +89,9 @@ pub(super) struct Lane {
     /// When the scheduler is to look at it again, as registered there.
     pub(super) alarm: Option<Timestamp>,
     /// With the attempts that have ended.
-    window: BTreeMap<Slot, u32>,
-    known: HashMap<DeliveryInLane, Place>,
-    ghosts: HashMap<DeliveryInLane, AsOf>,
+    window: SortedMap<Slot, u32>,
+    known: SortedMap<DeliveryInLane, Place>,
+    ghosts: SortedMap<DeliveryInLane, AsOf>,
     /// Reads from this one on see deliveries, due within the horizon, that are not `known`.
     mark: Option<AsOf>,
     refill: Refill,
@@ -110,9 +111,9 @@ impl Lane {
             part: Part::new(tenant, webhook),
             listed: Listed::No,
             alarm: None,
-            window: BTreeMap::new(),
-            known: HashMap::new(),
-            ghosts: HashMap::new(),
+            window: SortedMap::default(),
+            known: SortedMap::default(),
+            ghosts: SortedMap::default(),
             mark: None,
             refill: Refill::Idle,
             in_flight: 0,
@@ -141,7 +142,7 @@ impl Lane {
     /// When the latest in its window is due.
     #[cfg(test)]
     pub(super) fn latest(&self) -> Option<Timestamp> {
-        self.window.last_key_value().map(|(slot, _)| slot.due)
+        self.window.last().map(|(slot, _)| slot.due)
     }
 
     /// Whether there is nothing left to know about it.
@@ -153,17 +154,26 @@ impl Lane {
             && self.paused_until.is_none()
     }
 
+    /// Reads from this one on see what it waits for, if all it does is wait for its turn to read; that takes no lane.
+    pub(super) fn only_waits(&self) -> Option<AsOf> {
+        let waits = self.known.is_empty()
+            && self.refill == Refill::Queued
+            && self.listed == Listed::No
+            && self.paused_until.is_none();
+        self.mark.filter(|_| waits)
+    }
+
     /// Whether a delivery may be launched now.
     pub(super) fn is_ready(&self, now: Timestamp, in_flight_max: usize) -> bool {
         self.paused_until.is_none()
             && self.in_flight - self.answered < in_flight_max
-            && self.window.first_key_value().is_some_and(|(slot, _)| slot.due <= now)
+            && self.window.first().is_some_and(|(slot, _)| slot.due <= now)
     }
 
     /// When it is to be looked at again though nothing happens.
     pub(super) fn next_alarm(&self, now: Timestamp) -> Option<Timestamp> {
         let pause = [self.paused_until, self.aside_until].into_iter().flatten().min();
-        let future = self.window.first_key_value().map(|(slot, _)| slot.due).filter(|due| *due > now);
+        let future = self.window.first().map(|(slot, _)| slot.due).filter(|due| *due > now);
         match (pause, future) {
             (Some(pause), Some(future)) if self.paused_until.is_none() => Some(pause.min(future)),
             (Some(pause), _) => Some(pause),
@@ -178,7 +188,7 @@ impl Lane {
         }
         if self.aside_until.is_some_and(|until| until <= now) {
             self.aside_until = None;
-            self.known.retain(|_, place| *place != Place::Aside);
+            self.known.retain(|place| *place != Place::Aside);
             self.raise(seen);
         }
     }
@@ -217,7 +227,7 @@ impl Lane {
         if below_cap == 0 || !self.is_open() {
             return 0;
         }
-        hints.iter().filter(|hint| !self.known.contains_key(&Slot::of(hint).delivery())).take(below_cap).count()
+        hints.iter().filter(|hint| !self.known.contains(&Slot::of(hint).delivery())).take(below_cap).count()
     }
 
     /// Takes the earliest delivery out for an attempt. Whether that may be launched is for [`Self::is_ready`] to say.
@@ -344,7 +354,7 @@ impl Lane {
         for hint in &page.hints {
             let slot = Slot::of(hint);
             let is_ghost = ghosts.get(&slot.delivery()).is_some_and(|settled| page.as_of < *settled);
-            if !is_ghost && !self.known.contains_key(&slot.delivery()) {
+            if !is_ghost && !self.known.contains(&slot.delivery()) {
                 self.insert(slot, hint.attempts, seen, budget);
             }
         }
@@ -354,7 +364,7 @@ impl Lane {
     pub(super) fn clear(&mut self, budget: &mut Budget) {
         self.window.clear();
         budget.resize(&mut self.part, 0);
-        self.known.retain(|_, place| matches!(place, Place::InFlight | Place::Answered));
+        self.known.retain(|place| matches!(place, Place::InFlight | Place::Answered));
         self.mark = None;
         self.paused_until = None;
         self.aside_until = None;
@@ -363,7 +373,7 @@ impl Lane {
     /// Puts a delivery into the window. If that is full the latest one makes room, which may be this one.
     fn insert(&mut self, slot: Slot, attempts: u32, seen: AsOf, budget: &mut Budget) {
         if self.window.len() >= budget.lane_cap(self.tenant()) || budget.free() == 0 {
-            match self.window.last_key_value() {
+            match self.window.last() {
                 Some((last, _)) if slot < *last => self.evict_last(seen, budget),
                 Some(_) | None => return self.raise(seen),
             }
@@ -374,14 +384,14 @@ impl Lane {
     }
 
     fn evict_after(&mut self, slot: Slot, seen: AsOf, budget: &mut Budget) {
-        while self.window.last_key_value().is_some_and(|(last, _)| *last > slot) {
+        while self.window.last().is_some_and(|(last, _)| *last > slot) {
             self.evict_last(seen, budget);
         }
     }
 
     /// Drops the latest of the window, which sets the mark.
     pub(super) fn evict_last(&mut self, seen: AsOf, budget: &mut Budget) {
-        let Some((&last, _)) = self.window.last_key_value() else { return };
+        let Some(&(last, _)) = self.window.last() else { return };
         self.forget(last, budget);
         self.raise(seen);
     }

@@ -30,6 +30,7 @@ mod rules;
 mod scheduler;
 #[cfg(test)]
 mod simulation;
+mod sorted;
 mod survey;
 #[cfg(test)]
 mod tests;

@@ -475,7 +475,10 @@ impl Scheduler {
                 alarm.map(|at| self.alarms.insert((at, webhook)));
                 lane.alarm = alarm;
             }
-            if lane.is_idle() {
+            if let Some(since) = lane.only_waits() {
+                entry.due_since = Some(since);
+                entry.lane = None;
+            } else if lane.is_idle() {
                 entry.lane = None;
             }
         }
@@ -498,6 +501,7 @@ impl Scheduler {
         let slow: usize = lanes().filter(|(slow, _)| *slow).map(|(_, lane)| lane.in_flight()).sum();
         assert_eq!(self.slow_in_flight, slow);
         assert!(self.entries.values().all(|entry| entry.lane.is_none() || entry.due_since.is_none()));
+        assert!(lanes().all(|(_, lane)| lane.only_waits().is_none()), "a lane for nothing");
         assert_eq!(self.alarms.len(), lanes().filter(|(_, lane)| lane.alarm.is_some()).count());
         assert_eq!(self.sleepers.len(), self.entries.values().filter(|entry| entry.next_due.is_some()).count());
     }

@@ -1,10 +1,11 @@
 //! Names and numbers of things. Names are what callers see; numbers are what the store counts with.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::catalogue;
 use crate::limits::{ID_BYTES_MAX, TENANT_BYTES_MAX};
 
 /// A text that is not the id it should be.
@@ -97,13 +98,16 @@ impl fmt::Display for EventId {
 }
 
 /// The name of an event type, such as `MESSAGE_RECEIVED`. Whether it exists is the catalogue's to say.
+///
+/// Every webhook and every event in memory has some, so those of the built-in types take no memory of their own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventTypeName(Arc<str>);
+pub struct EventTypeName(Cow<'static, str>);
 
 impl EventTypeName {
     /// Takes a name known to be good: from the catalogue or from the store.
     pub fn new(name: &str) -> Self {
-        Self(Arc::from(name))
+        let built_in = catalogue::find(name).map(|event_type| Cow::Borrowed(event_type.name));
+        Self(built_in.unwrap_or_else(|| Cow::Owned(name.to_owned())))
     }
 
     /// The name as text.

@@ -14,16 +14,21 @@ use super::{
 pub enum Subscription {
     /// Every type, those added later included.
     All,
-    /// These; never empty.
-    Types(BTreeSet<EventTypeName>),
+    /// These: ascending, without repeats, never none.
+    Types(Box<[EventTypeName]>),
 }
 
 impl Subscription {
+    /// To these types; none of them stands for all.
+    pub fn to(types: BTreeSet<EventTypeName>) -> Self {
+        if types.is_empty() { Self::All } else { Self::Types(types.into_iter().collect()) }
+    }
+
     /// Whether events of this type are wanted.
     pub fn wants(&self, event_type: &EventTypeName) -> bool {
         match self {
             Self::All => true,
-            Self::Types(types) => types.contains(event_type),
+            Self::Types(types) => types.binary_search(event_type).is_ok(),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Webhooks, what is left of deleted ones, and replies to repeatable requests.
 
-use std::collections::BTreeSet;
-
 use prost::Message;
 
 use super::{Corrupt, decode};
@@ -86,13 +84,12 @@ impl WebhookRecord {
             2 => Switch::Disabled { reason: DisableReason::Gone, since },
             other => return Err(Corrupt::new("webhook's switch", other)),
         };
-        let types: BTreeSet<_> = self.event_types.iter().map(|name| EventTypeName::new(name)).collect();
         Ok(Webhook {
             no: WebhookNo(self.no),
             id: webhook_id(&self.id)?,
             tenant: self.tenant.parse().map_err(|error| Corrupt::new("tenant", error))?,
             target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
-            subscription: if types.is_empty() { Subscription::All } else { Subscription::Types(types) },
+            subscription: Subscription::to(self.event_types.iter().map(|name| EventTypeName::new(name)).collect()),
             description: self.description,
             switch,
             version: self.version,
