@@ -16,6 +16,7 @@ mod committer;
 mod config;
 mod disk;
 mod error;
+mod heartbeat;
 #[cfg(test)]
 mod images;
 mod inbox;
