@@ -162,9 +162,11 @@ async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Que
     })
     .await;
     let (started, unreadable) = (metrics.deliver.started.clone(), metrics.dispatch.unreadable.clone());
+    let committer = engine.clone();
     ops.serving(ops::Deps {
         store: engine.clone(),
         works: engine.works(),
+        silence: Box::new(move || committer.silence()),
         clock,
         // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on.
         moves: Box::new(move || started.get() + unreadable.get()),

@@ -88,6 +88,11 @@ pub const OPS_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 pub const OPS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Something is due and no attempt has begun for this long: nothing moves.
 pub const STALLED_AFTER: Duration = Duration::from_secs(90);
+/// The store's committer gives a sign of life this often while it has nothing to do. Unit tests cannot wait.
+pub const COMMITTER_BEAT_INTERVAL: Duration =
+    if cfg!(test) { Duration::from_millis(2) } else { Duration::from_secs(5) };
+/// It has given none for this long: a commit, which takes milliseconds, does not come back.
+pub const COMMITTER_SILENT_MAX: Duration = Duration::from_mins(1);
 /// The store is looked at for the oldest delivery that is due no more often than this.
 pub const OPS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long such a look may take; supervisors give a probe a second.
@@ -167,4 +172,6 @@ const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
 const _: () = assert!(PAGE_BYTES + 64 * 1024 < GRPC_MESSAGE_BYTES_MAX);
 // While receivers hang, an attempt begins when another one has timed out.
 const _: () = assert!(STALLED_AFTER.as_secs() > ATTEMPT_TIMEOUT_MAX.as_secs() + OPS_LOOK_INTERVAL.as_secs());
+// One late beat is no reason to be restarted.
+const _: () = assert!(COMMITTER_SILENT_MAX.as_secs() >= 4 * COMMITTER_BEAT_INTERVAL.as_secs());
 const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

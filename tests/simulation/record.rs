@@ -1,6 +1,13 @@
 //! What happened, and whether it was allowed to: every promise that does not need the end to be judged.
 //!
 //! The record believes receivers, callers and watchers. Of the store it takes what became durable, and judges that, too.
+//!
+//! Here is what is known, how lives end, and what watchers see; [`calls`] has what was asked for and answered, [`attempts`] what
+//! receivers see, and [`commits`] what becomes durable.
+
+mod attempts;
+mod calls;
+mod commits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,35 +16,22 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use postrider_server::{
-    accept::{Accepted, Rejected},
-    flow::Job,
     model::{
-        delivery::{AttemptResult, DeliveryState, Outcome},
-        event::Event,
+        delivery::{AttemptResult, DeliveryState},
         ids::{DeliveryId, DeliveryKey, EventId, Tenant, WebhookNo},
         retry::RetryPolicy,
         seal::Sealer,
         time::Timestamp,
         webhook::{Webhook, WebhookSpec},
     },
-    store::{ConfigStep, FeedFilter, Hint, LogEntry, StoreError},
+    store::{FeedFilter, LogEntry},
 };
-use postrider_tests::memory::{Effects, Image};
+use postrider_tests::memory::Image;
 use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    plan::Plan,
-    receivers::{Manner, Reaction},
-    trace::Trace,
-    world::{START, World},
-};
-
-/// A delivery to a healthy receiver starts this soon after it is due, its lane's last one has started, and the last trouble is
-/// over. Shorter than the pause between surveys, which would make good what a lost wake-up left behind.
-const HEALTHY_START_MAX: Duration = Duration::from_secs(20);
+use crate::{plan::Plan, receivers::Manner, trace::Trace, world::START};
 
 /// What happened so far.
 pub(crate) struct Record {
@@ -164,299 +158,6 @@ impl Record {
         if let Some((_, id)) = accepted.find(|id| lost(id)).cloned() {
             self.violate(now, format_args!("{id} was accepted and is lost"));
         }
-    }
-
-    // --- Configuration --------------------------------------------------------------------------------------------
-
-    /// Somebody wants a webhook. Returns the number that its URL must end with.
-    pub(crate) fn create_requested(&mut self, now: Timestamp, spec: WebhookSpec, manner: Manner) {
-        let index = self.hooks.len();
-        let requested =
-            self.note(now, format_args!("create hook {index} of {}: {manner:?} {:?}", spec.tenant, spec.subscription));
-        self.hooks.push(Hook {
-            disabled: (!spec.enabled).then_some(START),
-            spec,
-            manner,
-            rng: World::rng(&self.plan, "receiver", index),
-            no: None,
-            requested,
-            created: None,
-            delete_requested: None,
-            deleted: None,
-            removed: false,
-            busy: 0,
-            last_start: START,
-        });
-    }
-
-    /// It is answered that it exists.
-    pub(crate) fn created(&mut self, now: Timestamp, webhook: &Webhook) {
-        let index = index_of(webhook);
-        self.learn(now, index, webhook.no);
-        let step = self.note(now, format_args!("hook {index} is created: {:?}", webhook.no));
-        self.hooks[index].created.get_or_insert(step);
-    }
-
-    fn learn(&mut self, now: Timestamp, index: usize, no: WebhookNo) {
-        let known = *self.hooks[index].no.get_or_insert(no);
-        if known != no {
-            self.violate(now, format_args!("hook {index} is created twice: {known:?} and {no:?}"));
-        }
-        self.hook_of.insert(no, index);
-    }
-
-    pub(crate) fn delete_requested(&mut self, now: Timestamp, index: usize) {
-        let step = self.note(now, format_args!("delete hook {index}"));
-        self.hooks[index].delete_requested.get_or_insert(step);
-    }
-
-    pub(crate) fn deleted(&mut self, now: Timestamp, index: usize) {
-        let step = self.note(now, format_args!("hook {index} is deleted"));
-        self.hooks[index].deleted.get_or_insert((step, now));
-    }
-
-    // --- Publishing -----------------------------------------------------------------------------------------------
-
-    /// Somebody publishes. Returns when, for [`Self::answered`].
-    pub(crate) fn submitted(&mut self, now: Timestamp, batch: &[Event]) -> u64 {
-        let ids: Vec<_> = batch.iter().map(|event| event.id.as_str()).collect();
-        let step = self.note(now, format_args!("publish {ids:?}"));
-        for event in batch {
-            let fresh = || Occurrence { first_submitted: step, ..Occurrence::default() };
-            let known = self.events.entry((event.tenant.clone(), event.id.clone())).or_insert_with(fresh);
-            known.contents.insert(event.content_hash());
-        }
-        step
-    }
-
-    /// What was answered to an event submitted at `since`.
-    pub(crate) fn answered(&mut self, now: Timestamp, since: u64, event: &Event, answer: &Result<Accepted, Rejected>) {
-        let id = &event.id;
-        let step = self.note(now, format_args!("{id} is answered {answer:?}"));
-        let hash = event.content_hash();
-        let known = self.events.get_mut(&(event.tenant.clone(), id.clone())).expect("it was submitted");
-        match answer {
-            Ok(Accepted { deliveries, duplicate }) => {
-                let before = known.accepted.replace(hash);
-                if before.is_some_and(|before| before != hash) {
-                    return self.violate(now, format_args!("{id} is accepted with two contents"));
-                }
-                if before.is_some() && !duplicate {
-                    return self.violate(now, format_args!("{id} is accepted as new twice"));
-                }
-                if before.is_none() {
-                    let since = if *duplicate { known.first_submitted } else { since };
-                    self.targets(now, event, since, step, *deliveries as usize);
-                }
-            }
-            Err(Rejected::IdReused) if known.contents.len() > 1 => {}
-            Err(Rejected::Store(StoreError::Closed)) => {}
-            Err(Rejected::Store(_)) if self.plan.weather.failures > 0.0 => {}
-            Err(error) => self.violate(now, format_args!("{id} is refused without cause: {error}")),
-        }
-    }
-
-    /// An event stored between two steps goes to all who wanted it all that time, and to nobody who never did.
-    fn targets(&mut self, now: Timestamp, event: &Event, since: u64, until: u64, deliveries: usize) {
-        let wants = |hook: &Hook| hook.spec.tenant == event.tenant && hook.spec.subscription.wants(&event.event_type);
-        let definite = |hook: &Hook| {
-            hook.created.is_some_and(|created| created < since)
-                && hook.delete_requested.is_none_or(|requested| requested > until)
-        };
-        let possible = |hook: &Hook| hook.requested < until && hook.deleted.is_none_or(|(deleted, _)| deleted > since);
-        let hooks = || self.hooks.iter().enumerate().filter(|(_, hook)| wants(hook));
-        let must: Vec<_> = hooks().filter(|(_, hook)| definite(hook)).map(|(index, _)| index).collect();
-        let may = hooks().filter(|(_, hook)| possible(hook)).count();
-        if !(must.len()..=may).contains(&deliveries) {
-            let (id, least) = (&event.id, must.len());
-            self.violate(now, format_args!("{id} goes to {deliveries} webhooks; {least} to {may} want it"));
-        }
-        let known = self.events.get_mut(&(event.tenant.clone(), event.id.clone())).expect("it was submitted");
-        known.definite = must;
-    }
-
-    // --- Attempts -------------------------------------------------------------------------------------------------
-
-    /// A request reaches a receiver. Returns what that will do; `None`: it should never have come.
-    pub(crate) fn attempt_started(&mut self, now: Timestamp, job: &Job) -> Option<Reaction> {
-        let index = index_of(&job.webhook);
-        let (key, attempt) = (job.key, job.attempt);
-        self.note(now, format_args!("hook {index} gets {}, {} attempt {attempt}", job.event.event.id, shown(&key)));
-        if let Err(why) = self.judge_start(now, index, job) {
-            self.violate(now, format_args!("attempt {attempt} of {} at hook {index}: {why}", shown(&key)));
-            return None;
-        }
-        let hook = &mut self.hooks[index];
-        hook.busy += 1;
-        hook.last_start = now;
-        let reaction = hook.manner.react(&mut hook.rng);
-        let course = self.courses.get_mut(&key).expect("judged");
-        if !course.state.is_final() {
-            self.flying.insert(key);
-        }
-        course.delivery_id = Some(job.delivery_id);
-        Some(reaction)
-    }
-
-    fn judge_start(&self, now: Timestamp, index: usize, job: &Job) -> Result<(), String> {
-        let limits = &self.plan.dispatch;
-        let hook = &self.hooks[index];
-        let event = &job.event.event;
-        let known = self.events.get(&(event.tenant.clone(), event.id.clone())).ok_or("nobody published the event")?;
-        let course = self.courses.get(&job.key).ok_or("no such delivery is durable")?;
-        let wanted = hook.spec.tenant == event.tenant && hook.spec.subscription.wants(&event.event_type);
-        let shown = Duration::from_millis(self.plan.weather.show_ms);
-        let waiting_since = [course.due, course.known, hook.last_start, self.last_trouble, self.life_began];
-        let idle = now.since(waiting_since.into_iter().max().unwrap_or_default());
-        check(known.contents.contains(&event.content_hash()), "the content is not what was published")?;
-        check(wanted, "the webhook does not want the event")?;
-        check(job.body_permit.is_some(), "its body has no permit")?;
-        check(job.delivery_id == self.sealer.delivery_id(job.key), "the delivery id is another one")?;
-        check(course.delivery_id.is_none_or(|id| id == job.delivery_id), "the delivery id has changed")?;
-        check(hook.deleted.is_none_or(|(_, deleted)| now <= deleted), "the webhook is deleted, and that was answered")?;
-        check(hook.disabled.is_none_or(|disabled| now <= disabled + shown), "the webhook is disabled")?;
-        check(!self.flying.contains(&job.key), "it is under way already")?;
-        // Until its deletion is answered, a webhook may be called.
-        check(!course.state.is_final() || course.state == DeliveryState::Cancelled, "the delivery is over")?;
-        check(job.attempt == course.attempts + 1, "an attempt is left out or repeated")?;
-        check(now >= course.due, "it is not due")?;
-        check(self.rested(now, course), "it is too soon after the attempt before")?;
-        check(hook.busy < limits.webhook_in_flight_max, "too many attempts at one webhook")?;
-        check(self.flying.len() < limits.in_flight_max, "too many attempts")?;
-        if hook.manner == Manner::Healthy && idle > HEALTHY_START_MAX {
-            return Err(format!("a healthy receiver waited {idle:?}"));
-        }
-        Ok(())
-    }
-
-    /// By the receiver's own clock: the pause after the attempt before is as long as the policy and the receiver want it.
-    fn rested(&self, now: Timestamp, course: &Course) -> bool {
-        let before = course.results.iter().filter(|(attempt, _)| *attempt == course.attempts);
-        let earliest =
-            before.map(|(attempt, result)| result.time + least_pause(&self.plan.outcomes.retry, *attempt, result));
-        earliest.min().is_none_or(|earliest| now >= earliest)
-    }
-
-    /// The receiver is done with it.
-    pub(crate) fn attempt_ended(&mut self, now: Timestamp, job: &Job, result: &AttemptResult) {
-        let (status, class) = (result.http_status, result.error_class);
-        self.note(now, format_args!("{} attempt {} ends: {status:?} {class:?}", shown(&job.key), job.attempt));
-        let index = index_of(&job.webhook);
-        self.hooks[index].busy -= 1;
-        let course = self.courses.get_mut(&job.key).expect("it was started");
-        course.results.push((job.attempt, result.clone()));
-    }
-
-    // --- What becomes durable -------------------------------------------------------------------------------------
-
-    /// A commit is durable.
-    pub(crate) fn committed(&mut self, now: Timestamp, effects: &Effects) {
-        for (webhook, hint) in &effects.fresh {
-            self.became_due(now, *webhook, hint);
-        }
-        for (_, step) in &effects.steps {
-            match step {
-                ConfigStep::Put(webhook) => {
-                    let index = index_of(webhook);
-                    self.learn(now, index, webhook.no);
-                    if !webhook.is_enabled() {
-                        self.note(now, format_args!("hook {index} is disabled"));
-                        self.hooks[index].disabled.get_or_insert(now);
-                    }
-                }
-                ConfigStep::Removed(_) => {}
-            }
-        }
-        for entry in &effects.log {
-            match entry {
-                LogEntry::Outcome(outcome) => self.recorded(now, outcome),
-                LogEntry::WebhookCancelled(_) => self.log.push(entry.clone()),
-            }
-        }
-        // Outcomes that share a commit with the end of their webhook may come before it.
-        for (_, step) in &effects.steps {
-            if let ConfigStep::Removed(no) = step {
-                self.removed(now, *no);
-            }
-        }
-    }
-
-    fn became_due(&mut self, now: Timestamp, webhook: WebhookNo, hint: &Hint) {
-        let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
-        self.note(now, format_args!("{} is due {:?}", shown(&key), hint.due));
-        let course = Course {
-            delivery_id: None,
-            state: DeliveryState::Pending,
-            attempts: 0,
-            due: hint.due,
-            known: now,
-            results: Vec::new(),
-        };
-        self.open.insert(key);
-        if self.courses.insert(key, course).is_some() {
-            self.violate(now, format_args!("{} is made due twice", shown(&key)));
-        }
-    }
-
-    fn removed(&mut self, now: Timestamp, no: WebhookNo) {
-        self.note(now, format_args!("{no:?} is removed"));
-        let index = self.hook_of[&no];
-        self.hooks[index].removed = true;
-        let of_webhook = |key: &DeliveryKey| key.webhook == no;
-        for key in self.open.extract_if(.., of_webhook) {
-            self.courses.get_mut(&key).expect("it is open").state = DeliveryState::Cancelled;
-        }
-        self.flying.retain(|key| key.webhook != no);
-    }
-
-    fn recorded(&mut self, now: Timestamp, outcome: &Outcome) {
-        let (key, attempt, state) = (outcome.key, outcome.attempt, outcome.state);
-        self.note(
-            now,
-            format_args!("{} attempt {attempt} is recorded: {state:?} {:?}", shown(&key), outcome.next_attempt),
-        );
-        if let Err(why) = self.judge_outcome(outcome) {
-            self.violate(now, format_args!("the outcome of attempt {attempt} of {}: {why}", shown(&key)));
-            return;
-        }
-        let course = self.courses.get_mut(&key).expect("judged");
-        course.state = state;
-        course.attempts = attempt;
-        course.due = outcome.next_attempt.unwrap_or(course.due);
-        course.known = now;
-        self.flying.remove(&key);
-        if state.is_final() {
-            self.open.remove(&key);
-        }
-        self.log.push(LogEntry::Outcome(Outcome { response_body: Bytes::new(), ..outcome.clone() }));
-    }
-
-    fn judge_outcome(&self, outcome: &Outcome) -> Result<(), String> {
-        let retry = &self.plan.outcomes.retry;
-        let course = self.courses.get(&outcome.key).ok_or("no such delivery")?;
-        check(!course.state.is_final(), "the delivery is over")?;
-        check(outcome.attempt == course.attempts + 1, "it is not the next one's")?;
-        let made = |(attempt, result): &&(u32, AttemptResult)| {
-            *attempt == outcome.attempt && result.time == outcome.time && result.http_status == outcome.http_status
-        };
-        let (attempt, result) = course.results.iter().find(made).ok_or("no such attempt was made")?;
-        let last = *attempt as usize > retry.schedule.len();
-        let expected = match (result.error_class, result.http_status) {
-            (None, _) => DeliveryState::Delivered,
-            (Some(_), Some(410)) => DeliveryState::Failed,
-            (Some(_), _) if last => DeliveryState::Failed,
-            (Some(_), _) => DeliveryState::Pending,
-        };
-        check(outcome.state == expected, "it led to something else than policy says")?;
-        check(outcome.next_attempt.is_some() == (expected == DeliveryState::Pending), "a next attempt, or none")?;
-        if let Some(next) = outcome.next_attempt {
-            let pause = next.since(result.time);
-            let asked = result.retry_after.unwrap_or_default().min(retry.retry_after_max);
-            let longest = retry.schedule[*attempt as usize - 1].mul_f64(1.0 + retry.jitter).max(asked);
-            check(pause >= least_pause(retry, *attempt, result), "the next attempt is too soon")?;
-            check(pause <= longest + Duration::from_millis(1), "the next attempt is too late")?;
-        }
-        Ok(())
     }
 
     // --- Watching -------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@
 //! nothing is given up that a repaired store could still deliver.
 
 mod budget;
+#[cfg(test)]
+mod fairness;
 mod lane;
 mod load;
 mod orders;

@@ -19,6 +19,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(test)]
+use super::fairness::Waiting;
 use super::{
     budget::Budget,
     lane::{DeliveryInLane, Lane, Listed},
@@ -504,6 +506,17 @@ impl Scheduler {
         assert!(lanes().all(|(_, lane)| lane.only_waits().is_none()), "a lane for nothing");
         assert_eq!(self.alarms.len(), lanes().filter(|(_, lane)| lane.alarm.is_some()).count());
         assert_eq!(self.sleepers.len(), self.entries.values().filter(|entry| entry.next_due.is_some()).count());
+    }
+
+    /// Those that could be launched at once, given a permit; slow ones not among them.
+    pub(super) fn waiting(&self, now: Timestamp) -> Waiting {
+        let lanes = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !entry.slow)
+            .filter_map(|(webhook, entry)| Some((webhook, entry.lane.as_deref()?)));
+        let ready = lanes.filter(|(_, lane)| lane.is_ready(now, self.limits.webhook_in_flight_max));
+        ready.map(|(webhook, lane)| (*webhook, lane.tenant().clone())).collect()
     }
 
     /// Nobody who may have more waits to be read.

@@ -11,6 +11,7 @@ use std::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IteratorRandom as _};
 
 use super::{
+    fairness::Patience,
     orders::{Launch, Limits, Refill, Unmade, Webhooks},
     scheduler::Scheduler,
 };
@@ -128,6 +129,7 @@ struct Simulation {
     launched: BTreeMap<DeliveryKey, (Timestamp, Launch)>,
     reads: Vec<Read>,
     settled: Vec<Settled>,
+    patience: Patience,
     attempts: usize,
 }
 
@@ -157,6 +159,7 @@ impl Simulation {
             launched: BTreeMap::new(),
             reads: Vec::new(),
             settled: Vec::new(),
+            patience: Patience::default(),
             attempts: 0,
         }
     }
@@ -200,8 +203,13 @@ impl Simulation {
     fn turn(&mut self) {
         let now = self.world.now;
         self.scheduler.tick(now, &self.world.enabled);
-        while let Some(launch) = self.scheduler.next_launch(now, &self.world.enabled) {
+        loop {
+            let waiting = self.scheduler.waiting(now);
+            self.patience.look(&waiting);
+            let Some(launch) = self.scheduler.next_launch(now, &self.world.enabled) else { break };
+            let webhook = launch.key.webhook;
             self.launch(launch);
+            self.patience.served(webhook, &self.world.enabled.0[&webhook], &waiting);
         }
         while let Some(refill) = self.scheduler.next_refill(now) {
             self.reads.push(Read { refill, page: None });

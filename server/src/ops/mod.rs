@@ -191,8 +191,14 @@ impl Desk {
         judged
     }
 
-    /// Whether every task runs that should.
+    /// Whether every task runs that should, and the store's committer goes round.
     fn liveness(&self) -> Result<(), NotReady> {
-        self.tasks.failed().map_or(Ok(()), |name| Err(NotReady::Broken(name)))
+        if let Some(name) = self.tasks.failed() {
+            return Err(NotReady::Broken(name));
+        }
+        match &*self.phase.lock() {
+            Phase::Starting => Ok(()),
+            Phase::Serving(pulse) | Phase::Stopping(pulse) => pulse.liveness(),
+        }
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::readiness::Vitals;
+use super::readiness::{self, NotReady, Vitals};
 use crate::{
     clock::Clock,
     limits::{DISPATCH_SURVEY_LANES_MAX, OPS_LOOK_INTERVAL, OPS_LOOK_PAGES_MAX, OPS_LOOK_TIMEOUT},
@@ -35,6 +35,8 @@ pub struct Deps {
     pub store: Arc<dyn Store>,
     /// Whether it commits.
     pub works: watch::Receiver<bool>,
+    /// How long its committer has given no sign of life; `None`: it is gone.
+    pub silence: Box<dyn Fn() -> Option<Duration> + Send + Sync>,
     /// Time.
     pub clock: Clock,
     /// A number that changes whenever something moves: attempts begun.
@@ -87,6 +89,11 @@ impl Pulse {
         let moves = (deps.moves)();
         let state = State { round: Round::default(), reading: None, looked: None, moves, moved: Instant::now() };
         Self { deps, state: Mutex::new(state) }
+    }
+
+    /// Whether the store's committer goes round. Looks at nothing that can be slow.
+    pub(super) fn liveness(&self) -> Result<(), NotReady> {
+        readiness::judge_committer((self.deps.silence)())
     }
 
     /// How it is at the moment, give or take `OPS_LOOK_INTERVAL`. Takes at most about `OPS_LOOK_TIMEOUT`.

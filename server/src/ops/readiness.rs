@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::limits::STALLED_AFTER;
+use crate::limits::{COMMITTER_SILENT_MAX, STALLED_AFTER};
 
 /// What readiness is judged by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub(super) enum NotReady {
     Stopping,
     #[error("a part of the daemon has failed: {0}")]
     Broken(&'static str),
+    #[error("the store's committer is gone")]
+    CommitterGone,
+    #[error("the store's committer hangs: it has given no sign of life for {0:.0?}")]
+    CommitterHangs(Duration),
     #[error("the store failed and is not open again")]
     StoreFailed,
     #[error("the store cannot be read: {0}")]
@@ -54,6 +58,15 @@ pub(super) fn judge(vitals: &Vitals) -> Result<(), NotReady> {
             Err(NotReady::Stalled { overdue, idle })
         }
         (Some(_) | None, _) => Ok(()),
+    }
+}
+
+/// The verdict on the store's committer, which has given no sign of life for `silence`; `None`: it is gone.
+pub(super) fn judge_committer(silence: Option<Duration>) -> Result<(), NotReady> {
+    match silence {
+        None => Err(NotReady::CommitterGone),
+        Some(silence) if silence > COMMITTER_SILENT_MAX => Err(NotReady::CommitterHangs(silence)),
+        Some(_) => Ok(()),
     }
 }
 

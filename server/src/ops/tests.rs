@@ -14,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    limits::{DISPATCH_SURVEY_LANES_MAX, OPS_LOOK_INTERVAL, OPS_LOOK_PAGES_MAX, STALLED_AFTER},
+    limits::{COMMITTER_SILENT_MAX, DISPATCH_SURVEY_LANES_MAX, OPS_LOOK_INTERVAL, OPS_LOOK_PAGES_MAX, STALLED_AFTER},
     metrics::{Metrics, Queues},
     model::{
         ids::WebhookNo,
@@ -36,6 +36,7 @@ struct Scene {
     ops: Ops,
     store: Arc<FakeStore>,
     works: watch::Sender<bool>,
+    silence: Arc<Mutex<Option<Duration>>>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -44,7 +45,8 @@ impl Scene {
     async fn new(config: Config) -> Self {
         let (clock, store, metrics) = (Clock::start(), FakeStore::new(), Metrics::default());
         let ops = config.open(clock, Tasks::default()).await.unwrap();
-        Self { ops, store, works: watch::Sender::new(true), metrics, clock }
+        let silence = Arc::new(Mutex::new(Some(Duration::ZERO)));
+        Self { ops, store, works: watch::Sender::new(true), silence, metrics, clock }
     }
 
     async fn serving() -> Self {
@@ -54,10 +56,11 @@ impl Scene {
     }
 
     fn serve(&self) {
-        let moves = self.metrics.deliver.started.clone();
+        let (moves, silence) = (self.metrics.deliver.started.clone(), self.silence.clone());
         self.ops.serving(Deps {
             store: self.store.clone(),
             works: self.works.subscribe(),
+            silence: Box::new(move || *silence.lock()),
             clock: self.clock,
             moves: Box::new(move || moves.get()),
         });
@@ -136,6 +139,28 @@ async fn a_task_that_panicked_is_the_end_of_being_alive() {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "a part of the daemon has failed: planted\n");
+}
+
+#[tokio::test]
+async fn a_committer_that_hangs_or_is_gone_is_the_end_of_being_alive() {
+    let scene = Scene::new(Config::default()).await;
+    let (longest, longer) = (COMMITTER_SILENT_MAX, COMMITTER_SILENT_MAX + Duration::from_secs(2));
+    let hangs = "the store's committer hangs: it has given no sign of life for 62s\n";
+    let gone = "the store's committer is gone\n";
+    *scene.silence.lock() = None;
+    assert_eq!(scene.get("/livez").await.1, "ok\n", "there is none yet");
+    scene.serve();
+    let cases = [(Some(Duration::ZERO), "ok\n"), (Some(longest), "ok\n"), (Some(longer), hangs), (None, gone)];
+    for stopping in [false, true] {
+        for (silence, says) in cases {
+            *scene.silence.lock() = silence;
+            let status = if says == "ok\n" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            assert_eq!(scene.get("/livez").await, (status, says.to_owned()), "stopping: {stopping}");
+            let ready = if stopping { "stopping" } else { says.trim_end() };
+            assert_eq!(scene.readiness().await, ready);
+        }
+        scene.ops.stopping();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,7 +88,7 @@ impl Committer {
     /// Runs until the inbox is closed and empty.
     pub(super) fn run(mut self) {
         let mut failed_before = false;
-        while let Some(work) = self.shared.inbox.take(self.has_slices()) {
+        while let Some(work) = self.shared.inbox.take(self.has_slices(), &self.shared.heartbeat) {
             let began = Instant::now();
             match self.commit(work) {
                 Ok((effects, answers)) => {
@@ -106,6 +106,7 @@ impl Committer {
                 }
             }
         }
+        self.shared.heartbeat.end();
     }
 
     fn has_slices(&self) -> bool {
@@ -215,6 +216,7 @@ impl Committer {
                 return;
             }
             pause = true;
+            self.shared.heartbeat.beat();
             match open::reopen(&self.shared) {
                 Ok(recovered) => {
                     self.counters = *self.shared.counters.lock();

@@ -14,9 +14,9 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{archive::Archived, space::Space};
+use super::{archive::Archived, heartbeat::Heartbeat, space::Space};
 use crate::{
-    limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX, COMMIT_ROWS_MAX, REQUEST_ROWS_MAX},
+    limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX, COMMIT_ROWS_MAX, COMMITTER_BEAT_INTERVAL, REQUEST_ROWS_MAX},
     metrics::Depth,
     store::{
         StoreError,
@@ -133,14 +133,16 @@ impl Inbox {
     }
 
     /// What the next commit is made of. Waits if there is nothing, unless `busy`: then the committer has work of its own.
-    /// `None`: closed, and everything is done.
-    pub(super) fn take(&self, busy: bool) -> Option<Work> {
+    /// `None`: closed, and everything is done. Gives signs of life meanwhile.
+    pub(super) fn take(&self, busy: bool, heartbeat: &Heartbeat) -> Option<Work> {
         let mut waiting = self.waiting.lock();
+        heartbeat.beat();
         while waiting.is_empty() && !busy && !waiting.woken {
             if waiting.closed {
                 return None;
             }
-            self.arrived.wait(&mut waiting);
+            self.arrived.wait_for(&mut waiting, COMMITTER_BEAT_INTERVAL);
+            heartbeat.beat();
         }
         if waiting.is_empty() && waiting.closed {
             return None;

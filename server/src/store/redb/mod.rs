@@ -17,6 +17,7 @@ mod committer;
 mod config;
 mod disk;
 mod error;
+mod heartbeat;
 #[cfg(test)]
 mod images;
 mod inbox;

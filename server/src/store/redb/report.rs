@@ -1,6 +1,6 @@
 //! What the engine tells about itself: counted by the committer, or read when somebody asks.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -33,6 +33,12 @@ impl RedbStore {
     /// Whether the store works: false from a commit that failed until the store is open again.
     pub fn works(&self) -> watch::Receiver<bool> {
         self.shared.works.subscribe()
+    }
+
+    /// How long the committer has given no sign of life. It gives one with every commit, and every few seconds while it has
+    /// nothing to do. Zero once the store is closed; `None`: it has panicked.
+    pub fn silence(&self) -> Option<Duration> {
+        self.tasks.failed().is_none().then(|| self.shared.heartbeat.silence())
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     cache::{ChunkCache, RecentLog},
     disk::{Disk, OpenFile},
     error::EngineError,
+    heartbeat::Heartbeat,
     inbox::Inbox,
     records::CountersRecord,
     segments::Segments,
@@ -59,6 +60,7 @@ pub(super) struct Shared {
     pub(super) metrics: StoreMetrics,
     /// False from a failed commit until the store is open again.
     pub(super) works: watch::Sender<bool>,
+    pub(super) heartbeat: Heartbeat,
     /// As of the last commit.
     pub(super) counters: Mutex<CountersRecord>,
     /// `None` while it is closed, or being opened again after a failure.
@@ -117,6 +119,7 @@ impl Shared {
             head: watch::Sender::new(head),
             metrics: StoreMetrics::default(),
             works: watch::Sender::new(true),
+            heartbeat: Heartbeat::default(),
             counters: Mutex::new(opened.counters),
             hot: RwLock::new(Some(Arc::new(opened.hot))),
             fan_outs: RwLock::default(),
