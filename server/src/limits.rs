@@ -22,6 +22,8 @@ pub const ORDERING_KEY_BYTES_MAX: usize = 256;
 pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 /// Longest webhook URL, as given and as normalised.
 pub const URL_BYTES_MAX: usize = 2048;
+/// Longest display name of a webhook.
+pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
 /// Longest webhook description.
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Most event types one webhook may name, and most a filter may.

@@ -19,7 +19,7 @@ use postrider_server::{
         signing::Secret,
         target::Target,
         time::Timestamp,
-        webhook::{Subscription, Webhook, WebhookSpec},
+        webhook::{Settings, Subscription, Webhook, WebhookSpec},
     },
     store::{
         ConfigAnswer, ConfigChange, DuePage, GroupCommitted, Hint, OutcomeGroup, Publish, Published, Store, Targets,
@@ -231,9 +231,10 @@ impl Fixture {
 pub(crate) fn spec(tenant: &str, subscription: Subscription) -> WebhookSpec {
     WebhookSpec {
         tenant: tenant.parse().expect("a tenant"),
-        target: Target::from_stored("https://receiver.example/hook").expect("a URL"),
-        subscription,
-        description: "for tests".into(),
+        settings: Settings {
+            description: "for tests".into(),
+            ..Settings::new(Target::from_stored("https://receiver.example/hook").expect("a URL"), subscription)
+        },
         enabled: true,
     }
 }

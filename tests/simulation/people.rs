@@ -13,7 +13,7 @@ use postrider_server::{
         ids::{EventTypeName, Tenant, WebhookId},
         signing::Secret,
         target::Target,
-        webhook::{Subscription, WebhookSpec},
+        webhook::{Settings, Subscription, WebhookSpec},
     },
     store::{ConfigAnswer, ConfigChange, DeliveryView, FeedFilter, RequestKey, Store, StoreError},
     watch::{Start, Watch},
@@ -166,9 +166,10 @@ impl Webhooks {
         let request = rng.random_bool(0.8).then(|| RequestKey { id: format!("create-{index}"), hash: 1 });
         let spec = WebhookSpec {
             tenant: tenant(rng.random_range(0..traffic.tenants)),
-            target: Target::from_stored(&format!("https://receiver.example/hook/{index}")).expect("a URL"),
-            subscription,
-            description: String::new(),
+            settings: Settings::new(
+                Target::from_stored(&format!("https://receiver.example/hook/{index}")).expect("a URL"),
+                subscription,
+            ),
             enabled: rng.random_bool(0.97),
         };
         self.wanted.push(Wanted { spec, request, state: State::Unsure });

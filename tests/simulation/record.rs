@@ -252,6 +252,7 @@ fn least_pause(retry: &RetryPolicy, attempt: u32, result: &AttemptResult) -> Dur
 
 /// The number at the end of a webhook's URL, which says which of the requested ones it is.
 fn index_of(webhook: &Webhook) -> usize {
-    let (_, index) = webhook.target.url().path().rsplit_once('/').expect("the URLs of these tests have a path");
+    let (_, index) =
+        webhook.settings.target.url().path().rsplit_once('/').expect("the URLs of these tests have a path");
     index.parse().expect("the URLs of these tests end with a number")
 }

@@ -35,10 +35,10 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         request: Request<v1::WatchDeliveriesRequest>,
     ) -> Result<Response<Self::WatchDeliveriesStream>, Status> {
         refuse_if(&self.stop)?;
-        let (filter, start, updates_max) = convert::watch(request.into_inner())?;
+        let (filter, start, updates_max) = convert::delivery::watch(request.into_inner())?;
         let batches = self.watch.open(filter, start, updates_max).await.map_err(Failure::from)?;
         let replies = batches.map(|batch| match batch {
-            Ok(batch) => Ok(convert::watch_reply(batch)),
+            Ok(batch) => Ok(convert::delivery::watch_reply(batch)),
             Err(error) => Err(Failure::from(error).into_status()),
         });
         let stopped = stream::once(async { Err(Failure::stopping().into_status()) });
@@ -63,8 +63,8 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         let detail = detail.filter(|detail| detail.delivery.tenant == tenant);
         let detail = detail.ok_or_else(Failure::delivery_not_found)?;
         Ok(Response::new(v1::GetDeliveryResponse {
-            delivery: Some(convert::delivery_reply(&detail.delivery)),
-            attempts: detail.attempts.into_iter().map(convert::attempt_reply).collect(),
+            delivery: Some(convert::delivery::delivery_reply(&detail.delivery)),
+            attempts: detail.attempts.into_iter().map(convert::delivery::attempt_reply).collect(),
         }))
     }
 
@@ -76,7 +76,7 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         let request = request.into_inner();
         let sealer = self.store.sealer();
         let mut violations = Violations::default();
-        let query = convert::delivery_query(&mut violations, &request);
+        let query = convert::delivery::delivery_query(&mut violations, &request);
         let size = page::size(&mut violations, request.page_size, PAGE_SIZE_DEFAULT);
         let scope = list_scope(&request);
         let after = scope.after(&mut violations, sealer, &request.page_token);
@@ -84,7 +84,7 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
 
         let page = self.store.list(&query, after, size).await.map_err(Failure::from)?;
         Ok(Response::new(v1::ListDeliveriesResponse {
-            deliveries: page.deliveries.iter().map(convert::delivery_reply).collect(),
+            deliveries: page.deliveries.iter().map(convert::delivery::delivery_reply).collect(),
             next_page_token: page.next.map_or_else(String::new, |last| scope.token(sealer, last)),
         }))
     }

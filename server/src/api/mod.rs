@@ -1,10 +1,9 @@
 //! The edge: gRPC services over the stages and the store.
 //!
-//! One file per service; `convert*` turns what callers write into the model's values and back; `status` alone picks codes.
+//! One file per service; `convert/` turns what callers write into the model's values and back; `status` alone picks codes.
 //! Deliberately absent: what lies below a connection (listening, accepting, TLS) and the decision when to stop.
 
 mod convert;
-mod convert_event;
 mod deliveries;
 mod event_types;
 mod events;

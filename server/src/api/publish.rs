@@ -23,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic_types::pb;
 
-use super::{convert::small, convert_event, status::Failure};
+use super::{
+    convert::{event, small},
+    status::Failure,
+};
 use crate::{
     accept::{Accept, Accepted, Rejected, Submitted},
     limits::{COMMIT_EVENT_BYTES_MAX, ID_BYTES_MAX, PUBLISH_BATCH_EVENTS_MAX, STREAM_EVENTS_IN_FLIGHT_MAX},
@@ -65,7 +68,7 @@ impl Entry {
             // Not an id, and perhaps as large as a message may be.
             own_id.clear();
         }
-        Self { own_id, event: convert_event::event(event) }
+        Self { own_id, event: event::event(event) }
     }
 
     fn read(message: Incoming) -> Self {

@@ -10,7 +10,12 @@ use tonic::{Request, Response, Status, async_trait};
 use tracing::info;
 
 use super::{
-    NameJudge, convert,
+    NameJudge,
+    convert::{
+        self,
+        update::{Update, update},
+        webhook,
+    },
     page::{self, Scope},
     refuse_if,
     status::{Failure, Violations},
@@ -26,6 +31,9 @@ use crate::{
     },
     store::{ConfigAnswer, ConfigChange, Registered, Store},
 };
+
+/// How often an update that wants the webhook as it is looks again when it has changed meanwhile.
+const UPDATE_TRIES: usize = 8;
 
 /// Manages webhooks.
 pub(super) struct WebhookService {
@@ -44,8 +52,8 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
     ) -> Result<Response<v1::CreateWebhookResponse>, Status> {
         refuse_if(&self.stop)?;
         let request = request.into_inner();
-        let checked = match convert::create_webhook(request.clone(), &self.rules) {
-            Ok((spec, guard)) => self.judge(&spec.target).await.map(|()| (spec, guard)),
+        let checked = match webhook::create(request.clone(), &self.rules) {
+            Ok((spec, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, guard)),
             Err(failure) => Err(failure),
         };
         let (spec, request) = match checked {
@@ -106,6 +114,18 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         Ok(Response::new(v1::ListWebhooksResponse { webhooks, next_page_token }))
     }
 
+    async fn update_webhook(
+        &self,
+        request: Request<v1::UpdateWebhookRequest>,
+    ) -> Result<Response<v1::UpdateWebhookResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let update = update(request.into_inner())?;
+        let webhook = self.update(&update).await?;
+        info!(webhook.id = %webhook.id, tenant = %webhook.tenant, version = webhook.version, "updated a webhook");
+        let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
+        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(webhook::reply(&webhook, pending)) }))
+    }
+
     async fn delete_webhook(
         &self,
         request: Request<v1::DeleteWebhookRequest>,
@@ -133,12 +153,42 @@ impl WebhookService {
         self.store.catalog().find(tenant, id).ok_or_else(Failure::webhook_not_found)
     }
 
+    /// Changes the webhook as it is, and again as it is then if it changes meanwhile, unless the caller wants it as it saw it.
+    async fn update(&self, update: &Update) -> Result<Webhook, Failure> {
+        for _ in 0..UPDATE_TRIES {
+            let webhook = self.find(&update.tenant, update.id)?.webhook;
+            if !update.etag.is_empty() && update.etag != webhook.etag() {
+                return Err(Failure::etag_mismatch());
+            }
+            let (settings, enabled) = update.apply(&webhook, &self.rules)?;
+            if update.moves() {
+                self.judge(&settings.target).await?;
+            }
+            let change = ConfigChange::UpdateWebhook {
+                tenant: update.tenant.clone(),
+                id: update.id,
+                expect: webhook.version,
+                settings,
+                enabled,
+                time: self.clock.now(),
+            };
+            let answer = self.store.put_config(change).await?;
+            if let ConfigAnswer::Updated(webhook) = answer {
+                return Ok(webhook);
+            }
+            if !matches!(answer, ConfigAnswer::VersionMismatch) {
+                return Err(refusal(&answer));
+            }
+        }
+        Err(Failure::etag_mismatch())
+    }
+
     /// The reply to a request that was answered before under the same id, whatever its URL is worth today.
     async fn answered_before(
         &self,
         request: v1::CreateWebhookRequest,
     ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
-        let Ok((spec, Some(guard))) = convert::create_webhook(request, &TargetRules::unjudged()) else {
+        let Ok((spec, Some(guard))) = webhook::create(request, &TargetRules::unjudged()) else {
             return Ok(None);
         };
         let now = self.clock.now();
@@ -153,7 +203,7 @@ impl WebhookService {
     /// judged at each attempt.
     async fn judge(&self, target: &Target) -> Result<(), Failure> {
         match timeout(NAME_JUDGED_WITHIN, self.names.judge(target)).await {
-            Ok(Err(why)) => Err(convert::name_not_allowed(&why)),
+            Ok(Err(why)) => Err(webhook::name_not_allowed(&why)),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
@@ -162,11 +212,11 @@ impl WebhookService {
 /// The reply to a create; a repeat gets what the first call got: nothing was pending then.
 fn created(webhook: &Webhook) -> v1::CreateWebhookResponse {
     let signing_secret = webhook.secret.reveal();
-    v1::CreateWebhookResponse { webhook: Some(convert::webhook_reply(webhook, 0)), signing_secret }
+    v1::CreateWebhookResponse { webhook: Some(webhook::reply(webhook, 0)), signing_secret }
 }
 
 fn reply(registered: &Registered) -> v1::Webhook {
-    convert::webhook_reply(&registered.webhook, registered.pending())
+    webhook::reply(&registered.webhook, registered.pending())
 }
 
 fn refusal(answer: &ConfigAnswer) -> Failure {
@@ -175,6 +225,6 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         ConfigAnswer::VersionMismatch => Failure::etag_mismatch(),
         ConfigAnswer::RequestReused => Failure::request_id_reused(),
         ConfigAnswer::TooManyWebhooks => Failure::too_many_webhooks(),
-        ConfigAnswer::Created(_) | ConfigAnswer::Deleted { .. } => Failure::store_confused(),
+        ConfigAnswer::Created(_) | ConfigAnswer::Updated(_) | ConfigAnswer::Deleted { .. } => Failure::store_confused(),
     }
 }

@@ -50,7 +50,7 @@ impl Attempts {
             let headers = request::headers(job, &self.user_agent, self.clock.wall())?;
             Ok((headers, job.event.event.body.clone()))
         };
-        let mut response = self.client.post(&job.webhook.target, self.clock, request).await?;
+        let mut response = self.client.post(&job.webhook.settings.target, self.clock, request).await?;
         answer.status = Some(response.status());
         answer.retry_after = self.retry_after(&response);
         read(&mut response, &mut answer.body).await.map_err(|error| Failure::from_request(&error))

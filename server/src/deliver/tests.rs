@@ -26,7 +26,7 @@ use crate::{
         signing::Secret,
         target::Target,
         time::Timestamp,
-        webhook::{Subscription, Switch, Webhook},
+        webhook::{Settings, Subscription, Switch, Webhook},
     },
 };
 
@@ -135,9 +135,7 @@ fn job(url: &str, body: &[u8]) -> Job {
         no: key.webhook,
         id: WebhookId::from_bytes([1; 16]),
         tenant: Tenant::default(),
-        target: Target::from_stored(url).expect("a URL"),
-        subscription: Subscription::All,
-        description: String::new(),
+        settings: Settings::new(Target::from_stored(url).expect("a URL"), Subscription::All),
         switch: Switch::Enabled,
         version: 1,
         create_time: Timestamp::UNIX_EPOCH,

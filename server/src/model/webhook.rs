@@ -1,6 +1,6 @@
 //! Webhooks: who wants which events, and where.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
@@ -56,19 +56,71 @@ pub enum Switch {
     },
 }
 
-/// What a caller decides about a webhook.
+impl Switch {
+    /// As its owner wants it from `time` on. What is disabled already keeps its reason.
+    fn turn(self, enabled: bool, time: Timestamp) -> Self {
+        match (enabled, self) {
+            (true, _) => Self::Enabled,
+            (false, Self::Disabled { .. }) => self,
+            (false, Self::Enabled) => Self::Disabled { reason: DisableReason::Requested, since: time },
+        }
+    }
+}
+
+/// What its owner decides about a webhook and may change at any time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebhookSpec {
-    /// Whose it is.
-    pub tenant: Tenant,
+pub struct Settings {
     /// Where deliveries go.
     pub target: Target,
     /// Which events it receives.
     pub subscription: Subscription,
+    /// What people call it.
+    pub display_name: Box<str>,
     /// Free text for people.
-    pub description: String,
+    pub description: Box<str>,
+    /// Its owner's own notes; never sent.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Everything there, and nothing decided that need not be.
+    pub fn new(target: Target, subscription: Subscription) -> Self {
+        Self {
+            target,
+            subscription,
+            display_name: Box::default(),
+            description: Box::default(),
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+/// A webhook to register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookSpec {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// What its owner decided.
+    pub settings: Settings,
     /// Whether deliveries are attempted.
     pub enabled: bool,
+}
+
+impl WebhookSpec {
+    /// The webhook as it begins.
+    pub fn register(self, no: WebhookNo, id: WebhookId, secret: Secret, time: Timestamp) -> Webhook {
+        Webhook {
+            no,
+            id,
+            tenant: self.tenant,
+            settings: self.settings,
+            switch: Switch::Enabled.turn(self.enabled, time),
+            version: 1,
+            create_time: time,
+            update_time: time,
+            secret,
+        }
+    }
 }
 
 /// One registered receiver.
@@ -80,12 +132,8 @@ pub struct Webhook {
     pub id: WebhookId,
     /// Whose it is.
     pub tenant: Tenant,
-    /// Where deliveries go.
-    pub target: Target,
-    /// Which events it receives.
-    pub subscription: Subscription,
-    /// Free text for people.
-    pub description: String,
+    /// What its owner decided.
+    pub settings: Settings,
     /// Whether deliveries are attempted.
     pub switch: Switch,
     /// Grows with every change of its settings; its etag.
@@ -99,6 +147,23 @@ pub struct Webhook {
 }
 
 impl Webhook {
+    /// The webhook as its owner's decision leaves it; the same if nothing changes.
+    #[must_use]
+    pub fn updated(&self, settings: Settings, enabled: bool, time: Timestamp) -> Self {
+        let switch = self.switch.turn(enabled, time);
+        if settings == self.settings && switch == self.switch {
+            return self.clone();
+        }
+        Self { settings, switch, version: self.version + 1, update_time: time, ..self.clone() }
+    }
+
+    /// The webhook as it is after it was disabled for a reason other than its owner's wish.
+    #[must_use]
+    pub fn disabled(&self, reason: DisableReason, since: Timestamp) -> Self {
+        let switch = Switch::Disabled { reason, since };
+        Self { switch, version: self.version + 1, update_time: since, ..self.clone() }
+    }
+
     /// The opaque text callers hand back to guard against concurrent changes.
     pub fn etag(&self) -> String {
         format!("{:x}", self.version)

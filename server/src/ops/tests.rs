@@ -21,7 +21,7 @@ use crate::{
         signing::Secret,
         target::Target,
         time::Timestamp,
-        webhook::{Subscription, WebhookSpec},
+        webhook::{Settings, Subscription, WebhookSpec},
     },
     store::{
         ConfigChange, LaneDue, Store as _,
@@ -70,9 +70,7 @@ impl Scene {
     async fn webhook(&self, enabled: bool, first_due: Timestamp) {
         let spec = WebhookSpec {
             tenant: "t".parse().unwrap(),
-            target: Target::from_stored("https://receiver.example/").unwrap(),
-            subscription: Subscription::All,
-            description: String::new(),
+            settings: Settings::new(Target::from_stored("https://receiver.example/").unwrap(), Subscription::All),
             enabled,
         };
         let secret = Secret::from_bytes(&[7; 32]).unwrap();

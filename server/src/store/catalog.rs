@@ -101,7 +101,7 @@ impl Catalog {
         let webhooks = match index.matching(event_type) {
             Ok(webhooks) => webhooks.clone(),
             Err(place) => {
-                let wanting = |webhook: &&Arc<Webhook>| webhook.subscription.wants(event_type);
+                let wanting = |webhook: &&Arc<Webhook>| webhook.settings.subscription.wants(event_type);
                 let webhooks: Arc<[_]> = index.webhooks.iter().filter(wanting).map(|webhook| webhook.no).collect();
                 index.matches.reserve_exact(1);
                 index.matches.insert(place, (event_type.clone(), webhooks.clone()));

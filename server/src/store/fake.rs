@@ -16,7 +16,7 @@ use crate::model::{
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
     seal::Sealer,
     time::Timestamp,
-    webhook::{DisableReason, Switch, Webhook},
+    webhook::Webhook,
 };
 
 /// A store whose commits can be held up and whose log is written by the test.
@@ -113,20 +113,7 @@ impl FakeStore {
             return if same { ConfigAnswer::Created(webhook.clone()) } else { ConfigAnswer::RequestReused };
         }
         config.seq += 1;
-        let disabled = Switch::Disabled { reason: DisableReason::Requested, since: time };
-        let webhook = Webhook {
-            no: WebhookNo(config.seq),
-            id: WebhookId::generate(),
-            tenant: spec.tenant,
-            target: spec.target,
-            subscription: spec.subscription,
-            description: spec.description,
-            switch: if spec.enabled { Switch::Enabled } else { disabled },
-            version: config.seq,
-            create_time: time,
-            update_time: time,
-            secret,
-        };
+        let webhook = spec.register(WebhookNo(config.seq), WebhookId::generate(), secret, time);
         self.catalog.put(ConfigSeq(config.seq), webhook.clone());
         if let Some((key, hash)) = key {
             config.requests.insert(key, (hash, webhook.clone()));
@@ -221,6 +208,7 @@ impl Store for FakeStore {
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         let (tenant, id, expect) = match &change {
             ConfigChange::CreateWebhook { .. } => return Ok(self.create(change)),
+            ConfigChange::UpdateWebhook { tenant, id, expect, .. } => (tenant, *id, Some(*expect)),
             ConfigChange::DeleteWebhook { tenant, id, expect, .. } => (tenant, *id, *expect),
         };
         let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
@@ -229,6 +217,11 @@ impl Store for FakeStore {
         }
         let mut config = self.config.lock();
         config.seq += 1;
+        if let ConfigChange::UpdateWebhook { settings, enabled, time, .. } = change {
+            let webhook = found.webhook.updated(settings, enabled, time);
+            self.catalog.put(ConfigSeq(config.seq), webhook.clone());
+            return Ok(ConfigAnswer::Updated(webhook));
+        }
         self.catalog.remove(ConfigSeq(config.seq), found.webhook.no);
         Ok(ConfigAnswer::Deleted { cancelled: 3 })
     }

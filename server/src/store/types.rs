@@ -13,7 +13,7 @@ use crate::model::{
     },
     signing::Secret,
     time::Timestamp,
-    webhook::{DisableReason, Webhook, WebhookSpec},
+    webhook::{DisableReason, Settings, Webhook, WebhookSpec},
 };
 
 /// The store cannot do what was asked now. Nothing was acknowledged; asking again may help.
@@ -333,6 +333,21 @@ pub enum ConfigChange {
         /// Now.
         time: Timestamp,
     },
+    /// Change what a webhook's owner decided about it.
+    UpdateWebhook {
+        /// Whose webhook.
+        tenant: Tenant,
+        /// Which one.
+        id: WebhookId,
+        /// Only if this is its version: what it was when the decision was made.
+        expect: u64,
+        /// All of it, changed or not.
+        settings: Settings,
+        /// Whether deliveries are attempted.
+        enabled: bool,
+        /// Now.
+        time: Timestamp,
+    },
     /// Delete a webhook and cancel what is pending for it.
     DeleteWebhook {
         /// Whose webhook.
@@ -360,6 +375,8 @@ pub struct RequestKey {
 pub enum ConfigAnswer {
     /// The webhook exists now, or did already under the same request id: then this is what was answered then.
     Created(Webhook),
+    /// The webhook is now so.
+    Updated(Webhook),
     /// The webhook is gone.
     Deleted {
         /// How many deliveries were pending.

@@ -45,7 +45,7 @@ impl Record {
         let event = &job.event.event;
         let known = self.events.get(&(event.tenant.clone(), event.id.clone())).ok_or("nobody published the event")?;
         let course = self.courses.get(&job.key).ok_or("no such delivery is durable")?;
-        let wanted = hook.spec.tenant == event.tenant && hook.spec.subscription.wants(&event.event_type);
+        let wanted = hook.spec.tenant == event.tenant && hook.spec.settings.subscription.wants(&event.event_type);
         let shown = Duration::from_millis(self.plan.weather.show_ms);
         let waiting_since = [course.due, course.known, hook.last_start, self.last_trouble, self.life_began];
         let idle = now.since(waiting_since.into_iter().max().unwrap_or_default());

@@ -22,8 +22,10 @@ impl Record {
     /// Somebody wants a webhook, whose URL must end with the number of those wanted before.
     pub(crate) fn create_requested(&mut self, now: Timestamp, spec: WebhookSpec, manner: Manner) {
         let index = self.hooks.len();
-        let requested =
-            self.note(now, format_args!("create hook {index} of {}: {manner:?} {:?}", spec.tenant, spec.subscription));
+        let requested = self.note(
+            now,
+            format_args!("create hook {index} of {}: {manner:?} {:?}", spec.tenant, spec.settings.subscription),
+        );
         self.hooks.push(Hook {
             disabled: (!spec.enabled).then_some(START),
             spec,
@@ -110,7 +112,8 @@ impl Record {
 
     /// An event stored between two steps goes to all who wanted it all that time, and to nobody who never did.
     fn targets(&mut self, now: Timestamp, event: &Event, since: u64, until: u64, deliveries: usize) {
-        let wants = |hook: &Hook| hook.spec.tenant == event.tenant && hook.spec.subscription.wants(&event.event_type);
+        let wants =
+            |hook: &Hook| hook.spec.tenant == event.tenant && hook.spec.settings.subscription.wants(&event.event_type);
         let definite = |hook: &Hook| {
             hook.created.is_some_and(|created| created < since)
                 && hook.delete_requested.is_none_or(|requested| requested > until)

@@ -11,7 +11,7 @@ use postrider_server::{
         event::StoredEvent,
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
         time::Timestamp,
-        webhook::{DisableReason, Switch, Webhook},
+        webhook::{DisableReason, Webhook},
     },
     store::{
         ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Targets,
@@ -257,7 +257,7 @@ impl Image {
             return matched.webhooks.to_vec();
         }
         let all = self.webhooks.values().map(|(_, webhook)| webhook);
-        all.filter(|webhook| webhook.tenant == *tenant && webhook.subscription.wants(event_type))
+        all.filter(|webhook| webhook.tenant == *tenant && webhook.settings.subscription.wants(event_type))
             .map(|webhook| webhook.no)
             .collect()
     }
@@ -341,12 +341,7 @@ impl Image {
     fn disable(&mut self, no: WebhookNo, reason: DisableReason, group: &OutcomeGroup, effects: &mut Effects) {
         let Some((_, webhook)) = self.webhooks.get(&no).filter(|(_, webhook)| webhook.is_enabled()) else { return };
         let since = group.outcomes.iter().map(|outcome| outcome.time).max().unwrap_or_default();
-        let webhook = Webhook {
-            switch: Switch::Disabled { reason, since },
-            version: webhook.version + 1,
-            update_time: since,
-            ..webhook.clone()
-        };
+        let webhook = webhook.disabled(reason, since);
         self.put(webhook, effects);
     }
 
@@ -373,26 +368,16 @@ impl Image {
                 }
                 let no = WebhookNo(self.next_webhook);
                 self.next_webhook += 1;
-                let disabled = Switch::Disabled { reason: DisableReason::Requested, since: *time };
-                let webhook = Webhook {
-                    no,
-                    id: self.webhook_id(no),
-                    tenant: spec.tenant.clone(),
-                    target: spec.target.clone(),
-                    subscription: spec.subscription.clone(),
-                    description: spec.description.clone(),
-                    switch: if spec.enabled { Switch::Enabled } else { disabled },
-                    version: 1,
-                    create_time: *time,
-                    update_time: *time,
-                    secret: secret.clone(),
-                };
+                let webhook = spec.clone().register(no, self.webhook_id(no), secret.clone(), *time);
                 if let (Some(key), Some(request)) = (key, request) {
                     let known = Request { hash: request.hash, time: *time, webhook: webhook.clone() };
                     self.requests.insert(key, known);
                 }
                 self.put(webhook.clone(), effects);
                 ConfigAnswer::Created(webhook)
+            }
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, time } => {
+                self.update(tenant, *id, *expect, |webhook| webhook.updated(settings.clone(), *enabled, *time), effects)
             }
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete(tenant, *id, *expect, *time, effects)
@@ -411,6 +396,30 @@ impl Image {
         self.requests.get(key).filter(|known| now.since(known.time) < REQUEST_ID_WINDOW)
     }
 
+    fn find(&self, tenant: &Tenant, id: WebhookId) -> Option<&Webhook> {
+        let mut all = self.webhooks.values().map(|(_, webhook)| webhook);
+        all.find(|webhook| webhook.id == id && webhook.tenant == *tenant)
+    }
+
+    fn update(
+        &mut self,
+        tenant: &Tenant,
+        id: WebhookId,
+        expect: u64,
+        change: impl FnOnce(&Webhook) -> Webhook,
+        effects: &mut Effects,
+    ) -> ConfigAnswer {
+        let Some(webhook) = self.find(tenant, id) else { return ConfigAnswer::NotFound };
+        if webhook.version != expect {
+            return ConfigAnswer::VersionMismatch;
+        }
+        let changed = change(webhook);
+        if changed != *webhook {
+            self.put(changed.clone(), effects);
+        }
+        ConfigAnswer::Updated(changed)
+    }
+
     fn delete(
         &mut self,
         tenant: &Tenant,
@@ -419,10 +428,7 @@ impl Image {
         time: Timestamp,
         effects: &mut Effects,
     ) -> ConfigAnswer {
-        let mut all = self.webhooks.values().map(|(_, webhook)| webhook);
-        let Some(webhook) = all.find(|webhook| webhook.id == id && webhook.tenant == *tenant).cloned() else {
-            return ConfigAnswer::NotFound;
-        };
+        let Some(webhook) = self.find(tenant, id).cloned() else { return ConfigAnswer::NotFound };
         if expect.is_some_and(|version| version != webhook.version) {
             return ConfigAnswer::VersionMismatch;
         }

@@ -15,7 +15,7 @@ use crate::{
         ids::{ConfigSeq, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
         signing::Secret,
         time::Timestamp,
-        webhook::{DisableReason, Switch, Webhook, WebhookSpec},
+        webhook::{Webhook, WebhookSpec},
     },
     store::types::{ConfigAnswer, ConfigChange, ConfigStep, LogEntry, RequestKey, WebhookCancelled},
 };
@@ -33,6 +33,9 @@ impl Change<'_> {
         match change {
             ConfigChange::CreateWebhook { spec, secret, request, time } => {
                 self.create_webhook(tables, spec, secret, request, time)
+            }
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, time } => {
+                self.change_webhook(tables, &tenant, id, expect, |webhook| webhook.updated(settings, enabled, time))
             }
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete_webhook(tables, &tenant, id, expect, time)
@@ -60,24 +63,8 @@ impl Change<'_> {
         }
 
         self.counters.last_webhook += 1;
-        let switch = if spec.enabled {
-            Switch::Enabled
-        } else {
-            Switch::Disabled { reason: DisableReason::Requested, since: time }
-        };
-        let webhook = Webhook {
-            no: WebhookNo(self.counters.last_webhook),
-            id: WebhookId::generate(),
-            tenant: spec.tenant,
-            target: spec.target,
-            subscription: spec.subscription,
-            description: spec.description,
-            switch,
-            version: 1,
-            create_time: time,
-            update_time: time,
-            secret,
-        };
+        let no = WebhookNo(self.counters.last_webhook);
+        let webhook = spec.register(no, WebhookId::generate(), secret, time);
         tables.webhook_ids.insert(webhook.id.as_bytes(), webhook.no.0)?;
         if let Some((key, hash)) = request {
             let record = RequestRecord {
@@ -92,6 +79,26 @@ impl Change<'_> {
         Ok(ConfigAnswer::Created(webhook))
     }
 
+    /// Puts another version of a webhook in the place of the one that its owner saw.
+    fn change_webhook(
+        &mut self,
+        tables: &mut Tables<'_>,
+        tenant: &Tenant,
+        id: WebhookId,
+        expect: u64,
+        change: impl FnOnce(&Webhook) -> Webhook,
+    ) -> Result<ConfigAnswer, EngineError> {
+        let Some((webhook, _)) = find_webhook(tables, tenant, id)? else { return Ok(ConfigAnswer::NotFound) };
+        if webhook.version != expect {
+            return Ok(ConfigAnswer::VersionMismatch);
+        }
+        let changed = change(&webhook);
+        if changed != webhook {
+            self.put_webhook(tables, changed.clone())?;
+        }
+        Ok(ConfigAnswer::Updated(changed))
+    }
+
     fn delete_webhook(
         &mut self,
         tables: &mut Tables<'_>,
@@ -100,19 +107,8 @@ impl Change<'_> {
         expect: Option<u64>,
         time: Timestamp,
     ) -> Result<ConfigAnswer, EngineError> {
-        let Some(no) = tables.webhook_ids.get(id.as_bytes())?.map(|no| no.value()) else {
-            return Ok(ConfigAnswer::NotFound);
-        };
-        let Some(record) =
-            tables.webhooks.get(no)?.map(|bytes| WebhookRecord::decode_from(bytes.value())).transpose()?
-        else {
-            return Ok(ConfigAnswer::NotFound);
-        };
-        let before = record.config_seq;
-        let webhook = record.webhook()?;
-        if webhook.tenant != *tenant {
-            return Ok(ConfigAnswer::NotFound);
-        }
+        let Some((webhook, before)) = find_webhook(tables, tenant, id)? else { return Ok(ConfigAnswer::NotFound) };
+        let no = webhook.no.0;
         if expect.is_some_and(|version| version != webhook.version) {
             return Ok(ConfigAnswer::VersionMismatch);
         }
@@ -215,6 +211,18 @@ impl Change<'_> {
             None => Ok(self.shared.clock.now()),
         }
     }
+}
+
+/// A webhook of the tenant as this transaction has it, and its row in the log of configuration.
+fn find_webhook(tables: &Tables<'_>, tenant: &Tenant, id: WebhookId) -> Result<Option<(Webhook, u64)>, EngineError> {
+    let Some(no) = tables.webhook_ids.get(id.as_bytes())?.map(|no| no.value()) else { return Ok(None) };
+    let Some(record) = tables.webhooks.get(no)?.map(|bytes| WebhookRecord::decode_from(bytes.value())).transpose()?
+    else {
+        return Ok(None);
+    };
+    let seq = record.config_seq;
+    let webhook = record.webhook()?;
+    Ok((webhook.tenant == *tenant).then_some((webhook, seq)))
 }
 
 pub(super) fn request_key(tenant: &Tenant, id: &str) -> Vec<u8> {

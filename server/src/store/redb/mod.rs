@@ -315,7 +315,7 @@ mod tests {
             ids::{DeliveryKey, EventTypeName},
             signing::Secret,
             target::Target,
-            webhook::{Subscription, WebhookSpec},
+            webhook::{Settings, Subscription, WebhookSpec},
         },
         store::{DuePage, Hint},
     };
@@ -327,9 +327,7 @@ mod tests {
     pub(super) async fn webhook(store: &RedbStore) -> WebhookNo {
         let spec = WebhookSpec {
             tenant: "t".parse().unwrap(),
-            target: Target::from_stored("https://receiver.example/").unwrap(),
-            subscription: Subscription::All,
-            description: String::new(),
+            settings: Settings::new(Target::from_stored("https://receiver.example/").unwrap(), Subscription::All),
             enabled: true,
         };
         let secret = Secret::from_bytes(&[7; 32]).unwrap();

@@ -17,7 +17,7 @@ use crate::{
         delivery::{DeliveryState, Outcome},
         ids::{ConfigSeq, WebhookNo},
         time::Timestamp,
-        webhook::{DisableReason, Switch, Webhook},
+        webhook::{DisableReason, Webhook},
     },
     store::types::{ConfigStep, LogEntry, OutcomeGroup},
 };
@@ -102,27 +102,29 @@ impl Change<'_> {
 
     /// Whether attempts will be made for the webhook, this transaction included.
     fn is_enabled(&self, no: WebhookNo) -> bool {
-        let disabled_here = |step: &(ConfigSeq, ConfigStep)| matches!(&step.1, ConfigStep::Put(webhook) if webhook.no == no && !webhook.is_enabled());
-        self.shared.catalog.webhook(no).is_some_and(|known| known.webhook.is_enabled())
-            && !self.steps.iter().any(disabled_here)
+        match self.changed_here(no) {
+            Some(webhook) => webhook.is_enabled(),
+            None => self.shared.catalog.webhook(no).is_some_and(|known| known.webhook.is_enabled()),
+        }
+    }
+
+    /// The webhook as this transaction leaves it, if it changes it.
+    fn changed_here(&self, no: WebhookNo) -> Option<&Webhook> {
+        self.steps.iter().rev().find_map(|(_, step)| match step {
+            ConfigStep::Put(webhook) if webhook.no == no => Some(webhook),
+            ConfigStep::Put(_) | ConfigStep::Removed(_) => None,
+        })
     }
 
     fn disable(&mut self, tables: &mut Tables<'_>, no: WebhookNo, reason: DisableReason) -> Result<(), EngineError> {
-        let decided = self.steps.iter().any(|(_, step)| matches!(step, ConfigStep::Put(webhook) if webhook.no == no));
-        let Some(registered) = self.shared.catalog.webhook(no).filter(|_| self.exists(no) && !decided) else {
-            return Ok(());
+        let known = match self.changed_here(no) {
+            Some(webhook) => Some(webhook.clone()),
+            None => self.shared.catalog.webhook(no).map(|known| Webhook::clone(&known.webhook)),
         };
-        if !registered.webhook.is_enabled() {
-            return Ok(());
+        match known.filter(|webhook| webhook.is_enabled() && self.exists(no)) {
+            Some(webhook) => self.put_webhook(tables, webhook.disabled(reason, self.shared.clock.now())),
+            None => Ok(()),
         }
-        let since = self.shared.clock.now();
-        let webhook = Webhook {
-            switch: Switch::Disabled { reason, since },
-            version: registered.webhook.version + 1,
-            update_time: since,
-            ..Webhook::clone(&registered.webhook)
-        };
-        self.put_webhook(tables, webhook)
     }
 
     /// Writes a webhook as it is now, under the next config number.

@@ -17,7 +17,7 @@ use crate::{
         signing::Secret,
         target::Target,
         time::Timestamp,
-        webhook::{Subscription, WebhookSpec},
+        webhook::{Settings, Subscription, WebhookSpec},
     },
     store::{
         ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Publish, Published, Store as _, StoreError,
@@ -95,9 +95,10 @@ impl Driver<'_> {
             });
             let spec = WebhookSpec {
                 tenant: tenant.parse().expect("a tenant"),
-                target: Target::from_stored("https://receiver.example/").expect("a URL"),
-                subscription: Subscription::All,
-                description: label.to_string(),
+                settings: Settings {
+                    description: label.to_string().into(),
+                    ..Settings::new(Target::from_stored("https://receiver.example/").expect("a URL"), Subscription::All)
+                },
                 enabled: true,
             };
             let secret = Secret::from_bytes(&[7; 32]).expect("long enough");
@@ -107,7 +108,7 @@ impl Driver<'_> {
         for answer in answers {
             let ConfigAnswer::Created(webhook) = answer? else { return wrong("a webhook was not created") };
             self.write(|model| {
-                let hook = label_of(&webhook.description).and_then(|label| model.hooks.get_mut(&label));
+                let hook = label_of(&webhook.settings.description).and_then(|label| model.hooks.get_mut(&label));
                 let hook = hook.expect("it was asked for");
                 (hook.created, hook.known) = (Fate::Done, Some((webhook.no, webhook.id)));
             });

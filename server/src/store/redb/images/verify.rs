@@ -61,7 +61,8 @@ fn webhooks(store: &RedbStore, model: &mut Model) -> Result<(), Violation> {
     let mut there = BTreeSet::new();
     for registered in store.catalog().list(None, None, usize::MAX) {
         let webhook = registered.webhook;
-        let hook = label_of(&webhook.description).and_then(|label| Some((label, model.hooks.get_mut(&label)?)));
+        let hook =
+            label_of(&webhook.settings.description).and_then(|label| Some((label, model.hooks.get_mut(&label)?)));
         let Some((label, hook)) = hook else { return Err(Violation(format!("{webhook:?} was never created"))) };
         there.insert(label);
         ensure!(!matches!(hook.deleted, Some((Fate::Done, ..))), "webhook {label} was deleted and is back");

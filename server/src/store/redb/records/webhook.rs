@@ -1,5 +1,7 @@
 //! Webhooks, what is left of deleted ones, and replies to repeatable requests.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use prost::Message;
 
 use super::{Corrupt, decode};
@@ -8,7 +10,7 @@ use crate::model::{
     signing::Secret,
     target::Target,
     time::Timestamp,
-    webhook::{DisableReason, Subscription, Switch, Webhook},
+    webhook::{DisableReason, Settings, Subscription, Switch, Webhook},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -19,13 +21,8 @@ pub(in super::super) struct WebhookRecord {
     id: Vec<u8>,
     #[prost(string, tag = "3")]
     tenant: String,
-    #[prost(string, tag = "4")]
-    url: String,
-    /// Empty: all.
-    #[prost(string, repeated, tag = "5")]
-    event_types: Vec<String>,
-    #[prost(string, tag = "6")]
-    description: String,
+    #[prost(message, optional, tag = "4")]
+    settings: Option<SettingsRecord>,
     /// 0: enabled; 1: disabled on request; 2: gone.
     #[prost(uint32, tag = "7")]
     switch: u32,
@@ -51,17 +48,11 @@ impl WebhookRecord {
             Switch::Disabled { reason: DisableReason::Requested, since } => (1, since.micros()),
             Switch::Disabled { reason: DisableReason::Gone, since } => (2, since.micros()),
         };
-        let event_types = match &webhook.subscription {
-            Subscription::All => Vec::new(),
-            Subscription::Types(types) => types.iter().map(|name| name.as_str().to_owned()).collect(),
-        };
         Self {
             no: webhook.no.0,
             id: webhook.id.as_bytes().to_vec(),
             tenant: webhook.tenant.as_str().to_owned(),
-            url: webhook.target.url().as_str().to_owned(),
-            event_types,
-            description: webhook.description.clone(),
+            settings: Some(SettingsRecord::new(&webhook.settings)),
             switch,
             disable_time,
             version: webhook.version,
@@ -88,14 +79,55 @@ impl WebhookRecord {
             no: WebhookNo(self.no),
             id: webhook_id(&self.id)?,
             tenant: self.tenant.parse().map_err(|error| Corrupt::new("tenant", error))?,
-            target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
-            subscription: Subscription::to(self.event_types.iter().map(|name| EventTypeName::new(name)).collect()),
-            description: self.description,
+            settings: self.settings.unwrap_or_default().settings()?,
             switch,
             version: self.version,
             create_time: Timestamp::from_micros(self.create_time),
             update_time: Timestamp::from_micros(self.update_time),
             secret: Secret::from_bytes(&self.secret).map_err(|error| Corrupt::new("webhook's secret", error))?,
+        })
+    }
+}
+
+/// What a webhook's owner decided.
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct SettingsRecord {
+    #[prost(string, tag = "1")]
+    url: String,
+    /// Empty: all.
+    #[prost(string, repeated, tag = "2")]
+    event_types: Vec<String>,
+    #[prost(string, tag = "3")]
+    display_name: String,
+    #[prost(string, tag = "4")]
+    description: String,
+    #[prost(btree_map = "string, string", tag = "5")]
+    metadata: BTreeMap<String, String>,
+}
+
+impl SettingsRecord {
+    fn new(settings: &Settings) -> Self {
+        let event_types = match &settings.subscription {
+            Subscription::All => Vec::new(),
+            Subscription::Types(types) => types.iter().map(|name| name.as_str().to_owned()).collect(),
+        };
+        Self {
+            url: settings.target.url().as_str().to_owned(),
+            event_types,
+            display_name: settings.display_name.clone().into(),
+            description: settings.description.clone().into(),
+            metadata: settings.metadata.clone(),
+        }
+    }
+
+    fn settings(self) -> Result<Settings, Corrupt> {
+        let types: BTreeSet<_> = self.event_types.iter().map(|name| EventTypeName::new(name)).collect();
+        Ok(Settings {
+            target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
+            subscription: Subscription::to(types),
+            display_name: self.display_name.into(),
+            description: self.description.into(),
+            metadata: self.metadata,
         })
     }
 }

@@ -1,20 +1,15 @@
 //! Contract → model for events: every rule that `Event` documents.
 
-use std::collections::{BTreeMap, HashMap};
-
 use bytes::Bytes;
 use postrider_proto::v1;
 
-use super::{
-    convert::{event_type, tenant},
-    json::{JsonError, to_json},
-    status::{Failure, Violations},
-};
+use super::{event_type, labels, tenant};
 use crate::{
-    limits::{
-        CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ID_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
-        ORDERING_KEY_BYTES_MAX,
+    api::{
+        json::{JsonError, to_json},
+        status::{Failure, Violations},
     },
+    limits::{CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
         event::{Event, JSON},
         ids::{EventId, InvalidId},
@@ -26,7 +21,7 @@ use crate::{
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// The event a caller means; an id is assigned if it has none.
-pub(super) fn event(event: Option<v1::Event>) -> Result<Event, Failure> {
+pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> {
     let mut violations = Violations::default();
     let Some(event) = event else {
         violations.add("event", "must be set");
@@ -35,7 +30,7 @@ pub(super) fn event(event: Option<v1::Event>) -> Result<Event, Failure> {
     let id = violations.note("event.id", event_id(&event.id));
     let tenant = tenant(&mut violations, "event.tenant", &event.tenant);
     let event_type = event_type(&mut violations, || "event.type".into(), &event.r#type);
-    let labels = labels(&mut violations, event.labels);
+    let labels = labels(&mut violations, "event.labels", event.labels);
     if event.ordering_key.len() > ORDERING_KEY_BYTES_MAX {
         violations.add("event.ordering_key", format!("must not be longer than {ORDERING_KEY_BYTES_MAX} bytes"));
     }
@@ -59,25 +54,6 @@ pub(super) fn event(event: Option<v1::Event>) -> Result<Event, Failure> {
 
 fn event_id(text: &str) -> Result<EventId, InvalidId> {
     if text.is_empty() { Ok(EventId::generate()) } else { text.parse() }
-}
-
-fn labels(violations: &mut Violations, labels: HashMap<String, String>) -> BTreeMap<String, String> {
-    if labels.len() > LABELS_MAX {
-        violations.add("event.labels", format!("must not be more than {LABELS_MAX}"));
-        return BTreeMap::new();
-    }
-    let labels: BTreeMap<_, _> = labels.into_iter().collect();
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    for (key, value) in &labels {
-        let field = || format!("event.labels[{:?}]", key.chars().take(ID_BYTES_MAX).collect::<String>());
-        if !(1..=ID_BYTES_MAX).contains(&key.len()) || !key.bytes().all(allowed) {
-            violations.add(field(), "its key must be [A-Za-z0-9_.-]{1,64}");
-        }
-        if value.len() > LABEL_VALUE_BYTES_MAX {
-            violations.add(field(), format!("must not be longer than {LABEL_VALUE_BYTES_MAX} bytes"));
-        }
-    }
-    labels
 }
 
 /// To the microsecond, rounded down.

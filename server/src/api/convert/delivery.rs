@@ -1,0 +1,185 @@
+//! Contract ⇄ model for deliveries and outcomes.
+
+use std::collections::BTreeSet;
+
+use postrider_proto::v1;
+
+use super::{count, event_type, small, tenant_or_all, time};
+use crate::{
+    api::status::{Failure, Violations},
+    limits::{WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
+    model::delivery::{DeliveryState, ErrorClass, Outcome},
+    store::{Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
+    watch::{Start, WatchBatch},
+};
+
+/// What a watcher wants, from where on, and how much of it at a time.
+pub(in crate::api) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(FeedFilter, Start, usize), Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant_or_all(&mut violations, &request.tenant);
+    let webhooks = each(&mut violations, "webhook_ids", &request.webhook_ids, |violations, field, id| {
+        violations.note(&field, id.parse())
+    });
+    let event_types = each(&mut violations, "event_types", &request.event_types, |violations, field, name| {
+        event_type(violations, || field, name)
+    });
+    let states = states_filter(&mut violations, &request.states);
+    if request.max_updates < 0 {
+        violations.add("max_updates", "must not be negative");
+    }
+    let updates_max = match usize::try_from(request.max_updates) {
+        Ok(0) | Err(_) => WATCH_UPDATES_MAX,
+        Ok(some) => some.min(WATCH_UPDATES_MAX),
+    };
+    let start = match request.start {
+        None => Start::Now,
+        Some(v1::watch_deliveries_request::Start::Cursor(cursor)) => Start::At(cursor),
+        Some(v1::watch_deliveries_request::Start::FromBeginning(yes)) => {
+            if !yes {
+                violations.add("from_beginning", "must be true if it is set");
+            }
+            Start::Beginning
+        }
+    };
+    violations.check()?;
+    Ok((FeedFilter { tenant, webhooks, event_types, states }, start, updates_max))
+}
+
+/// Converts each entry of a filter's list; too long a list is one violation.
+fn each<T: Ord>(
+    violations: &mut Violations,
+    field: &str,
+    texts: &[String],
+    convert: impl Fn(&mut Violations, String, &str) -> Option<T>,
+) -> BTreeSet<T> {
+    if texts.len() > WATCH_FILTER_IDS_MAX {
+        violations.add(field, format!("must not name more than {WATCH_FILTER_IDS_MAX}"));
+        return BTreeSet::new();
+    }
+    let convert = |(index, text): (usize, &String)| convert(violations, format!("{field}[{index}]"), text);
+    texts.iter().enumerate().filter_map(convert).collect()
+}
+
+/// Which deliveries a list is of.
+pub(in crate::api) fn delivery_query(
+    violations: &mut Violations,
+    request: &v1::ListDeliveriesRequest,
+) -> DeliveryQuery {
+    let tenant = tenant_or_all(violations, &request.tenant);
+    let webhook =
+        (!request.webhook_id.is_empty()).then(|| violations.note("webhook_id", request.webhook_id.parse())).flatten();
+    let event = (!request.event_id.is_empty()).then(|| violations.note("event_id", request.event_id.parse())).flatten();
+    let states = states_filter(violations, &request.states);
+    DeliveryQuery { tenant, webhook, event, states }
+}
+
+/// The states a filter names, each once.
+fn states_filter(violations: &mut Violations, numbers: &[i32]) -> Vec<DeliveryView> {
+    let mut views = Vec::new();
+    for (index, &number) in numbers.iter().enumerate() {
+        match v1::DeliveryState::try_from(number).ok().and_then(view) {
+            Some(view) if views.contains(&view) => {}
+            Some(view) => views.push(view),
+            None => violations.add(format!("states[{index}]"), "must be a state of deliveries"),
+        }
+    }
+    views
+}
+
+fn view(state: v1::DeliveryState) -> Option<DeliveryView> {
+    match state {
+        v1::DeliveryState::Unspecified => None,
+        v1::DeliveryState::Pending => Some(DeliveryView::State(DeliveryState::Pending)),
+        v1::DeliveryState::Delivered => Some(DeliveryView::State(DeliveryState::Delivered)),
+        v1::DeliveryState::Failed => Some(DeliveryView::State(DeliveryState::Failed)),
+        v1::DeliveryState::Cancelled => Some(DeliveryView::State(DeliveryState::Cancelled)),
+        v1::DeliveryState::Held => Some(DeliveryView::Held),
+    }
+}
+
+/// A message of a watch stream.
+pub(in crate::api) fn watch_reply(batch: WatchBatch) -> v1::WatchDeliveriesResponse {
+    use v1::delivery_update::Update;
+    let update = |entry| match entry {
+        LogEntry::Outcome(outcome) => Update::Outcome(outcome_reply(outcome)),
+        LogEntry::WebhookCancelled(cancelled) => Update::WebhookCancelled(v1::WebhookCancelled {
+            webhook_id: cancelled.webhook.to_string(),
+            deliveries: count(cancelled.deliveries),
+            tenant: cancelled.tenant.to_string(),
+            time: Some(time(cancelled.time)),
+        }),
+    };
+    let updates = batch.entries.into_iter().map(|entry| v1::DeliveryUpdate { update: Some(update(entry)) }).collect();
+    v1::WatchDeliveriesResponse { cursor: batch.cursor, updates }
+}
+
+/// An outcome without the receiver's answer.
+fn outcome_reply(outcome: Outcome) -> v1::Outcome {
+    v1::Outcome {
+        delivery_id: outcome.delivery_id.to_string(),
+        webhook_id: outcome.webhook_id.to_string(),
+        event_id: outcome.event_id.to_string(),
+        event_type: outcome.event_type.to_string(),
+        attempt: small(outcome.attempt),
+        state: state(outcome.view()).into(),
+        http_status: outcome.http_status.map_or(0, i32::from),
+        error_class: error_class(outcome.error_class).into(),
+        error: outcome.error,
+        latency: Some(prost_types::Duration {
+            seconds: i64::try_from(outcome.latency.as_secs()).unwrap_or(i64::MAX),
+            nanos: outcome.latency.subsec_nanos().cast_signed(),
+        }),
+        time: Some(time(outcome.time)),
+        next_attempt_time: outcome.next_attempt.filter(|_| !outcome.held).map(time),
+        tenant: outcome.tenant.to_string(),
+        response_body: Vec::new(),
+    }
+}
+
+/// An outcome with what the receiver answered.
+pub(in crate::api) fn attempt_reply(outcome: Outcome) -> v1::Outcome {
+    let response_body = outcome.response_body.to_vec();
+    v1::Outcome { response_body, ..outcome_reply(outcome) }
+}
+
+/// A delivery as callers see it.
+pub(in crate::api) fn delivery_reply(delivery: &Delivery) -> v1::Delivery {
+    v1::Delivery {
+        id: delivery.id.to_string(),
+        tenant: delivery.tenant.to_string(),
+        webhook_id: delivery.webhook.to_string(),
+        event_id: delivery.event.to_string(),
+        event_type: delivery.event_type.to_string(),
+        state: state(delivery.state).into(),
+        attempts: small(delivery.attempts),
+        create_time: Some(time(delivery.create_time)),
+        update_time: delivery.update_time.map(time),
+        next_attempt_time: delivery.next_attempt.map(time),
+        last_http_status: delivery.last_http_status.map_or(0, i32::from),
+        last_error_class: error_class(delivery.last_error_class).into(),
+    }
+}
+
+fn state(view: DeliveryView) -> v1::DeliveryState {
+    match view {
+        DeliveryView::State(DeliveryState::Pending) => v1::DeliveryState::Pending,
+        DeliveryView::State(DeliveryState::Delivered) => v1::DeliveryState::Delivered,
+        DeliveryView::State(DeliveryState::Failed) => v1::DeliveryState::Failed,
+        DeliveryView::State(DeliveryState::Cancelled) => v1::DeliveryState::Cancelled,
+        DeliveryView::Held => v1::DeliveryState::Held,
+    }
+}
+
+fn error_class(class: Option<ErrorClass>) -> v1::ErrorClass {
+    match class {
+        None => v1::ErrorClass::Unspecified,
+        Some(ErrorClass::Blocked) => v1::ErrorClass::Blocked,
+        Some(ErrorClass::Dns) => v1::ErrorClass::Dns,
+        Some(ErrorClass::Connect) => v1::ErrorClass::Connect,
+        Some(ErrorClass::Tls) => v1::ErrorClass::Tls,
+        Some(ErrorClass::Timeout) => v1::ErrorClass::Timeout,
+        Some(ErrorClass::Protocol) => v1::ErrorClass::Protocol,
+        Some(ErrorClass::HttpStatus) => v1::ErrorClass::HttpStatus,
+        Some(ErrorClass::Internal) => v1::ErrorClass::Internal,
+    }
+}

@@ -1,0 +1,118 @@
+//! Contract ⇄ model: what callers write is checked as a whole, so that one answer names everything that is wrong with it. One
+//! file per kind of thing; here is what they share.
+
+pub(super) mod delivery;
+pub(super) mod event;
+pub(super) mod update;
+pub(super) mod webhook;
+
+use std::collections::BTreeMap;
+
+use postrider_proto::error_info as reason;
+
+use super::status::{Failure, Violations};
+use crate::{
+    limits::{ID_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX},
+    model::{
+        catalogue,
+        ids::{EventTypeName, Tenant, WebhookId},
+        time::Timestamp,
+    },
+};
+
+/// What `tenant` says in a call that may ask for all of them.
+const ALL_TENANTS: &str = "-";
+/// How much of a caller's text is repeated to it.
+const ECHO_CHARS_MAX: usize = 40;
+
+/// The tenant of a call that is about one.
+pub(super) fn tenant(violations: &mut Violations, field: &str, text: &str) -> Option<Tenant> {
+    violations.note(field, text.parse())
+}
+
+/// The tenant of a call that may be about all of them: then `None`, as when it is malformed.
+pub(super) fn tenant_or_all(violations: &mut Violations, text: &str) -> Option<Tenant> {
+    if text == ALL_TENANTS { None } else { tenant(violations, "tenant", text) }
+}
+
+/// The tenant and webhook id of a call about one webhook.
+pub(super) fn webhook_key(tenant_text: &str, id: &str) -> Result<(Tenant, WebhookId), Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant(&mut violations, "tenant", tenant_text);
+    let id = violations.note("id", id.parse());
+    violations.check()?;
+    Ok((tenant.expect("no violations"), id.expect("no violations")))
+}
+
+/// An event type of the catalogue; of an unknown one the nearest is named.
+pub(super) fn event_type(
+    violations: &mut Violations,
+    field: impl FnOnce() -> String,
+    name: &str,
+) -> Option<EventTypeName> {
+    if let Some(known) = catalogue::find(name) {
+        return Some(EventTypeName::new(known.name));
+    }
+    if name.is_empty() {
+        violations.add(field(), "must be set");
+        return None;
+    }
+    let hint = catalogue::nearest(name).map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"));
+    let problem = format!("no event type is called {:?}{hint}", echo(name));
+    violations.add_as(reason::UNKNOWN_EVENT_TYPE, field(), problem);
+    None
+}
+
+fn echo(text: &str) -> String {
+    text.chars().take(ECHO_CHARS_MAX).collect()
+}
+
+fn time(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: at.seconds(), nanos: at.subsec_nanos() }
+}
+
+/// A total, as the contract counts.
+pub(super) fn count(total: u64) -> i64 {
+    i64::try_from(total).unwrap_or(i64::MAX)
+}
+
+/// A count of one event's or delivery's things, as the contract counts.
+pub(super) fn small(total: u32) -> i32 {
+    i32::try_from(total).unwrap_or(i32::MAX)
+}
+
+/// Labels and the like: at most 16 short texts under short names.
+fn labels(
+    violations: &mut Violations,
+    field: &str,
+    labels: impl IntoIterator<Item = (String, String)>,
+) -> BTreeMap<String, String> {
+    let labels: BTreeMap<_, _> = labels.into_iter().collect();
+    if labels.len() > LABELS_MAX {
+        violations.add(field, format!("must not be more than {LABELS_MAX}"));
+        return BTreeMap::new();
+    }
+    for (key, value) in &labels {
+        let field = || format!("{field}[{:?}]", key.chars().take(ID_BYTES_MAX).collect::<String>());
+        if !is_label_key(key) {
+            violations.add(field(), "its key must be [A-Za-z0-9_.-]{1,64}");
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            violations.add(field(), format!("must not be longer than {LABEL_VALUE_BYTES_MAX} bytes"));
+        }
+    }
+    labels
+}
+
+fn is_label_key(key: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=ID_BYTES_MAX).contains(&key.len()) && key.bytes().all(allowed)
+}
+
+/// Free text of at most so many bytes.
+fn text(violations: &mut Violations, field: &str, text: String, bytes_max: usize) -> Box<str> {
+    if text.len() > bytes_max {
+        violations.add(field, format!("must not be longer than {bytes_max} bytes"));
+    }
+    text.into()
+}

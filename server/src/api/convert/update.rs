@@ -1,0 +1,155 @@
+//! What an update of a webhook changes: the fields that its mask names, or those that are set.
+
+use postrider_proto::v1;
+use prost_types::FieldMask;
+
+use super::{
+    tenant,
+    webhook::{decided, settings},
+};
+use crate::{
+    api::status::{Failure, Violations},
+    model::{
+        ids::{Tenant, WebhookId},
+        target::TargetRules,
+        webhook::{Settings, Webhook},
+    },
+};
+
+/// What a mask says that means every field.
+const ALL_FIELDS: &str = "*";
+/// Most paths of a mask.
+const PATHS_MAX: usize = 64;
+/// The field whose value is judged against what this server may call.
+const URL: &str = "url";
+
+/// A field that an owner decides on.
+struct Field {
+    path: &'static str,
+    is_set: fn(&v1::Webhook) -> bool,
+    copy: fn(&v1::Webhook, &mut v1::Webhook),
+}
+
+macro_rules! fields {
+    ($($name:ident),* $(,)?) => {
+        &[$(Field {
+            path: stringify!($name),
+            is_set: |webhook| webhook.$name != v1::Webhook::default().$name,
+            copy: |from, to| to.$name = from.$name.clone(),
+        }),*]
+    };
+}
+
+/// Every field that may be updated.
+const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled];
+
+/// Fields that replies have and nobody decides on, and those that never change.
+const FIXED: &[&str] =
+    &["id", "tenant", "disable_reason", "disable_time", "etag", "create_time", "update_time", "pending_deliveries"];
+
+/// An update, checked as far as it can be without the webhook.
+#[derive(Debug)]
+pub(in crate::api) struct Update {
+    pub(in crate::api) tenant: Tenant,
+    pub(in crate::api) id: WebhookId,
+    /// Empty: whatever it is.
+    pub(in crate::api) etag: String,
+    webhook: v1::Webhook,
+    paths: Vec<&'static str>,
+}
+
+/// What is to be updated.
+pub(in crate::api) fn update(request: v1::UpdateWebhookRequest) -> Result<Update, Failure> {
+    let mut violations = Violations::default();
+    let Some(mut webhook) = request.webhook else {
+        violations.add("webhook", "must be set");
+        return Err(violations.into());
+    };
+    let tenant = tenant(&mut violations, "webhook.tenant", &webhook.tenant);
+    let id = violations.note("webhook.id", webhook.id.parse());
+    let paths = paths(&mut violations, &webhook, request.update_mask.as_ref());
+    violations.check()?;
+    let etag = std::mem::take(&mut webhook.etag);
+    Ok(Update { tenant: tenant.expect("no violations"), id: id.expect("no violations"), etag, webhook, paths })
+}
+
+impl Update {
+    /// Whether it changes where deliveries go.
+    pub(in crate::api) fn moves(&self) -> bool {
+        self.paths.contains(&URL)
+    }
+
+    /// What it makes of the webhook: its settings, and whether it is enabled. A URL that stays is not judged again.
+    pub(in crate::api) fn apply(&self, webhook: &Webhook, rules: &TargetRules) -> Result<(Settings, bool), Failure> {
+        let mut merged = decided(&webhook.settings);
+        merged.enabled = Some(webhook.is_enabled());
+        for field in FIELDS.iter().filter(|field| self.paths.contains(&field.path)) {
+            (field.copy)(&self.webhook, &mut merged);
+        }
+        let enabled = merged.enabled.unwrap_or(true);
+        let mut violations = Violations::default();
+        let unjudged = TargetRules::unjudged();
+        let settings = settings(&mut violations, merged, if self.moves() { rules } else { &unjudged });
+        violations.check()?;
+        Ok((settings.expect("no violations"), enabled))
+    }
+}
+
+/// The fields an update is about.
+fn paths(violations: &mut Violations, webhook: &v1::Webhook, mask: Option<&FieldMask>) -> Vec<&'static str> {
+    const FIELD: &str = "update_mask";
+    let all = FIELDS.iter().map(|field| field.path);
+    let Some(mask) = mask.filter(|mask| !mask.paths.is_empty()) else {
+        let set: Vec<_> = FIELDS.iter().filter(|field| (field.is_set)(webhook)).map(|field| field.path).collect();
+        if set.is_empty() {
+            violations.add("webhook", "must set at least one field that can be updated, or `update_mask` name one");
+        }
+        return set;
+    };
+    if mask.paths.len() > PATHS_MAX {
+        violations.add(FIELD, format!("must not name more than {PATHS_MAX} fields"));
+        return Vec::new();
+    }
+    if let [only] = mask.paths.as_slice()
+        && only == ALL_FIELDS
+    {
+        return all.collect();
+    }
+    let mut paths = Vec::new();
+    for (index, path) in mask.paths.iter().enumerate() {
+        let field = || format!("{FIELD}.paths[{index}]");
+        if let Some(known) = all.clone().find(|known| known == path) {
+            paths.push(known);
+        } else if path == ALL_FIELDS {
+            violations.add(field(), "`*` must stand alone");
+        } else if FIXED.contains(&path.as_str()) {
+            violations.add(field(), format!("{path} cannot be updated"));
+        } else {
+            let path: String = path.chars().take(super::ECHO_CHARS_MAX).collect();
+            violations.add(field(), format!("a webhook has no field {path:?}; fields are named as in the .proto file"));
+        }
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    /// A new field of the contract must be found in one of the two lists.
+    #[test]
+    fn every_field_can_be_updated_or_not() {
+        let files = prost_types::FileDescriptorSet::decode(postrider_proto::FILE_DESCRIPTOR_SET).unwrap();
+        let ours = files.file.iter().filter(|file| file.package() == "postrider.v1");
+        let webhook = ours.flat_map(|file| &file.message_type).find(|message| message.name() == "Webhook").unwrap();
+        for field in &webhook.field {
+            let name = field.name();
+            let lists = FIELDS.iter().filter(|field| field.path == name).count()
+                + FIXED.iter().filter(|path| **path == name).count();
+            assert_eq!(lists, 1, "{name}");
+        }
+        assert_eq!(webhook.field.len(), FIELDS.len() + FIXED.len());
+    }
+}

@@ -1,0 +1,153 @@
+//! Contract ⇄ model for webhooks.
+
+use std::collections::BTreeSet;
+
+use postrider_proto::{error_info as reason, v1};
+use prost::Message as _;
+use twox_hash::XxHash3_128;
+
+use super::{count, event_type, labels, tenant, text, time};
+use crate::{
+    api::status::{Failure, Violations},
+    limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
+    model::{
+        ids::is_id,
+        target::{Target, TargetError, TargetRules},
+        webhook::{DisableReason, Settings, Subscription, Switch, Webhook, WebhookSpec},
+    },
+    store::RequestKey,
+};
+
+/// What an event type says that means every type.
+const ALL_TYPES: &str = "*";
+
+/// What is to be created, and what guards against creating it twice.
+pub(in crate::api) fn create(
+    request: v1::CreateWebhookRequest,
+    rules: &TargetRules,
+) -> Result<(WebhookSpec, Option<RequestKey>), Failure> {
+    let mut violations = Violations::default();
+    if !request.request_id.is_empty() && !is_id(&request.request_id) {
+        violations.add("request_id", "must be an id: [A-Za-z0-9_-]{1,64}");
+    }
+    let Some(webhook) = request.webhook else {
+        violations.add("webhook", "must be set");
+        return Err(violations.into());
+    };
+    let tenant = tenant(&mut violations, "webhook.tenant", &webhook.tenant);
+    let enabled = webhook.enabled.unwrap_or(true);
+    let settings = settings(&mut violations, webhook, rules);
+    violations.check()?;
+
+    let (tenant, settings) = (tenant.expect("no violations"), settings.expect("no violations"));
+    let spec = WebhookSpec { tenant, settings, enabled };
+    let guard =
+        (!request.request_id.is_empty()).then(|| RequestKey { hash: request_hash(&spec), id: request.request_id });
+    Ok((spec, guard))
+}
+
+/// Fingerprint of everything that is read from a request to create a webhook; the tenant is part of the request id's scope.
+fn request_hash(spec: &WebhookSpec) -> u128 {
+    let mut webhook = decided(&spec.settings);
+    webhook.enabled = Some(spec.enabled);
+    // The same for the same settings: maps are sorted.
+    XxHash3_128::oneshot(&webhook.encode_to_vec())
+}
+
+/// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
+pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &TargetRules) -> Option<Settings> {
+    let target = target(violations, &webhook.url, rules);
+    let subscription = subscription(violations, &webhook.event_types);
+    let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
+    let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
+    let metadata = labels(violations, "webhook.metadata", webhook.metadata);
+    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata })
+}
+
+/// The fields that say what a webhook's owner decided; the others are left empty.
+pub(super) fn decided(settings: &Settings) -> v1::Webhook {
+    v1::Webhook {
+        url: settings.target.url().to_string(),
+        event_types: event_types(&settings.subscription),
+        display_name: settings.display_name.to_string(),
+        description: settings.description.to_string(),
+        metadata: settings.metadata.clone(),
+        ..v1::Webhook::default()
+    }
+}
+
+fn target(violations: &mut Violations, url: &str, rules: &TargetRules) -> Option<Target> {
+    const FIELD: &str = "webhook.url";
+    if url.is_empty() {
+        violations.add(FIELD, "must be set");
+        return None;
+    }
+    let refusal = match Target::parse(url, rules) {
+        Ok(target) => return Some(target),
+        Err(refusal) => refusal,
+    };
+    let reason = match &refusal {
+        TargetError::Malformed(_) => reason::INVALID_FIELD,
+        TargetError::NotAllowed(_) => reason::URL_NOT_ALLOWED,
+    };
+    violations.add_as(reason, FIELD, refusal);
+    None
+}
+
+/// The failure of a webhook whose host name resolves to something this server may not call.
+pub(in crate::api) fn name_not_allowed(why: &str) -> Failure {
+    Failure::field(reason::URL_NOT_ALLOWED, "webhook.url", why)
+}
+
+fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscription> {
+    const FIELD: &str = "webhook.event_types";
+    if names.is_empty() {
+        violations.add(FIELD, "must name at least one event type; `*` means all");
+        return None;
+    }
+    if names.len() > WEBHOOK_EVENT_TYPES_MAX {
+        violations.add(FIELD, format!("must not name more than {WEBHOOK_EVENT_TYPES_MAX}"));
+        return None;
+    }
+    if names.iter().all(|name| name == ALL_TYPES) {
+        return Some(Subscription::All);
+    }
+    let mut types = BTreeSet::new();
+    for (index, name) in names.iter().enumerate() {
+        if name == ALL_TYPES {
+            violations.add(format!("{FIELD}[{index}]"), "`*` must stand alone");
+            continue;
+        }
+        types.extend(event_type(violations, || format!("{FIELD}[{index}]"), name));
+    }
+    Some(Subscription::to(types))
+}
+
+/// A webhook as callers see it.
+pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
+    let (disable_reason, disable_time) = match webhook.switch {
+        Switch::Enabled => (v1::DisableReason::Unspecified, None),
+        Switch::Disabled { reason: DisableReason::Requested, since } => (v1::DisableReason::Requested, Some(since)),
+        Switch::Disabled { reason: DisableReason::Gone, since } => (v1::DisableReason::Gone, Some(since)),
+    };
+    v1::Webhook {
+        id: webhook.id.to_string(),
+        tenant: webhook.tenant.to_string(),
+        enabled: Some(webhook.is_enabled()),
+        disable_reason: disable_reason.into(),
+        disable_time: disable_time.map(time),
+        etag: webhook.etag(),
+        create_time: Some(time(webhook.create_time)),
+        update_time: Some(time(webhook.update_time)),
+        pending_deliveries: count(pending),
+        ..decided(&webhook.settings)
+    }
+}
+
+/// Sorted, without repeats.
+fn event_types(subscription: &Subscription) -> Vec<String> {
+    match subscription {
+        Subscription::All => vec![ALL_TYPES.to_owned()],
+        Subscription::Types(types) => types.iter().map(ToString::to_string).collect(),
+    }
+}
