@@ -46,6 +46,10 @@ async fn webhook(store: &RedbStore) -> WebhookNo {
 }
 
 async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published>, StoreError> {
+    publish_at(store, id, Timestamp::UNIX_EPOCH).await
+}
+
+async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Result<Vec<Published>, StoreError> {
     let event = Event {
         id: id.parse().unwrap(),
         tenant: "t".parse().unwrap(),
@@ -57,7 +61,7 @@ async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published>, StoreErr
         body: Bytes::from_static(b"{}"),
     };
     let targets = store.catalog().targets(&event.tenant, &event.event_type);
-    store.publish(vec![Publish { event, targets, accept_time: Timestamp::UNIX_EPOCH }]).await
+    store.publish(vec![Publish { event, targets, accept_time }]).await
 }
 
 /// Makes the next commit fail, as a database does that has had an I/O error.
@@ -173,4 +177,37 @@ fn whatever_callers_read_takes_a_turn_of_theirs() {
         }
         store.close().await.unwrap();
     });
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_sealed_does_not_keep_what_is_too_old() {
+    let dir = TempDir::new().unwrap();
+    let hours = |hours: u64| Timestamp::UNIX_EPOCH + Duration::from_hours(hours);
+    // A segment spans an hour.
+    let config = Config { retention: Duration::from_hours(16), ..Config::default() };
+    let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+    publish_at(&store, "old", hours(0)).await.unwrap();
+    while store.upkeep(hours(4)).await.unwrap() {}
+    publish_at(&store, "young", hours(10)).await.unwrap();
+    while store.upkeep(hours(12)).await.unwrap() {}
+    let sealed = || store.shared.segments.all().iter().map(|it| (it.no, it.record.sealed)).collect::<Vec<_>>();
+    assert_eq!(sealed(), [(1, true), (2, false)]);
+
+    let file = |no: u64| dir.path().join(format!("segments/{no:08}.redb"));
+    let aside = dir.path().join("aside");
+    store.shared.segments.close();
+    fs::rename(file(2), &aside).unwrap();
+    // The second one is due to be sealed, the first one to go.
+    let mut failure = None;
+    for _ in 0..10 {
+        failure = failure.or(store.upkeep(hours(16)).await.err());
+    }
+    assert_eq!(sealed(), [(2, false)]);
+    assert!(!file(1).exists());
+    assert!(matches!(failure, Some(StoreError::Failed(_))), "and that is told: {failure:?}");
+
+    fs::rename(&aside, file(2)).unwrap();
+    while store.upkeep(hours(16)).await.unwrap() {}
+    assert_eq!(sealed(), [(2, true)]);
+    store.close().await.unwrap();
 }
