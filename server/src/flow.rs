@@ -6,9 +6,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 
 use crate::{
+    bodies::BodyPermit,
     limits::{HINTS_MAX, LANE_WINDOW_HINTS_MAX},
     model::{
         delivery::AttemptResult,
@@ -34,7 +35,7 @@ pub struct Job {
     /// What to send.
     pub event: StoredEvent,
     /// Gives the body's share of memory back when the attempt is over.
-    pub body_permit: Option<OwnedSemaphorePermit>,
+    pub body_permit: Option<BodyPermit>,
 }
 
 /// deliver → outcomes: one attempt made.
