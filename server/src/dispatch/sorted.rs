@@ -165,7 +165,12 @@ mod tests {
         }
         while map.len() > 1 {
             map.pop_first();
-            assert!(map.entries.capacity() <= KEPT.max(4 * map.len() + 3), "{} in {}", map.len(), map.entries.capacity());
+            assert!(
+                map.entries.capacity() <= KEPT.max(4 * map.len() + 3),
+                "{} in {}",
+                map.len(),
+                map.entries.capacity()
+            );
         }
         map.clear();
         assert!(map.is_empty() && map.entries.capacity() <= KEPT);
