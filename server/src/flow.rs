@@ -135,6 +135,10 @@ impl News {
             if full || lane.more_since.is_some() || lane.hints.len() >= self.lane_hints_max {
                 lane.more_since = Some(as_of);
             } else {
+                if lane.hints.is_empty() {
+                    // Most lanes get one, and there may be very many.
+                    lane.hints.reserve_exact(1);
+                }
                 lane.hints.push(hint);
                 board.hints += 1;
             }
