@@ -28,10 +28,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
-pub use self::health::Health;
+pub use self::{convert::policy::PolicyLimits, health::Health};
 use self::{
-    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, status::Failure,
-    webhooks::WebhookService,
+    convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
+    status::Failure, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
@@ -47,6 +47,8 @@ use crate::{
 pub struct Config {
     /// Which URLs webhooks may have.
     pub target_rules: TargetRules,
+    /// How long and how often webhooks may have deliveries attempted.
+    pub policy_limits: PolicyLimits,
 }
 
 /// Judges host names when a webhook is created.
@@ -87,8 +89,8 @@ impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
         let Deps { store, accept, watch, clock, names, stop, stop_watching } = deps;
-        let webhooks =
-            WebhookService { store: store.clone(), clock, rules: self.target_rules, names, stop: stop.clone() };
+        let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
+        let webhooks = WebhookService { store: store.clone(), clock, rules, names, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
         let events = EventService { accept, stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, stop, stop_watching };

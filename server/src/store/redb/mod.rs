@@ -346,6 +346,8 @@ mod tests {
             occur_time: None,
             content_type: JSON.into(),
             body: Bytes::from_static(b"{}"),
+            deliver_at: None,
+            max_age: None,
         };
         let targets = store.catalog().targets(&event.tenant, &event.event_type);
         store.publish(vec![Publish { event, targets, accept_time: Timestamp::UNIX_EPOCH }]).await

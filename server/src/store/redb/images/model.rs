@@ -158,5 +158,7 @@ pub(super) fn event(label: u32, occurrence: &Occurrence) -> Event {
         occur_time: None,
         content_type: JSON.into(),
         body: Bytes::from(body),
+        deliver_at: None,
+        max_age: None,
     }
 }
