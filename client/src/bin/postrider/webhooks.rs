@@ -1,5 +1,7 @@
 //! `postrider webhooks`.
 
+mod policy;
+
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Args, Subcommand};
@@ -7,6 +9,7 @@ use futures::TryStreamExt as _;
 use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
 use serde_json::json;
 
+use self::policy::PolicyArgs;
 use crate::{
     cli::Session,
     failure::Failure,
@@ -20,7 +23,8 @@ pub(crate) enum WebhooksCommand {
     /// Register a webhook, and print it with its signing secret.
     #[command(after_help = "Examples:
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
-  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'")]
+  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
+  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --retry-delays 5s,1m,1h --max-age 1d")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
@@ -56,6 +60,8 @@ pub(crate) struct CreateArgs {
     /// Makes a retry safe: the same id with the same request within 24 h returns the first reply.
     #[arg(long, value_name = "ID", default_value = "")]
     request_id: String,
+    #[command(flatten)]
+    policy: PolicyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -83,13 +89,14 @@ impl WebhooksCommand {
 }
 
 async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
-    let webhook = Webhook {
+    let mut webhook = Webhook {
         url: args.url,
         event_types: args.event_types,
         description: args.description,
         enabled: args.disabled.then_some(false),
         ..Webhook::default()
     };
+    args.policy.apply(&mut webhook);
     let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id };
     let reply = session.client.create_webhook(request).await?;
     let webhook = reply.webhook.unwrap_or_default();
@@ -181,6 +188,7 @@ fn is_yes(answer: &str) -> bool {
 }
 
 fn describe(webhook: &Webhook) -> String {
+    let [attempt_timeout, retry, max_age] = policy::describe(webhook);
     properties(&[
         ("id", webhook.id.clone()),
         ("tenant", webhook.tenant.clone()),
@@ -189,6 +197,9 @@ fn describe(webhook: &Webhook) -> String {
         ("description", webhook.description.clone()),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
+        attempt_timeout,
+        retry,
+        max_age,
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
         ("created", time(webhook.create_time.as_ref())),
         ("updated", time(webhook.update_time.as_ref())),
