@@ -55,12 +55,12 @@ pub(super) fn policy(
     let timeouts = ATTEMPT_TIMEOUT_MIN..=limits.attempt_timeout_max;
     let attempt_timeout =
         attempt_timeout.and_then(|timeout| duration(violations, "webhook.attempt_timeout", timeout, &timeouts));
-    let retry = retry.map(|retry| retry_policy(violations, retry, limits));
+    let retry = retry.map(|retry| retry_policy(violations, &retry, limits));
     let max_age = max_age.and_then(|age| duration(violations, "webhook.max_age", age, &(AGE_MIN..=AGE_MAX)));
     Policy { attempt_timeout, retry, max_age }.boxed()
 }
 
-fn retry_policy(violations: &mut Violations, retry: v1::RetryPolicy, limits: &PolicyLimits) -> Retry {
+fn retry_policy(violations: &mut Violations, retry: &v1::RetryPolicy, limits: &PolicyLimits) -> Retry {
     const ATTEMPTS: &str = "webhook.retry.max_attempts";
     let attempts_max = match u32::try_from(retry.max_attempts) {
         Ok(0) => None,
@@ -76,7 +76,7 @@ fn retry_policy(violations: &mut Violations, retry: v1::RetryPolicy, limits: &Po
     if retry.exponential.is_some() && !retry.delays.is_empty() {
         violations.add("webhook.retry.exponential", "must not be set together with `delays`");
     }
-    let backoff = match retry.exponential {
+    let backoff = match &retry.exponential {
         Some(backoff) => exponential(violations, backoff).map(Backoff::Exponential),
         None => delays(violations, &retry.delays),
     };
@@ -97,7 +97,7 @@ fn delays(violations: &mut Violations, delays: &[prost_types::Duration]) -> Opti
     (!delays.is_empty()).then_some(Backoff::Delays(delays))
 }
 
-fn exponential(violations: &mut Violations, backoff: v1::ExponentialBackoff) -> Option<Exponential> {
+fn exponential(violations: &mut Violations, backoff: &v1::ExponentialBackoff) -> Option<Exponential> {
     const INITIAL: &str = "webhook.retry.exponential.initial";
     const DELAY_MAX: &str = "webhook.retry.exponential.max_delay";
     let bounds = RETRY_DELAY_MIN..=RETRY_DELAY_MAX;
@@ -154,6 +154,7 @@ mod tests {
     use super::*;
     use crate::api::status::Failure;
 
+    #[expect(clippy::unnecessary_wraps, reason = "as fields have it")]
     fn seconds(seconds: i64) -> Option<prost_types::Duration> {
         Some(prost_types::Duration { seconds, nanos: 0 })
     }

@@ -109,8 +109,11 @@ impl PublishArgs {
         #[expect(clippy::disallowed_methods, reason = "from now on, as the person who types it sees the clock")]
         let deliver_in = self.deliver_in.map(|wait| after(SystemTime::now(), wait)).transpose();
         let deliver_in = deliver_in.map_err(|problem| Failure::Usage(format!("--deliver-in {problem}")))?;
+        let max_age = self.max_age.map(age).transpose();
         Ok(Event {
             id: self.id.unwrap_or_default(),
+            // The session's is put in.
+            tenant: String::new(),
             r#type: self.event_type.unwrap_or_default(),
             labels: self.labels.into_iter().collect(),
             ordering_key: self.ordering_key.unwrap_or_default(),
@@ -118,11 +121,7 @@ impl PublishArgs {
             content_type: self.content_type.unwrap_or_default(),
             payload: Some(Payload::Body(body)),
             deliver_at: self.deliver_at.or(deliver_in),
-            max_age: self
-                .max_age
-                .map(age)
-                .transpose()
-                .map_err(|problem| Failure::Usage(format!("--max-age {problem}")))?,
+            max_age: max_age.map_err(|problem| Failure::Usage(format!("--max-age {problem}")))?,
         })
     }
 }
@@ -231,7 +230,7 @@ mod tests {
     #[test]
     fn waits_and_ages_have_an_end() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
-        assert_eq!(after(now, Duration::from_secs(600)).map(|time| time.seconds), Ok(605));
+        assert_eq!(after(now, Duration::from_mins(10)).map(|time| time.seconds), Ok(605));
         assert_eq!(after(now, Duration::MAX), Err(TOO_LONG));
         assert_eq!(age(Duration::from_hours(1)).map(|age| age.seconds), Ok(3600));
         assert_eq!(age(Duration::MAX), Err(TOO_LONG));
