@@ -96,7 +96,8 @@ impl Daemon {
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
-        let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
+        let limits = api::Config { target_rules: config.targets.clone(), policy_limits: config.policy_limits };
+        let api = limits.build(api::Deps {
             store: store.clone(),
             accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),
             watch: config.watch.build(store.clone(), metrics.watch.clone()),
@@ -164,14 +165,16 @@ async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Que
     })
     .await;
     let (started, unreadable) = (metrics.deliver.started.clone(), metrics.dispatch.unreadable.clone());
+    let outcomes = metrics.outcomes.clone();
     let committer = engine.clone();
     ops.serving(ops::Deps {
         store: engine.clone(),
         works: engine.works(),
         silence: Box::new(move || committer.silence()),
         clock,
-        // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on.
-        moves: Box::new(move || started.get() + unreadable.get()),
+        // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on. And many
+        // deliveries may have expired before a single one is attempted again.
+        moves: Box::new(move || started.get() + unreadable.get() + outcomes.expired()),
     });
 }
 

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -38,6 +39,14 @@ pub struct Job {
     pub body_permit: Option<BodyPermit>,
 }
 
+impl Job {
+    /// Gives back the memory of a body that is not needed any more.
+    pub fn forget_body(&mut self) {
+        self.event.event.body = Bytes::new();
+        self.body_permit = None;
+    }
+}
+
 /// deliver → outcomes: one attempt made.
 #[derive(Debug)]
 pub struct Attempted {
@@ -68,8 +77,8 @@ pub struct Settled {
     pub attempts: u32,
     /// When the next attempt is due, if there will be one.
     pub next_attempt: Option<Timestamp>,
-    /// Whether the receiver was slow: it timed out, or took longer than a healthy one may.
-    pub slow: bool,
+    /// Whether the receiver was slow: it timed out, or took longer than a healthy one may. `None`: it was not asked.
+    pub slow: Option<bool>,
     /// Reads from this one on see the outcome.
     pub as_of: AsOf,
 }

@@ -36,6 +36,26 @@ pub const PAGE_SIZE_MAX: usize = 1000;
 pub const PAGE_SIZE_DEFAULT: usize = 50;
 /// Event types on a page when the caller does not say.
 pub const EVENT_TYPES_PAGE_SIZE_DEFAULT: usize = 100;
+/// Most delays in a list of them.
+pub const RETRY_DELAYS_MAX: usize = 100;
+/// Shortest delay before an attempt is repeated that a webhook may ask for.
+pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest delay before an attempt is repeated.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_hours(30 * 24);
+/// Largest factor by which delays may grow.
+pub const RETRY_FACTOR_MAX: u32 = 100;
+/// Most attempts an operator may allow webhooks.
+pub const RETRY_ATTEMPTS_MAX: u32 = 1_000;
+/// Shortest time for which webhooks may have attempts repeated.
+pub const RETRY_ELAPSED_MIN: Duration = Duration::from_secs(1);
+/// Longest time for which an operator may let webhooks have attempts repeated.
+pub const RETRY_ELAPSED_MAX: Duration = Duration::from_hours(365 * 24);
+/// Shortest age at which deliveries may expire.
+pub const AGE_MIN: Duration = Duration::from_secs(1);
+/// Longest age at which deliveries may expire.
+pub const AGE_MAX: Duration = Duration::from_hours(30 * 24);
+/// How far ahead an event may be scheduled, if it is retained for as long.
+pub const DELIVER_AHEAD_MAX: Duration = Duration::from_hours(30 * 24);
 /// How long a `request_id` is remembered.
 pub const REQUEST_ID_WINDOW: Duration = Duration::from_hours(24);
 
@@ -77,6 +97,8 @@ pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Most test events on their way at a time; one more is refused.
 pub const TRIALS_MAX: usize = 16;
+/// Shortest time that an attempt may be allowed to take.
+pub const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longest an attempt may be allowed to take.
 pub const ATTEMPT_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 

@@ -9,6 +9,7 @@ mod history;
 mod log;
 mod publish;
 mod redb;
+mod schedule;
 
 /// Makes every test of the suite for one engine.
 macro_rules! tests {
@@ -43,6 +44,14 @@ macro_rules! suite {
             another_owner_is_fenced,
             everything_survives_reopening,
             counts_of_pending_deliveries_are_exact,
+        },
+        schedule::{
+            a_scheduled_delivery_is_due_when_it_is_to_be,
+            a_lane_with_nothing_but_a_scheduled_delivery_is_found,
+            a_wide_event_can_be_scheduled,
+            scheduled_deliveries_are_cancelled_with_their_webhook,
+            what_is_scheduled_outlives_retention,
+            what_expires_has_an_outcome_and_no_attempt_more,
         },
         log::{
             positions_have_no_gaps_and_filters_only_hide,

@@ -93,6 +93,8 @@ impl Publisher {
             occur_time: None,
             content_type: JSON.into(),
             body: Bytes::from(format!("{{\"id\": \"{id}\"}}")),
+            deliver_at: None,
+            max_age: None,
             id: id.parse().expect("an id"),
         };
         self.made.push(event.clone());

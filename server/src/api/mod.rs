@@ -29,11 +29,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
+pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
-    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, status::Failure,
-    webhooks::WebhookService,
+    convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
+    status::Failure, webhooks::WebhookService,
 };
-pub use self::{health::Health, trial::Trial};
 use crate::{
     accept::Accept,
     clock::Clock,
@@ -48,6 +48,8 @@ use crate::{
 pub struct Config {
     /// Which URLs webhooks may have.
     pub target_rules: TargetRules,
+    /// How long and how often webhooks may have deliveries attempted.
+    pub policy_limits: PolicyLimits,
 }
 
 /// Judges host names when a webhook is created.
@@ -90,8 +92,8 @@ impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
         let Deps { store, accept, watch, clock, names, trial, stop, stop_watching } = deps;
-        let webhooks =
-            WebhookService { store: store.clone(), clock, rules: self.target_rules, names, trial, stop: stop.clone() };
+        let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
+        let webhooks = WebhookService { store: store.clone(), clock, rules, names, trial, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
         let events = EventService { accept, stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, stop, stop_watching };

@@ -27,7 +27,7 @@ use crate::{
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
         signing::Secret,
-        target::{Target, TargetRules},
+        target::Target,
         webhook::Webhook,
     },
     store::{ConfigAnswer, ConfigChange, Registered, Store},
@@ -40,7 +40,7 @@ const UPDATE_TRIES: usize = 8;
 pub(super) struct WebhookService {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Clock,
-    pub(super) rules: TargetRules,
+    pub(super) rules: webhook::Rules,
     pub(super) names: Arc<dyn NameJudge>,
     pub(super) trial: Arc<dyn Trial>,
     pub(super) stop: CancellationToken,
@@ -205,7 +205,7 @@ impl WebhookService {
         &self,
         request: v1::CreateWebhookRequest,
     ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
-        let Ok((spec, Some(guard))) = webhook::create(request, &TargetRules::unjudged()) else {
+        let Ok((spec, Some(guard))) = webhook::create(request, &webhook::Rules::unjudged()) else {
             return Ok(None);
         };
         let now = self.clock.now();

@@ -110,7 +110,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "attempt-timeout",
         kind: Kind::One("DURATION"),
         default: "15s",
-        help: "Longest an attempt may take, from looking up the name to the end of the answer (1s to 60s)",
+        help: "Longest an attempt may take, from looking up the name to the end of the answer, unless its webhook has an \
+               attempt_timeout (1s to 60s)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "attempt-timeout-max",
+        kind: Kind::One("DURATION"),
+        default: "60s",
+        help: "Longest attempt_timeout a webhook may have; at least attempt-timeout (1s to 60s)",
         group: DELIVERING,
     },
     Setting {
@@ -124,15 +132,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "retry-schedule",
         kind: Kind::Many("DURATION"),
         default: "5s,5m,30m,2h,5h,10h,14h,20h,24h",
-        help: "How long to wait after the first, second, … failed attempt; there is one attempt more than delays (at \
-               most 100, 30d each)",
+        help: "How long to wait after the first, second, … failed attempt, unless the webhook has a retry policy; there is one \
+               attempt more than delays (at most 100, 30d each)",
         group: DELIVERING,
     },
     Setting {
         name: "retry-jitter",
         kind: Kind::One("FRACTION"),
         default: "0.2",
-        help: "Stretch or shrink each of those delays at random by up to this fraction (0 to 1)",
+        help: "Stretch or shrink each delay at random by up to this fraction (0 to 1)",
         group: DELIVERING,
     },
     Setting {
@@ -140,6 +148,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         kind: Kind::One("DURATION"),
         default: "24h",
         help: "Longest delay that a receiver's Retry-After can ask for (0s to 30d)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "retry-attempts-max",
+        kind: Kind::One("COUNT"),
+        default: "100",
+        help: "Most attempts by a webhook's own retry policy (1 to 1000)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "retry-elapsed-max",
+        kind: Kind::One("DURATION"),
+        default: "30d",
+        help: "How long after a delivery was due a webhook's own retry policy may repeat it (1s to 365d)",
         group: DELIVERING,
     },
     Setting {

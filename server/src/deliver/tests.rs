@@ -151,6 +151,8 @@ fn job(url: &str, body: &[u8]) -> Job {
         occur_time: Some(Timestamp::from_micros(1_709_210_096_120_000)),
         content_type: "application/json".into(),
         body: Bytes::copy_from_slice(body),
+        deliver_at: None,
+        max_age: None,
     };
     Job {
         key,
@@ -170,6 +172,7 @@ fn attempts(config: &Config, dns: &DnsConfig) -> Attempts {
         user_agent: HeaderValue::from_static("Postrider/test"),
         clock: Clock::start(),
         timeout: config.attempt_timeout,
+        timeout_max: config.attempt_timeout_max,
         metrics: DeliverMetrics::default(),
     }
 }

@@ -88,7 +88,7 @@ impl Bench {
 
     fn settle_of(&mut self, webhook: WebhookNo, event: u64, as_of: u64, next_attempt: Option<Timestamp>, slow: bool) {
         let key = DeliveryKey { webhook, event: EventSeq(event), replay: 0 };
-        let settled = Settled { key, attempts: 1, next_attempt, slow, as_of: AsOf(as_of) };
+        let settled = Settled { key, attempts: 1, next_attempt, slow: Some(slow), as_of: AsOf(as_of) };
         self.scheduler.settled(&settled, self.now, &self.webhooks);
         self.scheduler.check(self.now);
     }

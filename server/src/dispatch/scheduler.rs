@@ -292,7 +292,9 @@ impl Scheduler {
         if !self.land(settled.key, |lane, delivery, budget| lane.settle(delivery, settled.as_of, budget)) {
             return;
         }
-        self.set_slow(webhook, settled.slow);
+        if let Some(slow) = settled.slow {
+            self.set_slow(webhook, slow);
+        }
         if let Some(due) = settled.next_attempt {
             if webhooks.tenant_if_enabled(webhook).is_some() {
                 let DeliveryKey { event, replay, .. } = settled.key;

@@ -288,7 +288,7 @@ impl Simulation {
                 rows.insert((due, key.event, key.replay), launch.attempt);
             }
         }
-        self.settled.push(Settled { key, attempts: launch.attempt, next_attempt, slow, as_of });
+        self.settled.push(Settled { key, attempts: launch.attempt, next_attempt, slow: Some(slow), as_of });
     }
 
     /// The board is read; that comes before anything else is heard.

@@ -195,6 +195,8 @@ fn stored(seq: EventSeq, body: Bytes) -> StoredEvent {
         occur_time: None,
         content_type: JSON.into(),
         body,
+        deliver_at: None,
+        max_age: None,
     };
     StoredEvent { seq, accept_time: Timestamp::UNIX_EPOCH, event }
 }
@@ -256,7 +258,7 @@ impl Stage {
         };
         let key = job.key;
         drop(job);
-        let settled = Settled { key, attempts: 1, next_attempt, slow: false, as_of: AsOf(1) };
+        let settled = Settled { key, attempts: 1, next_attempt, slow: Some(false), as_of: AsOf(1) };
         self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
         self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }

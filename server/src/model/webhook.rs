@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    policy::Policy,
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -80,6 +81,8 @@ pub struct Settings {
     pub description: Box<str>,
     /// Its owner's own notes; never sent.
     pub metadata: BTreeMap<String, String>,
+    /// How long its attempts take and how often they are repeated, where that is not left to the server.
+    pub policy: Option<Box<Policy>>,
 }
 
 impl Settings {
@@ -91,6 +94,7 @@ impl Settings {
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
+            policy: None,
         }
     }
 }

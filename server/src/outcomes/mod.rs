@@ -27,7 +27,7 @@ use crate::{
     limits::COMMIT_OUTCOMES_MAX,
     metrics::OutcomesMetrics,
     model::{
-        delivery::{AttemptResult, ErrorClass, Outcome, conclude},
+        delivery::{AttemptResult, Ended, ErrorClass, Outcome, Verdict, conclude, shortened},
         retry::RetryPolicy,
     },
     store::{AsOf, GroupCommitted, OutcomeGroup, Store, StoreError},
@@ -154,8 +154,18 @@ impl Outcomes {
 
     /// Decides what follows from one attempt.
     fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) {
-        let verdict = conclude(job.attempt, &result, &self.config.retry, &mut self.rng);
+        let ended = Ended {
+            attempt: job.attempt,
+            result: &result,
+            schedule: self.config.retry.schedule_of(job.webhook.settings.retry()),
+            since: (job.key.replay == 0).then(|| job.event.due_time()),
+            expires: job.webhook.settings.expiry(&job.event, job.key.replay),
+        };
+        let verdict = conclude(ended, &mut self.rng);
         let slow = result.error_class == Some(ErrorClass::Timeout) || result.latency > self.config.slow_after;
+        let slow = result.was_made().then_some(slow);
+        let attempt = if result.was_made() { job.attempt } else { job.attempt - 1 };
+        let result = named(result, verdict);
         if let Some(reason) = verdict.disable {
             warn!(webhook.id = %job.webhook.id, tenant = %job.webhook.tenant, "the receiver is gone; disabling the webhook");
             decided.group.disable.push((job.key.webhook, reason));
@@ -167,7 +177,7 @@ impl Outcomes {
             webhook_id: job.webhook.id,
             event_id: job.event.event.id,
             event_type: job.event.event.event_type,
-            attempt: job.attempt,
+            attempt,
             state: verdict.state,
             http_status: result.http_status,
             error_class: result.error_class,
@@ -186,9 +196,18 @@ impl Outcomes {
         );
         let next_attempt = verdict.next_attempt;
         let as_of = AsOf::default();
-        decided.settled.push(Settled { key: job.key, attempts: job.attempt, next_attempt, slow, as_of });
+        decided.settled.push(Settled { key: job.key, attempts: attempt, next_attempt, slow, as_of });
         decided.group.outcomes.push(outcome);
     }
+}
+
+/// What callers are told of an attempt: that it was the last one because of the delivery's age, if it was.
+fn named(result: AttemptResult, verdict: Verdict) -> AttemptResult {
+    if !verdict.expired || !result.was_made() {
+        return result;
+    }
+    let error = shortened(format!("the next attempt would come after the delivery's max_age; {}", result.error));
+    AttemptResult { error_class: Some(ErrorClass::Expired), error, ..result }
 }
 
 impl Decided {
@@ -212,7 +231,7 @@ async fn commit(store: Arc<dyn Store>, decided: Decided, metrics: OutcomesMetric
         match store.commit(store.owner(), vec![group.clone()]).await {
             Ok(committed) => {
                 if let Some(&GroupCommitted::Applied(as_of)) = committed.first() {
-                    metrics.committed(group.outcomes.iter().map(|outcome| outcome.state), group.disable.len());
+                    metrics.committed(&group.outcomes, group.disable.len());
                     for settled in &mut settled {
                         settled.as_of = as_of;
                     }

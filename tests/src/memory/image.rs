@@ -71,7 +71,7 @@ pub struct Image {
 pub(super) struct Due {
     /// For the first time; due whatever the clock says.
     pub(super) ready: BTreeSet<Slot>,
-    /// Again.
+    /// Again, or for the first time if the event was scheduled.
     pub(super) scheduled: BTreeSet<Slot>,
 }
 
@@ -233,7 +233,7 @@ impl Image {
             let row = Row {
                 state: DeliveryState::Pending,
                 attempts: 0,
-                due: publish.accept_time,
+                due: event.scheduled(publish.accept_time).unwrap_or(publish.accept_time),
                 update_time: None,
                 http_status: None,
                 error_class: None,
@@ -265,7 +265,10 @@ impl Image {
     fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
         let hint = Hint { event, replay: 0, attempts: 0, due: row.due };
-        self.due.entry(no).or_default().ready.insert((hint.due, event, 0));
+        let scheduled = hint.due > self.events[&event].accept_time;
+        let due = self.due.entry(no).or_default();
+        let slots = if scheduled { &mut due.scheduled } else { &mut due.ready };
+        slots.insert((hint.due, event, 0));
         *self.pending.entry(no).or_default() += 1;
         effects.touched.insert(no);
         effects.fresh.push((no, hint));
@@ -302,7 +305,7 @@ impl Image {
         let held = outcome.state == DeliveryState::Pending && !webhook.is_enabled();
         let Some(row) = self.deliveries.get_mut(&key) else { return };
         let Some(due) = self.due.get_mut(&key.webhook) else { return };
-        if row.attempts + 1 != outcome.attempt || !due.remove(&(row.due, key.event, key.replay)) {
+        if !outcome.follows(row.attempts) || !due.remove(&(row.due, key.event, key.replay)) {
             return;
         }
         row.state = outcome.state;

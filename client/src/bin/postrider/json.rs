@@ -3,7 +3,7 @@
 
 use postrider_client::{
     Update,
-    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, Webhook},
+    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, RetryPolicy, Webhook},
 };
 use serde_json::{Value, json};
 
@@ -23,6 +23,21 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "create_time": time(webhook.create_time.as_ref()),
         "update_time": time(webhook.update_time.as_ref()),
         "pending_deliveries": webhook.pending_deliveries,
+        "attempt_timeout": span(webhook.attempt_timeout.as_ref()),
+        "retry": webhook.retry.as_ref().map(retry),
+        "max_age": span(webhook.max_age.as_ref()),
+    })
+}
+
+fn retry(retry: &RetryPolicy) -> Value {
+    let exponential = retry.exponential.as_ref().map(|it| {
+        json!({ "initial": span(it.initial.as_ref()), "factor": it.factor, "max_delay": span(it.max_delay.as_ref()) })
+    });
+    json!({
+        "delays": retry.delays.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "exponential": exponential,
+        "max_attempts": retry.max_attempts,
+        "max_elapsed": span(retry.max_elapsed.as_ref()),
     })
 }
 
@@ -63,7 +78,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> Value {
         "http_status": outcome.http_status,
         "error_class": named(outcome.error_class, ErrorClass::as_str_name),
         "error": outcome.error,
-        "latency": outcome.latency.map(|latency| latency.to_string()),
+        "latency": span(outcome.latency.as_ref()),
         "time": time(outcome.time.as_ref()),
         "next_attempt_time": time(outcome.next_attempt_time.as_ref()),
         "tenant": outcome.tenant,
@@ -86,6 +101,11 @@ pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
             "cursor": cursor,
         }),
     }
+}
+
+/// As the contract's JSON has it, such as `1.5s`.
+fn span(duration: Option<&prost_types::Duration>) -> Value {
+    duration.map(ToString::to_string).into()
 }
 
 fn time(timestamp: Option<&prost_types::Timestamp>) -> Value {
@@ -142,6 +162,7 @@ mod tests {
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
+            (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
         ] {
             let fields = value.as_object().unwrap();

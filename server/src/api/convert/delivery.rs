@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use postrider_proto::v1;
 
-use super::{count, event_type, small, tenant_or_all, time};
+use super::{count, event_type, small, span, tenant_or_all, time};
 use crate::{
     api::status::{Failure, Violations},
     limits::{WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
@@ -125,10 +125,7 @@ fn outcome_reply(outcome: Outcome) -> v1::Outcome {
         http_status: outcome.http_status.map_or(0, i32::from),
         error_class: error_class(outcome.error_class).into(),
         error: outcome.error,
-        latency: Some(prost_types::Duration {
-            seconds: i64::try_from(outcome.latency.as_secs()).unwrap_or(i64::MAX),
-            nanos: outcome.latency.subsec_nanos().cast_signed(),
-        }),
+        latency: Some(span(outcome.latency)),
         time: Some(time(outcome.time)),
         next_attempt_time: outcome.next_attempt.filter(|_| !outcome.held).map(time),
         tenant: outcome.tenant.to_string(),
@@ -181,5 +178,6 @@ fn error_class(class: Option<ErrorClass>) -> v1::ErrorClass {
         Some(ErrorClass::Protocol) => v1::ErrorClass::Protocol,
         Some(ErrorClass::HttpStatus) => v1::ErrorClass::HttpStatus,
         Some(ErrorClass::Internal) => v1::ErrorClass::Internal,
+        Some(ErrorClass::Expired) => v1::ErrorClass::Expired,
     }
 }

@@ -6,7 +6,11 @@ use postrider_proto::{error_info as reason, v1};
 use prost::Message as _;
 use twox_hash::XxHash3_128;
 
-use super::{count, event_type, labels, tenant, text, time};
+use super::{
+    count, event_type, labels,
+    policy::{self, PolicyLimits},
+    tenant, text, time,
+};
 use crate::{
     api::status::{Failure, Violations},
     limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
@@ -21,10 +25,26 @@ use crate::{
 /// What an event type says that means every type.
 const ALL_TYPES: &str = "*";
 
+/// What this server allows webhooks.
+#[derive(Debug, Clone, Default)]
+pub(in crate::api) struct Rules {
+    /// Where they may point.
+    pub(in crate::api) targets: TargetRules,
+    /// How long and how often deliveries may be attempted.
+    pub(in crate::api) policy: PolicyLimits,
+}
+
+impl Rules {
+    /// Allows what was allowed once.
+    pub(in crate::api) fn unjudged() -> Self {
+        Self { targets: TargetRules::unjudged(), policy: PolicyLimits::default() }
+    }
+}
+
 /// What is to be created, and what guards against creating it twice.
 pub(in crate::api) fn create(
     request: v1::CreateWebhookRequest,
-    rules: &TargetRules,
+    rules: &Rules,
 ) -> Result<(WebhookSpec, Option<RequestKey>), Failure> {
     let mut violations = Violations::default();
     if !request.request_id.is_empty() && !is_id(&request.request_id) {
@@ -55,25 +75,28 @@ fn request_hash(spec: &WebhookSpec) -> u128 {
 }
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
-pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &TargetRules) -> Option<Settings> {
-    let target = target(violations, &webhook.url, rules);
+pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &Rules) -> Option<Settings> {
+    let target = target(violations, &webhook.url, &rules.targets);
     let subscription = subscription(violations, &webhook.event_types);
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
-    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata })
+    let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
+    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata, policy })
 }
 
 /// The fields that say what a webhook's owner decided; the others are left empty.
 pub(super) fn decided(settings: &Settings) -> v1::Webhook {
-    v1::Webhook {
+    let mut webhook = v1::Webhook {
         url: settings.target.url().to_string(),
         event_types: event_types(&settings.subscription),
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
         ..v1::Webhook::default()
-    }
+    };
+    policy::decided(settings.policy.as_deref(), &mut webhook);
+    webhook
 }
 
 fn target(violations: &mut Violations, url: &str, rules: &TargetRules) -> Option<Target> {

@@ -13,8 +13,13 @@ use crate::{
     watch::Start,
 };
 
-fn rules() -> TargetRules {
-    TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) }
+fn rules() -> webhook::Rules {
+    let targets = TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) };
+    webhook::Rules { targets, ..webhook::Rules::default() }
+}
+
+fn latest() -> Timestamp {
+    Timestamp::from_micros(2_000_000_000_000_000)
 }
 
 fn create() -> v1::CreateWebhookRequest {
@@ -131,7 +136,7 @@ fn every_wrong_field_of_an_event_is_named() {
         v1::event::Payload::Data(Struct { fields: [("n".to_owned(), value)].into() })
     }
     type Change = fn(&mut v1::Event);
-    let cases: [(Change, &[&str]); 20] = [
+    let cases: [(Change, &[&str]); 24] = [
         (|e| e.id = "a.b".into(), &["event.id"]),
         (|e| e.id = "x".repeat(65), &["event.id"]),
         (|e| e.tenant = "A".into(), &["event.tenant"]),
@@ -145,6 +150,10 @@ fn every_wrong_field_of_an_event_is_named() {
         (|e| e.occur_time = Some(time(-62_135_596_801, 0)), &["event.occur_time"]),
         (|e| e.occur_time = Some(time(0, -1)), &["event.occur_time"]),
         (|e| e.occur_time = Some(time(0, 1_000_000_000)), &["event.occur_time"]),
+        (|e| e.deliver_at = Some(time(2_000_000_000, 1_000)), &["event.deliver_at"]),
+        (|e| e.deliver_at = Some(time(0, -1)), &["event.deliver_at"]),
+        (|e| e.max_age = Some(prost_types::Duration { seconds: 0, nanos: 999_999_999 }), &["event.max_age"]),
+        (|e| e.max_age = Some(prost_types::Duration { seconds: 30 * 24 * 3600, nanos: 1_000 }), &["event.max_age"]),
         (|e| e.content_type = "text/plain\r\nx: y".into(), &["event.content_type"]),
         (|e| e.content_type = "é".into(), &["event.content_type"]),
         (|e| e.content_type = "x".repeat(257), &["event.content_type"]),
@@ -156,19 +165,19 @@ fn every_wrong_field_of_an_event_is_named() {
     for (change, fields) in cases {
         let mut event = event("e");
         change(&mut event);
-        refused(event_fields::event(Some(event)), reason::INVALID_FIELD, fields);
+        refused(event_fields::event(Some(event), latest), reason::INVALID_FIELD, fields);
     }
-    refused(event_fields::event(None), reason::INVALID_FIELD, &["event"]);
+    refused(event_fields::event(None, latest), reason::INVALID_FIELD, &["event"]);
 
     let mut unknown = event("e");
     unknown.r#type = "add_tag".into();
-    let message = refused(event_fields::event(Some(unknown)), reason::UNKNOWN_EVENT_TYPE, &["event.type"]);
+    let message = refused(event_fields::event(Some(unknown), latest), reason::UNKNOWN_EVENT_TYPE, &["event.type"]);
     assert!(message.contains("did you mean ADD_TAG?"), "{message}");
 }
 
 #[test]
 fn an_event_keeps_what_it_says() {
-    let read = event_fields::event(Some(event(""))).unwrap();
+    let read = event_fields::event(Some(event("")), latest).unwrap();
     assert!(read.id.as_str().starts_with("evt_"));
     assert_eq!((read.content_type.as_str(), read.occur_time, &read.body[..]), (JSON, None, b"{}".as_slice()));
 
@@ -176,8 +185,11 @@ fn an_event_keeps_what_it_says() {
     full.content_type = "Application/Vnd.x+JSON; charset=utf-8".into();
     full.occur_time = Some(prost_types::Timestamp { seconds: -1, nanos: 999_999_999 });
     full.payload = Some(v1::event::Payload::Data(Struct::default()));
+    full.deliver_at = Some(prost_types::Timestamp { seconds: 2_000_000_000, nanos: 999 });
+    full.max_age = Some(prost_types::Duration { seconds: 1, nanos: 1_999 });
     full.labels = [("a.B-9_".into(), "v".repeat(256))].into();
-    let read = event_fields::event(Some(full)).unwrap();
+    let read = event_fields::event(Some(full), latest).unwrap();
+    assert_eq!((read.deliver_at, read.max_age), (Some(latest()), Some(std::time::Duration::from_micros(1_000_001))));
     assert_eq!(read.content_type, "Application/Vnd.x+JSON; charset=utf-8");
     assert_eq!(read.occur_time, Some(Timestamp::from_micros(-1)));
     assert_eq!(&read.body[..], b"{}");
@@ -186,7 +198,7 @@ fn an_event_keeps_what_it_says() {
         let mut event = event("e");
         event.content_type = json.into();
         event.payload = Some(v1::event::Payload::Data(Struct::default()));
-        assert!(event_fields::event(Some(event)).is_ok(), "{json}");
+        assert!(event_fields::event(Some(event), latest).is_ok(), "{json}");
     }
 }
 

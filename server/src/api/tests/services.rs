@@ -16,7 +16,7 @@ use v1::{
 use super::{accept, event, stop, told};
 use crate::{
     api::{
-        Api, Config, Deps, NameJudge, Trial, deliveries::DeliveryService, event_types::EventTypeService,
+        Api, Config, Deps, NameJudge, Rules, Trial, deliveries::DeliveryService, event_types::EventTypeService,
         webhooks::WebhookService,
     },
     clock::Clock,
@@ -58,8 +58,9 @@ impl NameJudge for Judge {
     }
 }
 
-fn rules() -> TargetRules {
-    TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) }
+fn rules() -> Rules {
+    let targets = TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) };
+    Rules { targets, ..Rules::default() }
 }
 
 fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
@@ -283,7 +284,7 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         stop: stop(),
         stop_watching: stop(),
     };
-    Config { target_rules: rules() }.build(deps).await
+    Config { target_rules: rules().targets, policy_limits: rules().policy }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {

@@ -60,7 +60,7 @@ impl Change<'_> {
         let (row, webhook) = (delivery_row(key), key.webhook.0);
         // Most outcomes are of first attempts: what is ready has no record yet, and need not be looked up.
         let accepted =
-            if outcome.attempt == 1 { tables.ready.remove(lane_row(key))?.map(|time| time.value()) } else { None };
+            if outcome.follows(0) { tables.ready.remove(lane_row(key))?.map(|time| time.value()) } else { None };
         let before = match (accepted, records.get(&row)) {
             (Some(_), _) => None,
             (None, Some(record)) => Some(record.clone()),
@@ -71,7 +71,7 @@ impl Change<'_> {
         let create_time = match (accepted, &before) {
             (Some(accept_time), _) => Some(Timestamp::from_micros(accept_time)),
             (None, Some(record)) => match record.due() {
-                Some(due) if record.attempts + 1 == outcome.attempt => {
+                Some(due) if outcome.follows(record.attempts) => {
                     let scheduled = (webhook, due.micros(), key.event.0, key.replay);
                     tables.scheduled.remove(scheduled)?.map(|_| record.create_time())
                 }

@@ -58,6 +58,8 @@ async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Resu
         occur_time: None,
         content_type: JSON.into(),
         body: Bytes::from_static(b"{}"),
+        deliver_at: None,
+        max_age: None,
     };
     let targets = store.catalog().targets(&event.tenant, &event.event_type);
     store.publish(vec![Publish { event, targets, accept_time }]).await

@@ -1,5 +1,6 @@
 //! `postrider webhooks`.
 
+mod policy;
 mod settings;
 mod test;
 mod update;
@@ -28,7 +29,8 @@ pub(crate) enum WebhooksCommand {
     /// Register a webhook, and print it with its signing secret.
     #[command(after_help = "Examples:
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
-  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'")]
+  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
+  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --retry-delays 5s,1m,1h --max-age 1d")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
@@ -215,6 +217,7 @@ fn is_yes(answer: &str) -> bool {
 }
 
 fn describe(webhook: &Webhook) -> String {
+    let [attempt_timeout, retry, max_age] = policy::describe(webhook);
     properties(&[
         ("id", webhook.id.clone()),
         ("tenant", webhook.tenant.clone()),
@@ -225,6 +228,9 @@ fn describe(webhook: &Webhook) -> String {
         ("metadata", pairs(&webhook.metadata)),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
+        attempt_timeout,
+        retry,
+        max_age,
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
         ("created", time(webhook.create_time.as_ref())),
         ("updated", time(webhook.update_time.as_ref())),

@@ -3,6 +3,7 @@
 mod delivery;
 mod event;
 mod log;
+mod policy;
 mod segment;
 mod webhook;
 
@@ -70,6 +71,7 @@ mod state {
             Some(ErrorClass::Protocol) => 6,
             Some(ErrorClass::HttpStatus) => 7,
             Some(ErrorClass::Internal) => 8,
+            Some(ErrorClass::Expired) => 9,
         }
     }
 
@@ -84,6 +86,7 @@ mod state {
             6 => ErrorClass::Protocol,
             7 => ErrorClass::HttpStatus,
             8 => ErrorClass::Internal,
+            9 => ErrorClass::Expired,
             other => return Err(Corrupt::new("error class", other)),
         }))
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::{Corrupt, decode};
+use super::{Corrupt, decode, policy};
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
     signing::Secret,
@@ -103,6 +103,12 @@ pub(in super::super) struct SettingsRecord {
     description: String,
     #[prost(btree_map = "string, string", tag = "5")]
     metadata: BTreeMap<String, String>,
+    #[prost(uint64, optional, tag = "30")]
+    attempt_timeout_us: Option<u64>,
+    #[prost(message, optional, tag = "31")]
+    retry: Option<policy::RetryRecord>,
+    #[prost(uint64, optional, tag = "32")]
+    max_age_us: Option<u64>,
 }
 
 impl SettingsRecord {
@@ -111,12 +117,16 @@ impl SettingsRecord {
             Subscription::All => Vec::new(),
             Subscription::Types(types) => types.iter().map(|name| name.as_str().to_owned()).collect(),
         };
+        let (attempt_timeout_us, retry, max_age_us) = policy::fields(settings.policy.as_deref());
         Self {
             url: settings.target.url().as_str().to_owned(),
             event_types,
             display_name: settings.display_name.clone().into(),
             description: settings.description.clone().into(),
             metadata: settings.metadata.clone(),
+            attempt_timeout_us,
+            retry,
+            max_age_us,
         }
     }
 
@@ -128,6 +138,7 @@ impl SettingsRecord {
             display_name: self.display_name.into(),
             description: self.description.into(),
             metadata: self.metadata,
+            policy: policy::policy((self.attempt_timeout_us, self.retry, self.max_age_us))?,
         })
     }
 }
