@@ -106,6 +106,7 @@ impl Process {
             jobs,
             progress: progress_ends,
             seed,
+            gates: Arc::default(),
             metrics: metrics.dispatch,
         };
         let dispatch = plan.dispatch.clone().build(deps);

@@ -13,6 +13,7 @@ use super::{
     NameJudge,
     convert::{
         self,
+        protection::breaker,
         update::{Update, update},
         webhook,
     },
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    flow::Gates,
     limits::{NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
@@ -38,6 +40,7 @@ const UPDATE_TRIES: usize = 8;
 /// Manages webhooks.
 pub(super) struct WebhookService {
     pub(super) store: Arc<dyn Store>,
+    pub(super) gates: Arc<Gates>,
     pub(super) clock: Clock,
     pub(super) rules: TargetRules,
     pub(super) names: Arc<dyn NameJudge>,
@@ -77,7 +80,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let request = request.into_inner();
         let (tenant, id) = convert::webhook_key(&request.tenant, &request.id)?;
         let webhook = self.find(&tenant, id)?;
-        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(reply(&webhook)) }))
+        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(self.reply(&webhook.webhook, webhook.pending())) }))
     }
 
     async fn list_webhooks(
@@ -104,7 +107,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
             if bytes > PAGE_BYTES {
                 break;
             }
-            let webhook = reply(registered);
+            let webhook = self.reply(&registered.webhook, registered.pending());
             bytes += webhook.encoded_len();
             last = Some(registered.webhook.no.0);
             webhooks.push(webhook);
@@ -123,7 +126,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let webhook = self.update(&update).await?;
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, version = webhook.version, "updated a webhook");
         let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
-        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(webhook::reply(&webhook, pending)) }))
+        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(self.reply(&webhook, pending)) }))
     }
 
     async fn delete_webhook(
@@ -151,6 +154,11 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
 impl WebhookService {
     fn find(&self, tenant: &Tenant, id: WebhookId) -> Result<Registered, Failure> {
         self.store.catalog().find(tenant, id).ok_or_else(Failure::webhook_not_found)
+    }
+
+    fn reply(&self, webhook: &Webhook, pending: u64) -> v1::Webhook {
+        let breaker = Some(breaker(self.gates.get(webhook.no)));
+        v1::Webhook { breaker, ..webhook::reply(webhook, pending) }
     }
 
     /// Changes the webhook as it is, and again as it is then if it changes meanwhile, unless the caller wants it as it saw it.
@@ -212,11 +220,8 @@ impl WebhookService {
 /// The reply to a create; a repeat gets what the first call got: nothing was pending then.
 fn created(webhook: &Webhook) -> v1::CreateWebhookResponse {
     let signing_secret = webhook.secret.reveal();
-    v1::CreateWebhookResponse { webhook: Some(webhook::reply(webhook, 0)), signing_secret }
-}
-
-fn reply(registered: &Registered) -> v1::Webhook {
-    webhook::reply(&registered.webhook, registered.pending())
+    let webhook = v1::Webhook { breaker: Some(breaker(None)), ..webhook::reply(webhook, 0) };
+    v1::CreateWebhookResponse { webhook: Some(webhook), signing_secret }
 }
 
 fn refusal(answer: &ConfigAnswer) -> Failure {

@@ -15,6 +15,9 @@
 //! Dispatch alone owns the permits. It never waits for anything but its inputs: reads run beside each other within the task,
 //! and the channels to the loops have room for every permit.
 //!
+//! What a webhook's owner or its receiver decides holds its lane back: [`gate`]. A lane that is held back for longer than the
+//! window looks ahead gives its hints up, so that those who wait for hours take no room from others.
+//!
 //! A delivery whose event cannot be read stays pending on disk and counts as no attempt. If the whole read failed, its lane
 //! pauses for `FAILURE_PAUSE`. If the store has no such event, though the delivery is pending, that is our fault and no
 //! receiver's: it is logged, and that delivery alone is left alone for `UNREADABLE_PAUSE`, so that its lane flows on and
@@ -23,6 +26,7 @@
 mod budget;
 #[cfg(test)]
 mod fairness;
+mod gate;
 mod lane;
 mod load;
 mod orders;
@@ -48,19 +52,19 @@ use tracing::{error, info, warn};
 
 use self::{
     load::{Loaded, Loader},
-    orders::{Launch, Limits, Unmade, Webhooks},
+    orders::{Enabled, Launch, Limits, Unmade, Webhooks},
     scheduler::Scheduler,
     survey::Survey,
 };
 use crate::{
     clock::Clock,
-    flow::{Job, News, Progress},
-    limits::{DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON, LANE_WINDOW_HINTS_MAX},
-    metrics::DispatchMetrics,
-    model::{
-        ids::{Tenant, WebhookNo},
-        time::Timestamp,
+    flow::{Gates, Job, News, Progress},
+    limits::{
+        DISPATCH_IDLE_GATES_MAX, DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON,
+        LANE_WINDOW_HINTS_MAX,
     },
+    metrics::DispatchMetrics,
+    model::{ids::WebhookNo, time::Timestamp},
     store::{Catalog, DuePage, LanePage, Store, StoreError},
 };
 
@@ -68,6 +72,8 @@ use crate::{
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a delivery is left alone whose event the store does not have.
 const UNREADABLE_PAUSE: Duration = Duration::from_mins(1);
+/// How long a webhook's failures are remembered when nothing is pending for it.
+const GATE_KEPT: Duration = Duration::from_hours(1);
 /// Most messages of progress taken at once.
 const PROGRESS_BATCHES_MAX: usize = 64;
 
@@ -111,6 +117,8 @@ pub struct Deps {
     pub jobs: Vec<mpsc::Sender<Vec<Job>>>,
     /// How the jobs get on.
     pub progress: mpsc::Receiver<Progress>,
+    /// Where others see which webhooks are held back.
+    pub gates: Arc<Gates>,
     /// What is counted.
     pub metrics: DispatchMetrics,
     /// What its jitter is drawn from.
@@ -138,6 +146,8 @@ impl Config {
             refills_max: DISPATCH_REFILLS_MAX,
             failure_pause: FAILURE_PAUSE,
             unreadable_pause: UNREADABLE_PAUSE,
+            gate_kept: GATE_KEPT,
+            idle_gates_max: DISPATCH_IDLE_GATES_MAX,
         };
         Dispatch {
             scheduler: Scheduler::new(limits),
@@ -256,7 +266,16 @@ impl Dispatch {
             Some(Read::Events(loaded)) => self.hand_out(loaded, now)?,
         }
         self.scheduler.tick(now, catalog);
+        self.show_gates();
         Ok(())
+    }
+
+    /// Lets others see which webhooks are held back by now.
+    fn show_gates(&mut self) {
+        let changes = self.scheduler.take_gate_changes();
+        if !changes.is_empty() {
+            self.deps.gates.update(changes);
+        }
     }
 
     /// Starts the reads that are wanted. Returns when to look again if nothing happens.
@@ -347,9 +366,9 @@ impl Dispatch {
 }
 
 impl Webhooks for Catalog {
-    fn tenant_if_enabled(&self, webhook: WebhookNo) -> Option<Tenant> {
+    fn if_enabled(&self, webhook: WebhookNo) -> Option<Enabled> {
         let webhook = self.webhook(webhook)?.webhook;
-        webhook.is_enabled().then(|| webhook.tenant.clone())
+        webhook.is_enabled().then(|| Enabled { tenant: webhook.tenant.clone(), pace: webhook.settings.pace() })
     }
 }
 

@@ -15,8 +15,9 @@ use super::*;
 use crate::flow::Settled;
 use crate::{
     model::{
+        breaker::Health,
         event::{Event, JSON, StoredEvent},
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, WebhookId},
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, Tenant, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -209,6 +210,7 @@ fn start(store: Arc<Memory>) -> Stage {
         clock,
         jobs: vec![jobs_sender],
         progress: progress_receiver,
+        gates: Arc::default(),
         metrics: DispatchMetrics::default(),
         seed: 1,
     };
@@ -240,7 +242,15 @@ impl Stage {
         };
         let key = job.key;
         drop(job);
-        let settled = Settled { key, attempts: 1, next_attempt, slow: false, as_of: AsOf(1) };
+        let settled = Settled {
+            key,
+            attempts: 1,
+            next_attempt,
+            slow: false,
+            health: Health::Well,
+            pause_until: None,
+            as_of: AsOf(1),
+        };
         self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
         self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }

@@ -4,10 +4,13 @@
 //! arguments, and decisions are return values.
 
 pub mod address;
+pub mod breaker;
 pub mod catalogue;
 pub mod delivery;
 pub mod event;
 pub mod ids;
+pub mod protection;
+pub mod rate;
 pub mod retry;
 pub mod seal;
 pub mod signing;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    protection::{Pace, Protection},
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -40,6 +41,8 @@ pub enum DisableReason {
     Requested,
     /// The receiver answered 410 Gone.
     Gone,
+    /// It failed continuously for too long.
+    Failing,
 }
 
 /// Whether deliveries are attempted.
@@ -80,6 +83,8 @@ pub struct Settings {
     pub description: Box<str>,
     /// Its owner's own notes; never sent.
     pub metadata: BTreeMap<String, String>,
+    /// What its receiver is protected with.
+    pub protection: Option<Box<Protection>>,
 }
 
 impl Settings {
@@ -91,7 +96,13 @@ impl Settings {
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
+            protection: None,
         }
+    }
+
+    /// What attempts have to keep to.
+    pub fn pace(&self) -> Pace {
+        self.protection.as_deref().map_or_else(Pace::default, Pace::from)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     limits::COMMIT_OUTCOMES_MAX,
     metrics::OutcomesMetrics,
     model::{
+        breaker::Health,
         delivery::{AttemptResult, ErrorClass, Outcome, conclude},
         retry::RetryPolicy,
     },
@@ -160,6 +161,9 @@ impl Outcomes {
             warn!(webhook.id = %job.webhook.id, tenant = %job.webhook.tenant, "the receiver is gone; disabling the webhook");
             decided.group.disable.push((job.key.webhook, reason));
         }
+        let health = Health::of(result.error_class);
+        let pause = self.config.retry.pause(result.http_status, result.retry_after);
+        let pause_until = pause.map(|pause| result.time + pause);
         let outcome = Outcome {
             key: job.key,
             delivery_id: job.delivery_id,
@@ -186,7 +190,8 @@ impl Outcomes {
         );
         let next_attempt = verdict.next_attempt;
         let as_of = AsOf::default();
-        decided.settled.push(Settled { key: job.key, attempts: job.attempt, next_attempt, slow, as_of });
+        let settled = Settled { key: job.key, attempts: job.attempt, next_attempt, slow, health, pause_until, as_of };
+        decided.settled.push(settled);
         decided.group.outcomes.push(outcome);
     }
 }

@@ -6,7 +6,11 @@ use postrider_proto::{error_info as reason, v1};
 use prost::Message as _;
 use twox_hash::XxHash3_128;
 
-use super::{count, event_type, labels, tenant, text, time};
+use super::{
+    count, event_type, labels,
+    protection::{self, protection},
+    tenant, text, time,
+};
 use crate::{
     api::status::{Failure, Violations},
     limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
@@ -56,24 +60,27 @@ fn request_hash(spec: &WebhookSpec) -> u128 {
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
 pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &TargetRules) -> Option<Settings> {
+    let protection = protection(violations, &webhook);
     let target = target(violations, &webhook.url, rules);
     let subscription = subscription(violations, &webhook.event_types);
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
-    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata })
+    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata, protection })
 }
 
 /// The fields that say what a webhook's owner decided; the others are left empty.
 pub(super) fn decided(settings: &Settings) -> v1::Webhook {
-    v1::Webhook {
+    let mut webhook = v1::Webhook {
         url: settings.target.url().to_string(),
         event_types: event_types(&settings.subscription),
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
         ..v1::Webhook::default()
-    }
+    };
+    protection::decided(settings.protection.as_deref(), &mut webhook);
+    webhook
 }
 
 fn target(violations: &mut Violations, url: &str, rules: &TargetRules) -> Option<Target> {
@@ -129,6 +136,7 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         Switch::Enabled => (v1::DisableReason::Unspecified, None),
         Switch::Disabled { reason: DisableReason::Requested, since } => (v1::DisableReason::Requested, Some(since)),
         Switch::Disabled { reason: DisableReason::Gone, since } => (v1::DisableReason::Gone, Some(since)),
+        Switch::Disabled { reason: DisableReason::Failing, since } => (v1::DisableReason::Failing, Some(since)),
     };
     v1::Webhook {
         id: webhook.id.to_string(),

@@ -52,7 +52,14 @@ fn rules() -> TargetRules {
 }
 
 fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
-    WebhookService { store: store.clone(), clock: Clock::start(), rules: rules(), names: Arc::new(Judge), stop: stop() }
+    WebhookService {
+        store: store.clone(),
+        gates: Arc::default(),
+        clock: Clock::start(),
+        rules: rules(),
+        names: Arc::new(Judge),
+        stop: stop(),
+    }
 }
 
 fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
@@ -259,6 +266,7 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         store: store.clone(),
         accept: accept(store),
         watch: watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default()),
+        gates: Arc::default(),
         clock: Clock::start(),
         names: Arc::new(Judge),
         stop: stop(),
