@@ -115,6 +115,7 @@ impl Plan {
                 retry: RetryPolicy { schedule, jitter, retry_after_max: Duration::from_secs(30) },
                 slow_after: SLOW_AFTER,
                 group_outcomes: rng.random_range(1..=6),
+                ..outcomes::Config::default()
             },
             loops: rng.random_range(1..=3),
             limits: memory::Limits {

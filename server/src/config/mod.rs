@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     accept, deliver, dispatch,
-    limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX},
+    limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, AUTO_DISABLE_AFTER_MAX},
     model::{address::AddressPolicy, retry::RetryPolicy, target::TargetRules},
     ops, outcomes, retention, serve, shutdown,
     store::redb,
@@ -271,7 +271,8 @@ fn check_outcomes(reader: &mut Reader<'_>, in_flight_max: usize) -> outcomes::Co
         jitter: reader.one("retry-jitter", reader::fraction),
         retry_after_max: reader.duration("retry-after-max", Duration::ZERO..=DAY * 30),
     };
-    outcomes::Config { retry, slow_after: SLOW_AFTER, group_outcomes: in_flight_max.div_ceil(4) }
+    let auto_disable_after = reader.duration("auto-disable-after", Duration::ZERO..=AUTO_DISABLE_AFTER_MAX);
+    outcomes::Config { retry, slow_after: SLOW_AFTER, group_outcomes: in_flight_max.div_ceil(4), auto_disable_after }
 }
 
 fn check_telemetry(reader: &mut Reader<'_>) -> telemetry::Config {

@@ -157,6 +157,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: DELIVERING,
     },
     Setting {
+        name: "auto-disable-after",
+        kind: Kind::One("DURATION"),
+        default: "5d",
+        help: "Disable a webhook that has failed continuously for so long, unless it says otherwise itself; 0s: never (0s to \
+               365d)",
+        group: DELIVERING,
+    },
+    Setting {
         name: "delivery-loops",
         kind: Kind::One("COUNT"),
         default: "auto",

@@ -17,6 +17,7 @@ use crate::{
     model::{
         breaker::Health,
         event::{Event, JSON, StoredEvent},
+        failing::Failing,
         ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, Tenant, WebhookId},
         seal::Sealer,
         signing::Secret,
@@ -107,6 +108,10 @@ impl Store for Memory {
     }
 
     async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
         Err(StoreError::Closed)
     }
 

@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod catalogue;
 pub mod delivery;
 pub mod event;
+pub mod failing;
 pub mod ids;
 pub mod protection;
 pub mod rate;

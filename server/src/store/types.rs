@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::model::{
     delivery::{DeliveryState, ErrorClass, Outcome},
     event::Event,
+    failing::Failing,
     ids::{
         ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
     },
@@ -138,6 +139,8 @@ pub struct OutcomeGroup {
     pub outcomes: Vec<Outcome>,
     /// Webhooks to disable with them.
     pub disable: Vec<(WebhookNo, DisableReason)>,
+    /// Since when webhooks fail continuously, as far as that is to be kept; `None`: they do not any more.
+    pub failing: Vec<(WebhookNo, Option<Failing>)>,
 }
 
 /// What became of an [`OutcomeGroup`].

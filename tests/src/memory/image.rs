@@ -9,6 +9,7 @@ use postrider_server::{
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
         time::Timestamp,
         webhook::{DisableReason, Webhook},
@@ -56,6 +57,8 @@ pub struct Image {
     ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Row>,
     pub(super) due: BTreeMap<WebhookNo, Due>,
+    /// Those that fail continuously.
+    pub(super) failing: BTreeMap<WebhookNo, Failing>,
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
     pending_total: u64,
@@ -154,6 +157,7 @@ impl Image {
             ids: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             due: BTreeMap::new(),
+            failing: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_total: 0,
             fan_outs: BTreeMap::new(),
@@ -290,6 +294,12 @@ impl Image {
     fn record_group(&mut self, group: &OutcomeGroup, effects: &mut Effects) {
         for &(no, reason) in &group.disable {
             self.disable(no, reason, group, effects);
+        }
+        for &(no, failing) in &group.failing {
+            match failing.filter(|_| self.webhooks.contains_key(&no)) {
+                Some(failing) => drop(self.failing.insert(no, failing)),
+                None => drop(self.failing.remove(&no)),
+            }
         }
         for outcome in &group.outcomes {
             self.record(outcome, effects);
@@ -440,6 +450,7 @@ impl Image {
             cancelled += 1;
         }
         self.due.remove(&no);
+        self.failing.remove(&no);
         self.pending.remove(&no);
         self.pending_total -= cancelled;
         effects.touched.insert(no);

@@ -119,6 +119,7 @@ impl Change<'_> {
         self.counters.pending = self.counters.pending.saturating_sub(cancelled);
         *self.pending.entry(no).or_default() -= i64::try_from(pending).expect("counts fit");
         tables.webhooks.remove(no)?;
+        tables.failing.remove(no)?;
         tables.tombstones.insert(no, TombstoneRecord::new(&webhook, time).encode_to_vec().as_slice())?;
         tables.config_log.remove(before)?;
         self.counters.config_seq += 1;

@@ -62,6 +62,7 @@ use crate::{
     limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -214,6 +215,10 @@ impl Store for RedbStore {
 
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        self.read(|shared| reads::failing(shared).map_err(StoreError::from)).await
     }
 
     fn owner(&self) -> Owner {

@@ -30,6 +30,12 @@ impl Change<'_> {
         for (no, reason) in group.disable {
             self.disable(tables, no, reason)?;
         }
+        for (no, failing) in group.failing {
+            match failing.filter(|_| self.exists(no)) {
+                Some(it) => drop(tables.failing.insert(no.0, (it.since.micros(), it.hour, it.hours))?),
+                None => drop(tables.failing.remove(no.0)?),
+            }
+        }
         let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
             if self.exists(outcome.key.webhook) {
