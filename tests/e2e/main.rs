@@ -11,12 +11,15 @@ mod fan_out;
 mod grpcurl;
 mod listing;
 mod main_job;
+mod operational;
 mod ops;
+mod protection;
 mod publish_stream;
 mod request_id;
 mod restart;
 mod retries;
 mod shutdown;
+mod update;
 mod verifier;
 
 use postrider_tests::daemon::Setup;

@@ -30,7 +30,7 @@ use self::{
 use crate::{
     accept, deliver, dispatch,
     limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, AUTO_DISABLE_AFTER_MAX},
-    model::{address::AddressPolicy, retry::RetryPolicy, target::TargetRules},
+    model::{address::AddressPolicy, ids::Tenant, retry::RetryPolicy, target::TargetRules},
     ops, outcomes, retention, serve, shutdown,
     store::redb,
     telemetry::{self, LogFormat},
@@ -216,6 +216,10 @@ fn check_store(reader: &mut Reader<'_>) -> redb::Config {
         retention: reader.duration("retention", MINUTE..=DAY * 3650),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
+        operator: reader.one("operator-tenant", |text| match text {
+            "none" => Ok(None),
+            text => text.parse::<Tenant>().map(Some).map_err(|error| error.to_string()),
+        }),
         ..redb::Config::default()
     }
 }

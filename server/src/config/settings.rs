@@ -179,6 +179,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: DELIVERING,
     },
     Setting {
+        name: "operator-tenant",
+        kind: Kind::One("NAME"),
+        default: "none",
+        help: "Publish what happens to webhooks (postrider.webhook.disabled, .breaker_opened, .breaker_closed) and deliveries \
+               (postrider.delivery.exhausted) of all other tenants as events of this one, or none",
+        group: DELIVERING,
+    },
+    Setting {
         name: "data",
         kind: Kind::One("DIRECTORY"),
         default: "./postrider-data",

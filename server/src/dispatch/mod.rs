@@ -31,6 +31,7 @@ mod lane;
 mod load;
 mod orders;
 mod ready;
+mod reports;
 #[cfg(test)]
 mod rules;
 mod scheduler;
@@ -53,6 +54,7 @@ use tracing::{error, info, warn};
 use self::{
     load::{Loaded, Loader},
     orders::{Enabled, Launch, Limits, Unmade, Webhooks},
+    reports::Reports,
     scheduler::Scheduler,
     survey::Survey,
 };
@@ -65,7 +67,7 @@ use crate::{
     },
     metrics::DispatchMetrics,
     model::{ids::WebhookNo, time::Timestamp},
-    store::{Catalog, DuePage, LanePage, Store, StoreError},
+    store::{Catalog, DuePage, LanePage, OutcomeGroup, Store, StoreError},
 };
 
 /// After a failed read, before the next one of the same lane.
@@ -153,6 +155,7 @@ impl Config {
             scheduler: Scheduler::new(limits),
             loader: Loader::new(self.slow_share),
             survey: Survey::new(deps.clock.now()),
+            reports: Reports::default(),
             rng: StdRng::seed_from_u64(deps.seed),
             reads: FuturesUnordered::new(),
             store_fails: false,
@@ -167,6 +170,7 @@ pub struct Dispatch {
     scheduler: Scheduler,
     loader: Loader,
     survey: Survey,
+    reports: Reports,
     rng: StdRng,
     /// Invariant: bounded, by what the scheduler, the loader and the survey have under way at a time.
     reads: FuturesUnordered<BoxFuture<'static, Read>>,
@@ -184,6 +188,8 @@ enum Read {
     Due(WebhookNo, Result<DuePage, StoreError>),
     Lanes(Result<LanePage, StoreError>),
     Events(Loaded),
+    /// Not a read, but waited for like one: whether a commit of reports succeeded.
+    Reported(bool),
 }
 
 /// A delivery loop is gone, which happens only when it panicked.
@@ -264,17 +270,21 @@ impl Dispatch {
                 }
             }
             Some(Read::Events(loaded)) => self.hand_out(loaded, now)?,
+            Some(Read::Reported(committed)) => self.reports.ended((!committed).then(|| now + FAILURE_PAUSE)),
         }
         self.scheduler.tick(now, catalog);
         self.show_gates();
         Ok(())
     }
 
-    /// Lets others see which webhooks are held back by now.
+    /// Lets others see which webhooks are held back by now, and puts what happened to breakers down for the log.
     fn show_gates(&mut self) {
         let changes = self.scheduler.take_gate_changes();
         if !changes.is_empty() {
             self.deps.gates.update(changes);
+        }
+        for (webhook, change, time) in self.scheduler.take_trips() {
+            self.reports.add(webhook, change, time, self.deps.store.catalog());
         }
     }
 
@@ -299,8 +309,14 @@ impl Dispatch {
             let read = async move { Read::Lanes(store.lanes(after, DISPATCH_SURVEY_LANES_MAX).await) };
             self.reads.push(read.boxed());
         }
+        if let Some(operational) = self.reports.begin(now) {
+            let store = store.clone();
+            let group = OutcomeGroup { operational, ..OutcomeGroup::default() };
+            let commit = async move { Read::Reported(store.commit(store.owner(), vec![group]).await.is_ok()) };
+            self.reads.push(commit.boxed());
+        }
         self.deps.metrics.permits(self.scheduler.in_flight(), self.scheduler.in_flight_max());
-        [self.scheduler.next_wake(), self.survey.next()].into_iter().flatten().min()
+        [self.scheduler.next_wake(), self.survey.next(), self.reports.next()].into_iter().flatten().min()
     }
 
     /// Makes jobs of what was read and gives them to the delivery loops.
@@ -326,9 +342,9 @@ impl Dispatch {
             let registered = self.deps.store.catalog().webhook(key.webhook);
             let webhook = registered.map(|registered| registered.webhook).filter(|webhook| webhook.is_enabled());
             match (webhook, read) {
-                (Some(webhook), Some((event, room))) => {
+                (Some(webhook), Some((event, permit))) => {
                     let delivery_id = self.deps.store.sealer().delivery_id(key);
-                    let job = Job { key, delivery_id, attempt, webhook, event, body_permit: Some(room) };
+                    let job = Job { key, delivery_id, attempt, webhook, event, body_permit: Some(permit) };
                     batches[loop_of(key.webhook, self.deps.jobs.len())].push(job);
                 }
                 (None, _) => self.scheduler.unmade(key, Unmade::NotWanted, now),

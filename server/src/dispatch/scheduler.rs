@@ -34,6 +34,7 @@ use super::{
 use crate::{
     flow::{Board, GateView, Settled},
     model::{
+        breaker::Change,
         ids::{DeliveryKey, Tenant, WebhookNo},
         time::Timestamp,
     },
@@ -99,6 +100,8 @@ pub(super) struct Scheduler {
     idle_gates: BTreeSet<(Timestamp, WebhookNo)>,
     /// What there is to see of gates, as far as it has changed.
     gate_changes: Vec<(WebhookNo, Option<GateView>)>,
+    /// Breakers that opened or closed, and when.
+    trips: Vec<(WebhookNo, Change, Timestamp)>,
     /// Those that wait for their turn to be read: lanes, and webhooks with something due that have none yet.
     refills: Ready,
     refills_running: usize,
@@ -120,6 +123,7 @@ impl Scheduler {
             sleepers: BTreeSet::new(),
             idle_gates: BTreeSet::new(),
             gate_changes: Vec::new(),
+            trips: Vec::new(),
             refills: Ready::default(),
             refills_running: 0,
             in_flight: 0,

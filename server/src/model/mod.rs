@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod event;
 pub mod failing;
 pub mod ids;
+pub mod operational;
 pub mod protection;
 pub mod rate;
 pub mod retry;

@@ -145,8 +145,10 @@ impl Outcomes {
             for Attempted { job, result } in batch {
                 match result {
                     Some(result) => {
-                        keys.push(job.key);
-                        self.decide(job, result, decided);
+                        let key = job.key;
+                        if self.decide(job, result, decided) {
+                            keys.push(key);
+                        }
                     }
                     None => unmade.push(job.key),
                 }
@@ -186,8 +188,9 @@ impl Outcomes {
         }
     }
 
-    /// Decides what follows from one attempt.
-    fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) {
+    /// Decides what follows from one attempt. Returns whether the webhook may be sent something else before that is committed:
+    /// not if it is to pause, which dispatch hears of then.
+    fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) -> bool {
         let verdict = conclude(job.attempt, &result, &self.config.retry, &mut self.rng);
         let slow = result.error_class == Some(ErrorClass::Timeout) || result.latency > self.config.slow_after;
         if let Some(reason) = verdict.disable {
@@ -227,6 +230,7 @@ impl Outcomes {
         let settled = Settled { key: job.key, attempts: job.attempt, next_attempt, slow, health, pause_until, as_of };
         decided.settled.push(settled);
         decided.group.outcomes.push(outcome);
+        pause_until.is_none()
     }
 }
 

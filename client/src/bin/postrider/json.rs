@@ -3,7 +3,10 @@
 
 use postrider_client::{
     Update,
-    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, Webhook},
+    v1::{
+        Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, OperationalEvent,
+        Outcome, Webhook,
+    },
 };
 use serde_json::{Value, json};
 
@@ -13,7 +16,9 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "tenant": webhook.tenant,
         "url": webhook.url,
         "event_types": webhook.event_types,
+        "display_name": webhook.display_name,
         "description": webhook.description,
+        "metadata": webhook.metadata,
         "enabled": webhook.enabled,
         "disable_reason": named(webhook.disable_reason, DisableReason::as_str_name),
         "disable_time": time(webhook.disable_time.as_ref()),
@@ -21,6 +26,19 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "create_time": time(webhook.create_time.as_ref()),
         "update_time": time(webhook.update_time.as_ref()),
         "pending_deliveries": webhook.pending_deliveries,
+        "rate_limit": webhook.rate_limit.as_ref().map(|it| json!({ "per_second": it.per_second, "burst": it.burst })),
+        "max_in_flight": webhook.max_in_flight,
+        "auto_disable_after": webhook.auto_disable_after.map(|span| span.to_string()),
+        "breaker": webhook.breaker.as_ref().map(breaker),
+    })
+}
+
+fn breaker(breaker: &Breaker) -> Value {
+    json!({
+        "state": named(breaker.state, BreakerState::as_str_name),
+        "since": time(breaker.since.as_ref()),
+        "next_probe_time": time(breaker.next_probe_time.as_ref()),
+        "consecutive_failures": breaker.consecutive_failures,
     })
 }
 
@@ -83,7 +101,24 @@ pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
             },
             "cursor": cursor,
         }),
+        Update::OperationalEvent(it) => json!({ "operational_event": operational_event(it), "cursor": cursor }),
     }
+}
+
+fn operational_event(it: &OperationalEvent) -> Value {
+    json!({
+        "id": it.id,
+        "type": it.r#type,
+        "tenant": it.tenant,
+        "webhook_id": it.webhook_id,
+        "url": it.url,
+        "time": time(it.time.as_ref()),
+        "disable_reason": named(it.disable_reason, DisableReason::as_str_name),
+        "delivery_id": it.delivery_id,
+        "event_id": it.event_id,
+        "event_type": it.event_type,
+        "attempts": it.attempts,
+    })
 }
 
 fn time(timestamp: Option<&prost_types::Timestamp>) -> Value {
@@ -141,6 +176,7 @@ mod tests {
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
+            (operational_event(&OperationalEvent::default()), format!("{:?}", OperationalEvent::default())),
         ] {
             let fields = value.as_object().unwrap();
             assert!(fields.keys().all(|name| debug.contains(&format!("{name}: "))), "{debug}");

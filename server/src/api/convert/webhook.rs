@@ -134,9 +134,7 @@ fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscri
 pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
     let (disable_reason, disable_time) = match webhook.switch {
         Switch::Enabled => (v1::DisableReason::Unspecified, None),
-        Switch::Disabled { reason: DisableReason::Requested, since } => (v1::DisableReason::Requested, Some(since)),
-        Switch::Disabled { reason: DisableReason::Gone, since } => (v1::DisableReason::Gone, Some(since)),
-        Switch::Disabled { reason: DisableReason::Failing, since } => (v1::DisableReason::Failing, Some(since)),
+        Switch::Disabled { reason, since } => (disable_reason(reason), Some(since)),
     };
     v1::Webhook {
         id: webhook.id.to_string(),
@@ -149,6 +147,14 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         update_time: Some(time(webhook.update_time)),
         pending_deliveries: count(pending),
         ..decided(&webhook.settings)
+    }
+}
+
+pub(super) fn disable_reason(reason: DisableReason) -> v1::DisableReason {
+    match reason {
+        DisableReason::Requested => v1::DisableReason::Requested,
+        DisableReason::Gone => v1::DisableReason::Gone,
+        DisableReason::Failing => v1::DisableReason::Failing,
     }
 }
 

@@ -7,13 +7,18 @@ use crate::{
         orders::{Enabled, Webhooks},
     },
     flow::{GateView, Settled},
-    model::{ids::WebhookNo, time::Timestamp},
+    model::{breaker::Change, ids::WebhookNo, time::Timestamp},
 };
 
 impl Scheduler {
     /// What there is to see of gates that have changed since it was asked last; of each, the last is what holds.
     pub(in crate::dispatch) fn take_gate_changes(&mut self) -> Vec<(WebhookNo, Option<GateView>)> {
         std::mem::take(&mut self.gate_changes)
+    }
+
+    /// Breakers that opened or closed since it was asked last, and when.
+    pub(in crate::dispatch) fn take_trips(&mut self) -> Vec<(WebhookNo, Change, Timestamp)> {
+        std::mem::take(&mut self.trips)
     }
 
     /// What an outcome means for the webhook's gate. A webhook that was disabled meanwhile gets none.
@@ -24,7 +29,8 @@ impl Scheduler {
         if entry.gate.is_some() || arises {
             let wanted = entry.lane.as_deref().and_then(|lane| lane.pace.max_in_flight);
             let cap = gate::cap(self.limits.webhook_in_flight_max, wanted);
-            self.pass(webhook, |gate| gate.settle(settled, cap, now));
+            let change = self.pass(webhook, |gate| gate.settle(settled, cap, now)).flatten();
+            self.trips.extend(change.map(|change| (webhook, change, now)));
         }
     }
 

@@ -96,6 +96,9 @@ impl Change<'_> {
         if changed != webhook {
             self.put_webhook(tables, changed.clone())?;
         }
+        if webhook.is_enabled() {
+            self.report_if_disabled(tables, &changed)?;
+        }
         Ok(ConfigAnswer::Updated(changed))
     }
 

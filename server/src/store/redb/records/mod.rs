@@ -3,6 +3,7 @@
 mod delivery;
 mod event;
 mod log;
+mod operational;
 mod protection;
 mod segment;
 mod webhook;
