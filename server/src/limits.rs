@@ -28,6 +28,10 @@ pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Most event types one webhook may name, and most a filter may.
 pub const WEBHOOK_EVENT_TYPES_MAX: usize = 256;
+/// Most attempts under way at once that one webhook may ask for.
+pub const WEBHOOK_IN_FLIGHT_MAX: u32 = 65_536;
+/// Longest span of continuous failure after which a webhook is disabled.
+pub const AUTO_DISABLE_AFTER_MAX: Duration = Duration::from_hours(365 * 24);
 /// Most ids of one kind in a watch filter.
 pub const WATCH_FILTER_IDS_MAX: usize = 100;
 /// Most entries on one page.
@@ -174,6 +178,8 @@ pub const DISPATCH_LOADS_MAX: usize = 8;
 pub const DISPATCH_REFILLS_MAX: usize = 16;
 /// Most lanes on a page when dispatch surveys all of them.
 pub const DISPATCH_SURVEY_LANES_MAX: usize = 256;
+/// Most webhooks whose failures or rate are remembered while nothing is pending for them.
+pub const DISPATCH_IDLE_GATES_MAX: usize = 16_384;
 /// Threads that read the store where memory does not do.
 pub const READER_THREADS: usize = 4;
 /// How many of them may read for callers and watchers at a time.

@@ -178,7 +178,7 @@ pub(crate) async fn deleting_cancels_at_once_and_says_how_many<E: Engine>() {
     let all = fixture.store.feed(Position(0), &FeedFilter::default(), 10).await;
     let cancelled = all.expect("readable").entries.into_iter().find_map(|entry| match entry {
         LogEntry::WebhookCancelled(cancelled) => Some(cancelled),
-        LogEntry::Outcome(_) => None,
+        LogEntry::Outcome(_) | LogEntry::Operational(_) => None,
     });
     let cancelled = cancelled.expect("watchers are told");
     assert_eq!((cancelled.webhook, cancelled.deliveries), (webhook.id, 1_499));
@@ -218,7 +218,7 @@ pub(crate) async fn gone_webhooks_are_disabled_and_hold_their_deliveries<E: Engi
     let due = fixture.due(&webhook, START).await.hints;
     let slow = fixture.outcome(&webhook, due[1], DeliveryState::Pending, at(1)).await;
     let outcomes = vec![slow, fixture.outcome(&webhook, due[0], DeliveryState::Failed, at(1)).await];
-    let group = OutcomeGroup { outcomes, disable: vec![(webhook.no, DisableReason::Gone)] };
+    let group = OutcomeGroup { outcomes, disable: vec![(webhook.no, DisableReason::Gone)], ..OutcomeGroup::default() };
     fixture.store.commit(fixture.store.owner(), vec![group]).await.expect("the store answers");
     let filter = FeedFilter { states: vec![DeliveryView::Held], ..FeedFilter::default() };
     let page = fixture.store.feed(Position(0), &filter, 10).await.expect("readable");

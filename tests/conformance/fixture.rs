@@ -174,7 +174,7 @@ impl Fixture {
 
     /// Commits outcomes and returns how that went.
     pub(crate) async fn commit(&self, outcomes: Vec<Outcome>) -> GroupCommitted {
-        let group = OutcomeGroup { outcomes, disable: Vec::new() };
+        let group = OutcomeGroup { outcomes, ..OutcomeGroup::default() };
         self.store.commit(self.store.owner(), vec![group]).await.expect("the store answers")[0]
     }
 

@@ -164,7 +164,7 @@ pub(crate) async fn what_expires_has_an_outcome_and_no_attempt_more<E: Engine>()
             .iter()
             .map(|entry| match entry {
                 LogEntry::Outcome(it) => (it.key.event, it.attempt, it.state, it.error_class),
-                LogEntry::WebhookCancelled(_) => panic!("{entry:?}"),
+                LogEntry::WebhookCancelled(_) | LogEntry::Operational(_) => panic!("{entry:?}"),
             })
             .collect();
         logged.sort_by_key(|entry| entry.0);

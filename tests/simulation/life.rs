@@ -115,6 +115,7 @@ impl Process {
             jobs,
             progress: progress_ends,
             seed,
+            gates: Arc::default(),
             metrics: metrics.dispatch,
         };
         let dispatch = plan.dispatch.clone().build(deps);

@@ -120,6 +120,7 @@ impl Plan {
                 },
                 slow_after: SLOW_AFTER,
                 group_outcomes: rng.random_range(1..=6),
+                ..outcomes::Config::default()
             },
             loops: rng.random_range(1..=3),
             limits: memory::Limits {

@@ -247,7 +247,9 @@ impl Watcher {
         while outcomes.len() < n {
             match self.update().await {
                 Update::Outcome(outcome) => outcomes.push(outcome),
-                Update::WebhookCancelled(cancelled) => panic!("expected an outcome, got {cancelled:?}"),
+                other @ (Update::WebhookCancelled(_) | Update::OperationalEvent(_)) => {
+                    panic!("expected an outcome, got {other:?}")
+                }
             }
         }
         outcomes

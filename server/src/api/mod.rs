@@ -37,6 +37,7 @@ use self::{
 use crate::{
     accept::Accept,
     clock::Clock,
+    flow::Gates,
     limits::GRPC_MESSAGE_BYTES_MAX,
     model::target::{Target, TargetRules},
     store::Store,
@@ -68,6 +69,8 @@ pub struct Deps {
     pub accept: Accept,
     /// Follows outcomes.
     pub watch: Watch,
+    /// Which webhooks are held back.
+    pub gates: Arc<Gates>,
     /// Says when.
     pub clock: Clock,
     /// Judges host names.
@@ -91,9 +94,9 @@ pub struct Api {
 impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
-        let Deps { store, accept, watch, clock, names, trial, stop, stop_watching } = deps;
+        let Deps { store, accept, watch, gates, clock, names, trial, stop, stop_watching } = deps;
         let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
-        let webhooks = WebhookService { store: store.clone(), clock, rules, names, trial, stop: stop.clone() };
+        let webhooks = WebhookService { store: store.clone(), gates, clock, rules, names, trial, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
         let events = EventService { accept, stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, stop, stop_watching };

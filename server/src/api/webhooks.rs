@@ -13,6 +13,7 @@ use super::{
     NameJudge, Trial,
     convert::{
         self,
+        protection::breaker,
         update::{Update, update},
         webhook,
     },
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    flow::Gates,
     limits::{NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
@@ -39,6 +41,7 @@ const UPDATE_TRIES: usize = 8;
 /// Manages webhooks.
 pub(super) struct WebhookService {
     pub(super) store: Arc<dyn Store>,
+    pub(super) gates: Arc<Gates>,
     pub(super) clock: Clock,
     pub(super) rules: webhook::Rules,
     pub(super) names: Arc<dyn NameJudge>,
@@ -79,7 +82,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let request = request.into_inner();
         let (tenant, id) = convert::webhook_key(&request.tenant, &request.id)?;
         let webhook = self.find(&tenant, id)?;
-        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(reply(&webhook)) }))
+        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(self.reply(&webhook.webhook, webhook.pending())) }))
     }
 
     async fn list_webhooks(
@@ -106,7 +109,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
             if bytes > PAGE_BYTES {
                 break;
             }
-            let webhook = reply(registered);
+            let webhook = self.reply(&registered.webhook, registered.pending());
             bytes += webhook.encoded_len();
             last = Some(registered.webhook.no.0);
             webhooks.push(webhook);
@@ -125,7 +128,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let webhook = self.update(&update).await?;
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, version = webhook.version, "updated a webhook");
         let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
-        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(webhook::reply(&webhook, pending)) }))
+        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(self.reply(&webhook, pending)) }))
     }
 
     async fn send_test_event(
@@ -168,6 +171,11 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
 impl WebhookService {
     fn find(&self, tenant: &Tenant, id: WebhookId) -> Result<Registered, Failure> {
         self.store.catalog().find(tenant, id).ok_or_else(Failure::webhook_not_found)
+    }
+
+    fn reply(&self, webhook: &Webhook, pending: u64) -> v1::Webhook {
+        let breaker = Some(breaker(self.gates.get(webhook.no)));
+        v1::Webhook { breaker, ..webhook::reply(webhook, pending) }
     }
 
     /// Changes the webhook as it is, and again as it is then if it changes meanwhile, unless the caller wants it as it saw it.
@@ -229,11 +237,8 @@ impl WebhookService {
 /// The reply to a create; a repeat gets what the first call got: nothing was pending then.
 fn created(webhook: &Webhook) -> v1::CreateWebhookResponse {
     let signing_secret = webhook.secret.reveal();
-    v1::CreateWebhookResponse { webhook: Some(webhook::reply(webhook, 0)), signing_secret }
-}
-
-fn reply(registered: &Registered) -> v1::Webhook {
-    webhook::reply(&registered.webhook, registered.pending())
+    let webhook = v1::Webhook { breaker: Some(breaker(None)), ..webhook::reply(webhook, 0) };
+    v1::CreateWebhookResponse { webhook: Some(webhook), signing_secret }
 }
 
 fn refusal(answer: &ConfigAnswer) -> Failure {

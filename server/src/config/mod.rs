@@ -30,10 +30,10 @@ use self::{
 use crate::{
     accept, api, deliver, dispatch,
     limits::{
-        ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, ATTEMPT_TIMEOUT_MIN, DELIVER_AHEAD_MAX, RETRY_ATTEMPTS_MAX,
-        RETRY_DELAY_MAX, RETRY_DELAYS_MAX, RETRY_ELAPSED_MAX, RETRY_ELAPSED_MIN,
+        ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, ATTEMPT_TIMEOUT_MIN, AUTO_DISABLE_AFTER_MAX,
+        DELIVER_AHEAD_MAX, RETRY_ATTEMPTS_MAX, RETRY_DELAY_MAX, RETRY_DELAYS_MAX, RETRY_ELAPSED_MAX, RETRY_ELAPSED_MIN,
     },
-    model::{address::AddressPolicy, retry::RetryPolicy, target::TargetRules},
+    model::{address::AddressPolicy, ids::Tenant, retry::RetryPolicy, target::TargetRules},
     ops, outcomes, retention, serve, shutdown,
     store::redb,
     telemetry::{self, LogFormat},
@@ -230,6 +230,10 @@ fn check_store(reader: &mut Reader<'_>) -> redb::Config {
         retention: reader.duration("retention", MINUTE..=DAY * 3650),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
+        operator: reader.one("operator-tenant", |text| match text {
+            "none" => Ok(None),
+            text => text.parse::<Tenant>().map(Some).map_err(|error| error.to_string()),
+        }),
         ..redb::Config::default()
     }
 }
@@ -293,7 +297,8 @@ fn check_outcomes(reader: &mut Reader<'_>, in_flight_max: usize) -> outcomes::Co
         attempts_max: reader.count("retry-attempts-max", 1..=RETRY_ATTEMPTS_MAX),
         elapsed_max: reader.duration("retry-elapsed-max", RETRY_ELAPSED_MIN..=RETRY_ELAPSED_MAX),
     };
-    outcomes::Config { retry, slow_after: SLOW_AFTER, group_outcomes: in_flight_max.div_ceil(4) }
+    let auto_disable_after = reader.duration("auto-disable-after", Duration::ZERO..=AUTO_DISABLE_AFTER_MAX);
+    outcomes::Config { retry, slow_after: SLOW_AFTER, group_outcomes: in_flight_max.div_ceil(4), auto_disable_after }
 }
 
 fn check_telemetry(reader: &mut Reader<'_>) -> telemetry::Config {

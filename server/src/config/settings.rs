@@ -179,6 +179,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: DELIVERING,
     },
     Setting {
+        name: "auto-disable-after",
+        kind: Kind::One("DURATION"),
+        default: "5d",
+        help: "Disable a webhook that has failed continuously for so long, unless it says otherwise itself; 0s: never (0s to \
+               365d)",
+        group: DELIVERING,
+    },
+    Setting {
         name: "delivery-loops",
         kind: Kind::One("COUNT"),
         default: "auto",
@@ -190,6 +198,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         kind: Kind::One("COUNT"),
         default: "auto",
         help: "Threads for gRPC and scheduling; auto: one for every two processors (1 to 64)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "operator-tenant",
+        kind: Kind::One("NAME"),
+        default: "none",
+        help: "Publish what happens to webhooks (postrider.webhook.disabled, .breaker_opened, .breaker_closed) and deliveries \
+               (postrider.delivery.exhausted) of all other tenants as events of this one, or none",
         group: DELIVERING,
     },
     Setting {

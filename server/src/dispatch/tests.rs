@@ -16,8 +16,10 @@ use crate::{
     flow::Settled,
     limits::{DISPATCH_BODY_BYTES_MAX, EVENT_BODY_BYTES_MAX},
     model::{
+        breaker::Health,
         event::{Event, JSON, StoredEvent},
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, WebhookId},
+        failing::Failing,
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, Tenant, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -119,6 +121,10 @@ impl Store for Memory {
     }
 
     async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
         Err(StoreError::Closed)
     }
 
@@ -227,6 +233,7 @@ fn start_with(store: Arc<Memory>, config: Config) -> Stage {
         clock,
         jobs: vec![jobs_sender],
         progress: progress_receiver,
+        gates: Arc::default(),
         metrics: DispatchMetrics::default(),
         seed: 1,
     };
@@ -258,7 +265,15 @@ impl Stage {
         };
         let key = job.key;
         drop(job);
-        let settled = Settled { key, attempts: 1, next_attempt, slow: Some(false), as_of: AsOf(1) };
+        let settled = Settled {
+            key,
+            attempts: 1,
+            next_attempt,
+            slow: Some(false),
+            health: Health::Well,
+            pause_until: None,
+            as_of: AsOf(1),
+        };
         self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
         self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }

@@ -16,7 +16,7 @@ impl OutcomesMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         let help = "Outcomes of attempts committed, by what they led to";
         registry.register("outcomes", help, self.committed.clone());
-        let help = "Webhooks disabled because their receiver is gone";
+        let help = "Webhooks disabled because their receiver is gone or failed for too long";
         registry.register("webhooks_disabled", help, self.disabled.clone());
     }
 

@@ -210,6 +210,21 @@ fn listed(delays: &[Duration], attempt: u32) -> Duration {
     delays.get(index).or(delays.last()).copied().unwrap_or_default()
 }
 
+/// How long a whole lane pauses when a receiver is overloaded and does not say for how long.
+pub const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+
+impl RetryPolicy {
+    /// How long nothing more is sent to a receiver that gave this answer: as long as it asked for, up to `retry_after_max`, if
+    /// it says that it is overloaded, or [`OVERLOAD_PAUSE`] if it does not say.
+    ///
+    /// Overloaded is who answers 429 or 503, and the gateway before it that answers 502 or 504.
+    pub fn pause(&self, http_status: Option<u16>, retry_after: Option<Duration>) -> Option<Duration> {
+        let overloaded = matches!(http_status, Some(429 | 502 | 503 | 504));
+        let pause = retry_after.unwrap_or(OVERLOAD_PAUSE).min(self.retry_after_max);
+        (overloaded && !pause.is_zero()).then_some(pause)
+    }
+}
+
 /// How long a `Retry-After` header asks to wait from `now` (wall clock) on: whole seconds or an HTTP date (RFC 9110, 10.2.3).
 ///
 /// A date that has passed asks for nothing (zero), more seconds than fit for the longest time there is; `None` if it is
@@ -257,6 +272,25 @@ mod tests {
         check(1, Some(60), 60);
         check(2, Some(60), 300);
         check(1, Some(u64::MAX), 24 * 3600);
+    }
+
+    #[test]
+    fn only_who_is_overloaded_makes_the_lane_pause() {
+        let policy = RetryPolicy::default();
+        let check = |status, retry_after: Option<u64>, expected: Option<u64>| {
+            let pause = policy.pause(status, retry_after.map(Duration::from_secs));
+            assert_eq!(pause.map(|pause| pause.as_secs()), expected, "{status:?} {retry_after:?}");
+        };
+        for status in [429, 502, 503, 504] {
+            check(Some(status), None, Some(1));
+            check(Some(status), Some(7), Some(7));
+            check(Some(status), Some(0), None);
+            check(Some(status), Some(u64::MAX), Some(24 * 3600));
+        }
+        for status in [None, Some(200), Some(400), Some(410), Some(500)] {
+            check(status, None, None);
+            check(status, Some(7), None);
+        }
     }
 
     #[test]

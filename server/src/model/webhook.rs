@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
     policy::Policy,
+    protection::{Pace, Protection},
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -41,6 +42,8 @@ pub enum DisableReason {
     Requested,
     /// The receiver answered 410 Gone.
     Gone,
+    /// It failed continuously for too long.
+    Failing,
 }
 
 /// Whether deliveries are attempted.
@@ -83,6 +86,8 @@ pub struct Settings {
     pub metadata: BTreeMap<String, String>,
     /// How long its attempts take and how often they are repeated, where that is not left to the server.
     pub policy: Option<Box<Policy>>,
+    /// What its receiver is protected with.
+    pub protection: Option<Box<Protection>>,
 }
 
 impl Settings {
@@ -95,7 +100,13 @@ impl Settings {
             description: Box::default(),
             metadata: BTreeMap::new(),
             policy: None,
+            protection: None,
         }
+    }
+
+    /// What attempts have to keep to.
+    pub fn pace(&self) -> Pace {
+        self.protection.as_deref().map_or_else(Pace::default, Pace::from)
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::model::{
     event::StoredEvent,
+    failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
     seal::Sealer,
     time::Timestamp,
@@ -163,6 +164,10 @@ impl Store for FakeStore {
 
     async fn commit(&self, _: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn owner(&self) -> Owner {

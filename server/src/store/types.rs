@@ -8,9 +8,11 @@ use thiserror::Error;
 use crate::model::{
     delivery::{DeliveryState, ErrorClass, Outcome},
     event::Event,
+    failing::Failing,
     ids::{
         ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
     },
+    operational::OperationalEvent,
     signing::Secret,
     time::Timestamp,
     webhook::{DisableReason, Settings, Webhook, WebhookSpec},
@@ -138,6 +140,10 @@ pub struct OutcomeGroup {
     pub outcomes: Vec<Outcome>,
     /// Webhooks to disable with them.
     pub disable: Vec<(WebhookNo, DisableReason)>,
+    /// Since when webhooks fail continuously, as far as that is to be kept; `None`: they do not any more.
+    pub failing: Vec<(WebhookNo, Option<Failing>)>,
+    /// What happened besides. That webhooks are disabled and deliveries given up the store reports by itself.
+    pub operational: Vec<OperationalEvent>,
 }
 
 /// What became of an [`OutcomeGroup`].
@@ -156,6 +162,8 @@ pub enum LogEntry {
     Outcome(Outcome),
     /// A webhook was deleted with deliveries pending.
     WebhookCancelled(WebhookCancelled),
+    /// Something that somebody should look at.
+    Operational(OperationalEvent),
 }
 
 impl LogEntry {
@@ -163,7 +171,7 @@ impl LogEntry {
     pub(super) fn without_body(self) -> Self {
         match self {
             Self::Outcome(outcome) => Self::Outcome(Outcome { response_body: Bytes::new(), ..outcome }),
-            Self::WebhookCancelled(_) => self,
+            Self::WebhookCancelled(_) | Self::Operational(_) => self,
         }
     }
 }
@@ -192,6 +200,8 @@ pub struct FeedFilter {
     pub event_types: BTreeSet<EventTypeName>,
     /// Only outcomes that led to one of these; a cancellation passes with `Cancelled`.
     pub states: Vec<DeliveryView>,
+    /// Operational events too, of the tenant and the webhooks.
+    pub operational: bool,
 }
 
 impl FeedFilter {
@@ -203,6 +213,11 @@ impl FeedFilter {
             }
             LogEntry::WebhookCancelled(cancelled) => {
                 (&cancelled.tenant, &cancelled.webhook, None, DeliveryView::State(DeliveryState::Cancelled))
+            }
+            LogEntry::Operational(event) => {
+                return self.operational
+                    && self.tenant.as_ref().is_none_or(|wanted| *wanted == event.tenant)
+                    && (self.webhooks.is_empty() || self.webhooks.contains(&event.webhook));
             }
         };
         self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)

@@ -9,9 +9,11 @@ use postrider_server::{
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
+        operational::{Occurrence, OperationalEvent},
         time::Timestamp,
-        webhook::{DisableReason, Webhook},
+        webhook::{DisableReason, Switch, Webhook},
     },
     store::{
         ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Targets,
@@ -56,6 +58,8 @@ pub struct Image {
     ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Row>,
     pub(super) due: BTreeMap<WebhookNo, Due>,
+    /// Those that fail continuously.
+    pub(super) failing: BTreeMap<WebhookNo, Failing>,
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
     pending_total: u64,
@@ -154,6 +158,7 @@ impl Image {
             ids: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             due: BTreeMap::new(),
+            failing: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_total: 0,
             fan_outs: BTreeMap::new(),
@@ -294,6 +299,15 @@ impl Image {
         for &(no, reason) in &group.disable {
             self.disable(no, reason, group, effects);
         }
+        for &(no, failing) in &group.failing {
+            match failing.filter(|_| self.webhooks.contains_key(&no)) {
+                Some(failing) => drop(self.failing.insert(no, failing)),
+                None => drop(self.failing.remove(&no)),
+            }
+        }
+        for event in &group.operational {
+            self.append(LogEntry::Operational(event.clone()), effects);
+        }
         for outcome in &group.outcomes {
             self.record(outcome, effects);
         }
@@ -323,6 +337,29 @@ impl Image {
         }
         let entry = LogEntry::Outcome(Outcome { held, ..outcome.clone() });
         self.append(entry, effects);
+        if outcome.state == DeliveryState::Failed {
+            let exhausted = Occurrence::DeliveryExhausted {
+                delivery: outcome.delivery_id,
+                event: outcome.event_id.clone(),
+                event_type: outcome.event_type.clone(),
+                attempts: outcome.attempt,
+            };
+            self.report(exhausted, key.webhook, outcome.time, effects);
+        }
+    }
+
+    /// There is no operator's tenant here: what is reported is in the log alone.
+    fn report(&mut self, occurrence: Occurrence, no: WebhookNo, time: Timestamp, effects: &mut Effects) {
+        let Some((_, webhook)) = self.webhooks.get(&no) else { return };
+        let url = webhook.settings.target.url().as_str().into();
+        let event = OperationalEvent { occurrence, tenant: webhook.tenant.clone(), webhook: webhook.id, url, time };
+        self.append(LogEntry::Operational(event), effects);
+    }
+
+    fn report_if_disabled(&mut self, webhook: &Webhook, effects: &mut Effects) {
+        if let Switch::Disabled { reason, since } = webhook.switch {
+            self.report(Occurrence::WebhookDisabled(reason), webhook.no, since, effects);
+        }
     }
 
     fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
@@ -345,7 +382,8 @@ impl Image {
         let Some((_, webhook)) = self.webhooks.get(&no).filter(|(_, webhook)| webhook.is_enabled()) else { return };
         let since = group.outcomes.iter().map(|outcome| outcome.time).max().unwrap_or_default();
         let webhook = webhook.disabled(reason, since);
-        self.put(webhook, effects);
+        self.put(webhook.clone(), effects);
+        self.report_if_disabled(&webhook, effects);
     }
 
     fn put(&mut self, webhook: Webhook, effects: &mut Effects) {
@@ -416,9 +454,12 @@ impl Image {
         if webhook.version != expect {
             return ConfigAnswer::VersionMismatch;
         }
-        let changed = change(webhook);
+        let (changed, was_enabled) = (change(webhook), webhook.is_enabled());
         if changed != *webhook {
             self.put(changed.clone(), effects);
+        }
+        if was_enabled {
+            self.report_if_disabled(&changed, effects);
         }
         ConfigAnswer::Updated(changed)
     }
@@ -443,6 +484,7 @@ impl Image {
             cancelled += 1;
         }
         self.due.remove(&no);
+        self.failing.remove(&no);
         self.pending.remove(&no);
         self.pending_total -= cancelled;
         effects.touched.insert(no);
@@ -473,6 +515,7 @@ impl Image {
         let time = |entry: &LogEntry| match entry {
             LogEntry::Outcome(outcome) => outcome.time,
             LogEntry::WebhookCancelled(cancelled) => cancelled.time,
+            LogEntry::Operational(event) => event.time,
         };
         let kept = self.log[self.log_forgotten..].iter().position(|entry| time(entry) + retention > now);
         self.log_forgotten = kept.map_or(self.log.len(), |kept| self.log_forgotten + kept);

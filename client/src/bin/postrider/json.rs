@@ -3,7 +3,10 @@
 
 use postrider_client::{
     Update,
-    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, RetryPolicy, Webhook},
+    v1::{
+        Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, OperationalEvent,
+        Outcome, RetryPolicy, Webhook,
+    },
 };
 use serde_json::{Value, json};
 
@@ -26,6 +29,10 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "attempt_timeout": span(webhook.attempt_timeout.as_ref()),
         "retry": webhook.retry.as_ref().map(retry),
         "max_age": span(webhook.max_age.as_ref()),
+        "rate_limit": webhook.rate_limit.as_ref().map(|it| json!({ "per_second": it.per_second, "burst": it.burst })),
+        "max_in_flight": webhook.max_in_flight,
+        "auto_disable_after": span(webhook.auto_disable_after.as_ref()),
+        "breaker": webhook.breaker.as_ref().map(breaker),
     })
 }
 
@@ -38,6 +45,15 @@ fn retry(retry: &RetryPolicy) -> Value {
         "exponential": exponential,
         "max_attempts": retry.max_attempts,
         "max_elapsed": span(retry.max_elapsed.as_ref()),
+    })
+}
+
+fn breaker(breaker: &Breaker) -> Value {
+    json!({
+        "state": named(breaker.state, BreakerState::as_str_name),
+        "since": time(breaker.since.as_ref()),
+        "next_probe_time": time(breaker.next_probe_time.as_ref()),
+        "consecutive_failures": breaker.consecutive_failures,
     })
 }
 
@@ -100,12 +116,29 @@ pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
             },
             "cursor": cursor,
         }),
+        Update::OperationalEvent(it) => json!({ "operational_event": operational_event(it), "cursor": cursor }),
     }
 }
 
 /// As the contract's JSON has it, such as `1.5s`.
 fn span(duration: Option<&prost_types::Duration>) -> Value {
     duration.map(ToString::to_string).into()
+}
+
+fn operational_event(it: &OperationalEvent) -> Value {
+    json!({
+        "id": it.id,
+        "type": it.r#type,
+        "tenant": it.tenant,
+        "webhook_id": it.webhook_id,
+        "url": it.url,
+        "time": time(it.time.as_ref()),
+        "disable_reason": named(it.disable_reason, DisableReason::as_str_name),
+        "delivery_id": it.delivery_id,
+        "event_id": it.event_id,
+        "event_type": it.event_type,
+        "attempts": it.attempts,
+    })
 }
 
 fn time(timestamp: Option<&prost_types::Timestamp>) -> Value {
@@ -164,6 +197,7 @@ mod tests {
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
+            (operational_event(&OperationalEvent::default()), format!("{:?}", OperationalEvent::default())),
         ] {
             let fields = value.as_object().unwrap();
             assert!(fields.keys().all(|name| debug.contains(&format!("{name}: "))), "{debug}");

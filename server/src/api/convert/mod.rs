@@ -4,6 +4,7 @@
 pub(super) mod delivery;
 pub(super) mod event;
 pub(super) mod policy;
+pub(super) mod protection;
 pub(super) mod update;
 pub(super) mod webhook;
 

@@ -43,12 +43,33 @@ macro_rules! fields {
 }
 
 /// Every field that may be updated.
-const FIELDS: &[Field] =
-    fields![url, event_types, display_name, description, metadata, enabled, attempt_timeout, retry, max_age];
+const FIELDS: &[Field] = fields![
+    url,
+    event_types,
+    display_name,
+    description,
+    metadata,
+    enabled,
+    attempt_timeout,
+    retry,
+    max_age,
+    rate_limit,
+    max_in_flight,
+    auto_disable_after,
+];
 
 /// Fields that replies have and nobody decides on, and those that never change.
-const FIXED: &[&str] =
-    &["id", "tenant", "disable_reason", "disable_time", "etag", "create_time", "update_time", "pending_deliveries"];
+const FIXED: &[&str] = &[
+    "id",
+    "tenant",
+    "disable_reason",
+    "disable_time",
+    "etag",
+    "create_time",
+    "update_time",
+    "pending_deliveries",
+    "breaker",
+];
 
 /// An update, checked as far as it can be without the webhook.
 #[derive(Debug)]

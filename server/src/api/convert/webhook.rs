@@ -9,6 +9,7 @@ use twox_hash::XxHash3_128;
 use super::{
     count, event_type, labels,
     policy::{self, PolicyLimits},
+    protection::{self, protection},
     tenant, text, time,
 };
 use crate::{
@@ -76,13 +77,22 @@ fn request_hash(spec: &WebhookSpec) -> u128 {
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
 pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &Rules) -> Option<Settings> {
+    let protection = protection(violations, &webhook);
     let target = target(violations, &webhook.url, &rules.targets);
     let subscription = subscription(violations, &webhook.event_types);
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
     let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
-    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata, policy })
+    Some(Settings {
+        target: target?,
+        subscription: subscription?,
+        display_name,
+        description,
+        metadata,
+        policy,
+        protection,
+    })
 }
 
 /// The fields that say what a webhook's owner decided; the others are left empty.
@@ -96,6 +106,7 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
         ..v1::Webhook::default()
     };
     policy::decided(settings.policy.as_deref(), &mut webhook);
+    protection::decided(settings.protection.as_deref(), &mut webhook);
     webhook
 }
 
@@ -150,8 +161,7 @@ fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscri
 pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
     let (disable_reason, disable_time) = match webhook.switch {
         Switch::Enabled => (v1::DisableReason::Unspecified, None),
-        Switch::Disabled { reason: DisableReason::Requested, since } => (v1::DisableReason::Requested, Some(since)),
-        Switch::Disabled { reason: DisableReason::Gone, since } => (v1::DisableReason::Gone, Some(since)),
+        Switch::Disabled { reason, since } => (disable_reason(reason), Some(since)),
     };
     v1::Webhook {
         id: webhook.id.to_string(),
@@ -164,6 +174,14 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         update_time: Some(time(webhook.update_time)),
         pending_deliveries: count(pending),
         ..decided(&webhook.settings)
+    }
+}
+
+pub(super) fn disable_reason(reason: DisableReason) -> v1::DisableReason {
+    match reason {
+        DisableReason::Requested => v1::DisableReason::Requested,
+        DisableReason::Gone => v1::DisableReason::Gone,
+        DisableReason::Failing => v1::DisableReason::Failing,
     }
 }
 

@@ -212,6 +212,7 @@ fn watch_filters_are_checked_whole() {
         states: vec![1, 0, 5, 77],
         start: Some(FromBeginning(false)),
         max_updates: -1,
+        operational_events: false,
     };
     let fields =
         ["tenant", "webhook_ids[1]", "event_types[0]", "states[1]", "states[3]", "max_updates", "from_beginning"];

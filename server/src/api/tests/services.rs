@@ -66,6 +66,7 @@ fn rules() -> Rules {
 fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
     WebhookService {
         store: store.clone(),
+        gates: Arc::default(),
         clock: Clock::start(),
         rules: rules(),
         names: Arc::new(Judge),
@@ -168,9 +169,9 @@ async fn event_types_are_listed_page_by_page() {
         service.list_event_types(Request::new(request)).await.unwrap().into_inner()
     };
     let all = list(0, String::new()).await;
-    assert_eq!((all.event_types.len(), all.next_page_token.as_str()), (11, ""));
-    let first = list(6, String::new()).await;
-    let second = list(6, first.next_page_token).await;
+    assert_eq!((all.event_types.len(), all.next_page_token.as_str()), (15, ""));
+    let first = list(8, String::new()).await;
+    let second = list(8, first.next_page_token).await;
     assert_eq!([first.event_types, second.event_types].concat(), all.event_types);
     assert_eq!(second.next_page_token, "");
 }
@@ -278,6 +279,7 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         store: store.clone(),
         accept: accept(store),
         watch: watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default()),
+        gates: Arc::default(),
         clock: Clock::start(),
         names: Arc::new(Judge),
         trial: Arc::new(NoTrial),

@@ -96,6 +96,9 @@ impl Change<'_> {
         if changed != webhook {
             self.put_webhook(tables, changed.clone())?;
         }
+        if webhook.is_enabled() {
+            self.report_if_disabled(tables, &changed)?;
+        }
         Ok(ConfigAnswer::Updated(changed))
     }
 
@@ -119,6 +122,7 @@ impl Change<'_> {
         self.counters.pending = self.counters.pending.saturating_sub(cancelled);
         *self.pending.entry(no).or_default() -= i64::try_from(pending).expect("counts fit");
         tables.webhooks.remove(no)?;
+        tables.failing.remove(no)?;
         tables.tombstones.insert(no, TombstoneRecord::new(&webhook, time).encode_to_vec().as_slice())?;
         tables.config_log.remove(before)?;
         self.counters.config_seq += 1;

@@ -30,6 +30,15 @@ impl Change<'_> {
         for (no, reason) in group.disable {
             self.disable(tables, no, reason)?;
         }
+        for (no, failing) in group.failing {
+            match failing.filter(|_| self.exists(no)) {
+                Some(it) => drop(tables.failing.insert(no.0, (it.since.micros(), it.hour, it.hours))?),
+                None => drop(tables.failing.remove(no.0)?),
+            }
+        }
+        for event in group.operational {
+            self.report(tables, event)?;
+        }
         let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
             if self.exists(outcome.key.webhook) {
@@ -97,6 +106,9 @@ impl Change<'_> {
             *self.pending.entry(webhook).or_default() -= 1;
             self.counters.pending = self.counters.pending.saturating_sub(1);
         }
+        if outcome.state == DeliveryState::Failed {
+            self.report_exhausted(tables, outcome)?;
+        }
         Ok(())
     }
 
@@ -122,7 +134,11 @@ impl Change<'_> {
             None => self.shared.catalog.webhook(no).map(|known| Webhook::clone(&known.webhook)),
         };
         match known.filter(|webhook| webhook.is_enabled() && self.exists(no)) {
-            Some(webhook) => self.put_webhook(tables, webhook.disabled(reason, self.shared.clock.now())),
+            Some(webhook) => {
+                let disabled = webhook.disabled(reason, self.shared.clock.now());
+                self.put_webhook(tables, disabled.clone())?;
+                self.report_if_disabled(tables, &disabled)
+            }
             None => Ok(()),
         }
     }

@@ -105,6 +105,11 @@ pub(super) const FAN_OUTS: TableDefinition<'_, u64, u64> = TableDefinition::new(
 /// Deleted webhooks whose deliveries are being marked as cancelled. Key: webhook number.
 pub(super) const CANCELS: TableDefinition<'_, u64, ()> = TableDefinition::new("cancels");
 
+/// Webhooks that fail continuously. Key: webhook number. Value: microseconds of the first failure since the last success, hour
+/// of the last that was written, hours with failures: see `model::failing`. Written at most once an hour; until a success, or
+/// until the webhook is disabled for it or deleted.
+pub(super) const FAILING: TableDefinition<'_, u64, (i64, i64, u32)> = TableDefinition::new("failing");
+
 /// Segments. Key: segment number. Value: `SegmentRecord`.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 

@@ -1,6 +1,7 @@
 //! `postrider webhooks`.
 
 mod policy;
+mod protection;
 mod settings;
 mod test;
 mod update;
@@ -226,6 +227,8 @@ fn describe(webhook: &Webhook) -> String {
         ("name", webhook.display_name.clone()),
         ("description", webhook.description.clone()),
         ("metadata", pairs(&webhook.metadata)),
+        ("protection", protection::decided(webhook)),
+        ("breaker", protection::breaker(webhook)),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         attempt_timeout,
@@ -257,6 +260,7 @@ fn status(webhook: &Webhook) -> String {
     }
     match webhook.disable_reason() {
         DisableReason::Gone => "disabled (the receiver answered 410 Gone)".into(),
+        DisableReason::Failing => "disabled (it failed for too long)".into(),
         DisableReason::Requested | DisableReason::Unspecified => "disabled".into(),
     }
 }

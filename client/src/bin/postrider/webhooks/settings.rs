@@ -3,7 +3,7 @@
 use clap::Args;
 use postrider_client::v1::Webhook;
 
-use super::policy::PolicyArgs;
+use super::{policy::PolicyArgs, protection::ProtectionArgs};
 use crate::publish::parse_label;
 
 /// Settings that need not be made. One group of flags a subject; each says which fields it sets.
@@ -20,6 +20,8 @@ pub(super) struct SettingsArgs {
     metadata: Vec<(String, String)>,
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    protection: ProtectionArgs,
 }
 
 impl SettingsArgs {
@@ -39,6 +41,7 @@ impl SettingsArgs {
             set.push("metadata");
         }
         set.extend(self.policy.apply(webhook));
+        set.extend(self.protection.apply(webhook));
         set
     }
 }

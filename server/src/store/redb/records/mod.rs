@@ -3,7 +3,9 @@
 mod delivery;
 mod event;
 mod log;
+mod operational;
 mod policy;
+mod protection;
 mod segment;
 mod webhook;
 

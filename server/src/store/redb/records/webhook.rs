@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::{Corrupt, decode, policy};
+use super::{Corrupt, decode, policy, protection::ProtectionRecord};
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    protection::Protection,
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -23,7 +24,7 @@ pub(in super::super) struct WebhookRecord {
     tenant: String,
     #[prost(message, optional, tag = "4")]
     settings: Option<SettingsRecord>,
-    /// 0: enabled; 1: disabled on request; 2: gone.
+    /// 0: enabled; 1: disabled on request; 2: gone; 3: failing.
     #[prost(uint32, tag = "7")]
     switch: u32,
     #[prost(sint64, tag = "8")]
@@ -47,6 +48,7 @@ impl WebhookRecord {
             Switch::Enabled => (0, 0),
             Switch::Disabled { reason: DisableReason::Requested, since } => (1, since.micros()),
             Switch::Disabled { reason: DisableReason::Gone, since } => (2, since.micros()),
+            Switch::Disabled { reason: DisableReason::Failing, since } => (3, since.micros()),
         };
         Self {
             no: webhook.no.0,
@@ -73,6 +75,7 @@ impl WebhookRecord {
             0 => Switch::Enabled,
             1 => Switch::Disabled { reason: DisableReason::Requested, since },
             2 => Switch::Disabled { reason: DisableReason::Gone, since },
+            3 => Switch::Disabled { reason: DisableReason::Failing, since },
             other => return Err(Corrupt::new("webhook's switch", other)),
         };
         Ok(Webhook {
@@ -109,6 +112,8 @@ pub(in super::super) struct SettingsRecord {
     retry: Option<policy::RetryRecord>,
     #[prost(uint64, optional, tag = "32")]
     max_age_us: Option<u64>,
+    #[prost(message, optional, tag = "40")]
+    protection: Option<ProtectionRecord>,
 }
 
 impl SettingsRecord {
@@ -127,6 +132,7 @@ impl SettingsRecord {
             attempt_timeout_us,
             retry,
             max_age_us,
+            protection: settings.protection.as_deref().map(ProtectionRecord::new),
         }
     }
 
@@ -139,6 +145,7 @@ impl SettingsRecord {
             description: self.description.into(),
             metadata: self.metadata,
             policy: policy::policy((self.attempt_timeout_us, self.retry, self.max_age_us))?,
+            protection: self.protection.map(ProtectionRecord::protection).transpose()?.and_then(Protection::boxed),
         })
     }
 }
