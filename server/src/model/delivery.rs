@@ -132,12 +132,20 @@ pub struct Verdict {
     pub disable: Option<DisableReason>,
 }
 
-/// Decides what follows from the `attempt`-th attempt (from 1) of a pending delivery.
-pub fn conclude(attempt: u32, result: &AttemptResult, policy: &RetryPolicy, rng: &mut impl Rng) -> Verdict {
+/// Decides what follows from the `attempt`-th attempt (from 1) of a pending delivery. `retry_on_timeout`: whether one that ran
+/// into its deadline is repeated.
+pub fn conclude(
+    attempt: u32,
+    result: &AttemptResult,
+    retry_on_timeout: bool,
+    policy: &RetryPolicy,
+    rng: &mut impl Rng,
+) -> Verdict {
     let gone = result.http_status == Some(410);
+    let spent = result.error_class == Some(ErrorClass::Timeout) && !retry_on_timeout;
     let event = match result.error_class {
         None => DeliveryEvent::Succeeded,
-        Some(_) if gone => DeliveryEvent::GaveUp,
+        Some(_) if gone || spent => DeliveryEvent::GaveUp,
         Some(_) if policy.allows_after(attempt) => DeliveryEvent::Deferred,
         Some(_) => DeliveryEvent::GaveUp,
     };
@@ -185,4 +193,39 @@ pub struct Outcome {
     pub held: bool,
     /// The first bytes of an answer that was not 2xx.
     pub response_body: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_final_where_it_may_not_be_repeated() {
+        let check = |class, http_status, retry_on_timeout: bool, expected| {
+            let result = AttemptResult {
+                http_status,
+                error_class: class,
+                error: String::new(),
+                latency: Duration::ZERO,
+                time: Timestamp::UNIX_EPOCH,
+                retry_after: None,
+                response_body: Bytes::new(),
+            };
+            let policy = RetryPolicy::default();
+            let verdict = conclude(1, &result, retry_on_timeout, &policy, &mut StdRng::seed_from_u64(0));
+            assert_eq!(verdict.state, expected, "{class:?} {http_status:?} {retry_on_timeout}");
+            assert_eq!(verdict.next_attempt.is_some(), expected == DeliveryState::Pending);
+        };
+        let timeout = Some(ErrorClass::Timeout);
+        check(timeout, None, true, DeliveryState::Pending);
+        check(timeout, None, false, DeliveryState::Failed);
+        // The answer began and did not end in time.
+        check(timeout, Some(200), false, DeliveryState::Failed);
+        for class in [ErrorClass::Connect, ErrorClass::Dns, ErrorClass::Protocol, ErrorClass::HttpStatus] {
+            check(Some(class), None, false, DeliveryState::Pending);
+        }
+        check(None, Some(200), false, DeliveryState::Delivered);
+    }
 }

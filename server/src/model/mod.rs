@@ -8,6 +8,8 @@ pub mod catalogue;
 pub mod delivery;
 pub mod event;
 pub mod ids;
+pub mod json_object;
+pub mod request;
 pub mod retry;
 pub mod seal;
 pub mod signing;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    request::RequestShape,
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -80,6 +81,8 @@ pub struct Settings {
     pub description: Box<str>,
     /// Its owner's own notes; never sent.
     pub metadata: BTreeMap<String, String>,
+    /// What its requests look like, if anything else than usual.
+    pub request: Option<Box<RequestShape>>,
 }
 
 impl Settings {
@@ -91,7 +94,13 @@ impl Settings {
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
+            request: None,
         }
+    }
+
+    /// Whether an attempt that ran into its deadline is repeated.
+    pub fn retries_timeouts(&self) -> bool {
+        self.request.as_ref().is_none_or(|request| request.retry_on_timeout)
     }
 }
 

@@ -154,7 +154,8 @@ impl Outcomes {
 
     /// Decides what follows from one attempt.
     fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) {
-        let verdict = conclude(job.attempt, &result, &self.config.retry, &mut self.rng);
+        let verdict =
+            conclude(job.attempt, &result, job.webhook.settings.retries_timeouts(), &self.config.retry, &mut self.rng);
         let slow = result.error_class == Some(ErrorClass::Timeout) || result.latency > self.config.slow_after;
         if let Some(reason) = verdict.disable {
             warn!(webhook.id = %job.webhook.id, tenant = %job.webhook.tenant, "the receiver is gone; disabling the webhook");

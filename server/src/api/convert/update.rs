@@ -4,7 +4,7 @@ use postrider_proto::v1;
 use prost_types::FieldMask;
 
 use super::{
-    tenant,
+    request, tenant,
     webhook::{decided, settings},
 };
 use crate::{
@@ -41,14 +41,27 @@ macro_rules! fields {
 }
 
 /// Every field that may be updated.
-const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled];
+const FIELDS: &[Field] = fields![
+    url,
+    event_types,
+    display_name,
+    description,
+    metadata,
+    enabled,
+    method,
+    headers,
+    query,
+    body,
+    body_format,
+    authorization,
+    retry_on_timeout
+];
 
 /// Fields that replies have and nobody decides on, and those that never change.
 const FIXED: &[&str] =
     &["id", "tenant", "disable_reason", "disable_time", "etag", "create_time", "update_time", "pending_deliveries"];
 
-/// An update, checked as far as it can be without the webhook.
-#[derive(Debug)]
+/// An update, checked as far as it can be without the webhook. It has secrets in it: never shown.
 pub(in crate::api) struct Update {
     pub(in crate::api) tenant: Tenant,
     pub(in crate::api) id: WebhookId,
@@ -86,6 +99,7 @@ impl Update {
         for field in FIELDS.iter().filter(|field| self.paths.contains(&field.path)) {
             (field.copy)(&self.webhook, &mut merged);
         }
+        request::restore(&mut merged, webhook.settings.request.as_deref());
         let enabled = merged.enabled.unwrap_or(true);
         let mut violations = Violations::default();
         let unjudged = TargetRules::unjudged();

@@ -6,7 +6,7 @@ use postrider_proto::{error_info as reason, v1};
 use prost::Message as _;
 use twox_hash::XxHash3_128;
 
-use super::{count, event_type, labels, tenant, text, time};
+use super::{count, event_type, labels, request, tenant, text, time};
 use crate::{
     api::status::{Failure, Violations},
     limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
@@ -55,25 +55,28 @@ fn request_hash(spec: &WebhookSpec) -> u128 {
 }
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
-pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &TargetRules) -> Option<Settings> {
+pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, rules: &TargetRules) -> Option<Settings> {
     let target = target(violations, &webhook.url, rules);
     let subscription = subscription(violations, &webhook.event_types);
+    let request = request::request(violations, &mut webhook, target.as_ref());
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
-    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata })
+    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata, request })
 }
 
-/// The fields that say what a webhook's owner decided; the others are left empty.
+/// The fields that say what a webhook's owner decided, secrets included; the others are left empty.
 pub(super) fn decided(settings: &Settings) -> v1::Webhook {
-    v1::Webhook {
+    let mut webhook = v1::Webhook {
         url: settings.target.url().to_string(),
         event_types: event_types(&settings.subscription),
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
         ..v1::Webhook::default()
-    }
+    };
+    request::decide(settings.request.as_deref(), &mut webhook);
+    webhook
 }
 
 fn target(violations: &mut Violations, url: &str, rules: &TargetRules) -> Option<Target> {
@@ -130,7 +133,7 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         Switch::Disabled { reason: DisableReason::Requested, since } => (v1::DisableReason::Requested, Some(since)),
         Switch::Disabled { reason: DisableReason::Gone, since } => (v1::DisableReason::Gone, Some(since)),
     };
-    v1::Webhook {
+    let mut shown = v1::Webhook {
         id: webhook.id.to_string(),
         tenant: webhook.tenant.to_string(),
         enabled: Some(webhook.is_enabled()),
@@ -141,7 +144,9 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         update_time: Some(time(webhook.update_time)),
         pending_deliveries: count(pending),
         ..decided(&webhook.settings)
-    }
+    };
+    request::conceal(&mut shown);
+    shown
 }
 
 /// Sorted, without repeats.

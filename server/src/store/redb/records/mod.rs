@@ -3,6 +3,7 @@
 mod delivery;
 mod event;
 mod log;
+mod request;
 mod segment;
 mod webhook;
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::{Corrupt, decode};
+use super::{Corrupt, decode, request::RequestShapeRecord};
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    request::RequestShape,
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -103,6 +104,9 @@ pub(in super::super) struct SettingsRecord {
     description: String,
     #[prost(btree_map = "string, string", tag = "5")]
     metadata: BTreeMap<String, String>,
+    /// Absent: as usual.
+    #[prost(message, optional, tag = "10")]
+    request: Option<RequestShapeRecord>,
 }
 
 impl SettingsRecord {
@@ -117,6 +121,7 @@ impl SettingsRecord {
             display_name: settings.display_name.clone().into(),
             description: settings.description.clone().into(),
             metadata: settings.metadata.clone(),
+            request: settings.request.as_deref().map(RequestShapeRecord::new),
         }
     }
 
@@ -128,6 +133,7 @@ impl SettingsRecord {
             display_name: self.display_name.into(),
             description: self.description.into(),
             metadata: self.metadata,
+            request: self.request.map(RequestShapeRecord::shape).transpose()?.and_then(RequestShape::settled),
         })
     }
 }
