@@ -14,6 +14,7 @@ mod main_job;
 mod ops;
 mod publish_stream;
 mod request_id;
+mod request_shape;
 mod restart;
 mod retries;
 mod shutdown;

@@ -84,18 +84,10 @@ fn with_query(target: &Target, parameters: &BTreeMap<String, String>, fields: &[
 
 /// The body with the fields that it lacks; as it is, if it lacks none or is no JSON object.
 fn extended(event: &Event, extra: &ExtraFields) -> Bytes {
-    let insert = || {
-        let missing = missing(event, extra, |_, _| ())?;
-        if missing.is_empty() {
-            return Ok(event.body.clone());
-        }
-        json_object::insert(&event.body, missing).map(Bytes::from)
-    };
-    if extra.fields().is_empty() {
-        event.body.clone()
-    } else {
-        insert().unwrap_or_else(|NotAnObject| event.body.clone())
-    }
+    let wanted = !extra.fields().is_empty();
+    let missing = wanted.then(|| missing(event, extra, |_, _| ())).and_then(Result::ok).filter(|it| !it.is_empty());
+    let extended = missing.and_then(|missing| json_object::insert(&event.body, missing).ok());
+    extended.map_or_else(|| event.body.clone(), Bytes::from)
 }
 
 fn form(event: &Event, extra: &ExtraFields) -> Result<String, NotAnObject> {

@@ -1,5 +1,6 @@
 //! `postrider webhooks`.
 
+mod request;
 mod settings;
 mod update;
 
@@ -27,7 +28,8 @@ pub(crate) enum WebhooksCommand {
     /// Register a webhook, and print it with its signing secret.
     #[command(after_help = "Examples:
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
-  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'")]
+  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
+  postrider webhooks create --url https://example.com/hook --event-type ADD_TAG --method put --header 'X-Account: 42'")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
@@ -67,7 +69,7 @@ pub(crate) enum WebhooksCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Where deliveries are sent (POST).
+    /// Where deliveries are sent.
     #[arg(long)]
     url: String,
     /// An event type it receives, or `*` for all. Repeatable, or separated by commas.
@@ -209,7 +211,7 @@ fn is_yes(answer: &str) -> bool {
 }
 
 fn describe(webhook: &Webhook) -> String {
-    properties(&[
+    let identity = [
         ("id", webhook.id.clone()),
         ("tenant", webhook.tenant.clone()),
         ("url", webhook.url.clone()),
@@ -217,13 +219,16 @@ fn describe(webhook: &Webhook) -> String {
         ("name", webhook.display_name.clone()),
         ("description", webhook.description.clone()),
         ("metadata", pairs(&webhook.metadata)),
+    ];
+    let state = [
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
         ("created", time(webhook.create_time.as_ref())),
         ("updated", time(webhook.update_time.as_ref())),
         ("etag", webhook.etag.clone()),
-    ])
+    ];
+    properties(&[&identity[..], &request::properties(webhook), &state].concat())
 }
 
 fn pairs(map: &BTreeMap<String, String>) -> String {
