@@ -1,4 +1,4 @@
-//! What a webhook's requests look like: DoubleTick's registration fields.
+//! What a webhook's requests look like: `DoubleTick`'s registration fields.
 
 use std::collections::BTreeMap;
 
@@ -26,15 +26,18 @@ fn texts<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field takes it")]
 fn fields<const N: usize>(pairs: [(&str, Kind); N]) -> Option<Struct> {
     Some(Struct { fields: pairs.map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) })).into() })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field takes it")]
 fn basic(password: &str) -> Option<Authorization> {
     let basic = BasicCredentials { username: "Aladdin".into(), password: password.into() };
     Some(Authorization { scheme: Some(Scheme::Basic(basic)) })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field takes it")]
 fn bearer(token: &str) -> Option<Authorization> {
     Some(Authorization { scheme: Some(Scheme::Bearer(BearerToken { token: token.into() })) })
 }
@@ -78,7 +81,9 @@ async fn requests_look_as_they_were_told_to() {
     let client = daemon.client().await;
     let receiver = Receiver::answering(200).await;
     let created = client.create_as(full(&receiver.url("/hook?own=1"))).await;
+    let mut watch = client.watch().await;
     client.publish([event("e-1", "NEW_LEAD", BODY)]).await;
+    watch.outcome(DeliveryState::Delivered).await;
     let request = receiver.received(1).await.remove(0);
     is_full(&request);
     assert!(independent::is_signed(&request, &created.secret));

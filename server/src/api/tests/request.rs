@@ -30,11 +30,13 @@ fn base() -> v1::Webhook {
     v1::Webhook { url: "https://e.example/".into(), event_types: vec!["*".into()], ..v1::Webhook::default() }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field takes it")]
 fn basic(username: &str, password: &str) -> Option<Authorization> {
     let basic = BasicCredentials { username: username.into(), password: password.into() };
     Some(Authorization { scheme: Some(Scheme::Basic(basic)) })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field takes it")]
 fn bearer(token: &str) -> Option<Authorization> {
     Some(Authorization { scheme: Some(Scheme::Bearer(BearerToken { token: token.into() })) })
 }
@@ -43,6 +45,7 @@ fn texts<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field takes it")]
 fn fields<const N: usize>(pairs: [(&str, Kind); N]) -> Option<Struct> {
     Some(Struct { fields: pairs.map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) })).into() })
 }

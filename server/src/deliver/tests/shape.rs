@@ -144,9 +144,9 @@ async fn the_shape_arrives_signed() {
         authorization: Some(Authorization::basic("Aladdin", "open sesame").unwrap()),
         ..RequestShape::default()
     };
-    let send = |wish| attempts.perform(shaped_job(&receiver.url(), br#"{"a":"b"}"#, wish));
-    let sent = send(wish).await;
-    assert_eq!(failed(&sent.result.unwrap()), (Some(200), None, ""));
+    let attempt = |wish| attempts.perform(shaped_job(&receiver.url(), br#"{"a":"b"}"#, wish));
+    let attempted = attempt(wish).await;
+    assert_eq!(failed(&attempted.result.unwrap()), (Some(200), None, ""));
     let request = receiver.received();
     assert!(request.head.starts_with("PUT /hook?token=s3cret&q=1 HTTP/1.1\r\n"), "{}", request.head);
     assert_eq!(request.body, b"a=b&x=1");
@@ -161,20 +161,23 @@ async fn the_shape_arrives_signed() {
         assert_eq!(request.head.matches(&format!("\r\n{name}: ")).count(), 1, "{}", request.head);
     }
     let timestamp = request.header("webhook-timestamp").parse().unwrap();
-    assert_eq!(request.header("webhook-signature"), sent.job.webhook.secret.sign("evt_1", timestamp, &request.body));
+    assert_eq!(
+        request.header("webhook-signature"),
+        attempted.job.webhook.secret.sign("evt_1", timestamp, &request.body)
+    );
 
     for (method, name) in
         [(request::Method::Get, "GET"), (request::Method::Head, "HEAD"), (request::Method::Delete, "DELETE")]
     {
-        let sent = send(RequestShape { method, ..RequestShape::default() }).await;
-        assert_eq!(failed(&sent.result.unwrap()), (Some(200), None, ""), "{name}");
+        let attempted = attempt(RequestShape { method, ..RequestShape::default() }).await;
+        assert_eq!(failed(&attempted.result.unwrap()), (Some(200), None, ""), "{name}");
         let request = receiver.received();
         assert!(request.head.starts_with(&format!("{name} /hook?token=s3cret&a=b HTTP/1.1\r\n")), "{}", request.head);
         for absent in ["content-type", "content-length", "transfer-encoding"] {
             assert!(!request.head.contains(absent), "{}", request.head);
         }
         let timestamp = request.header("webhook-timestamp").parse().unwrap();
-        assert_eq!(request.header("webhook-signature"), sent.job.webhook.secret.sign("evt_1", timestamp, b""));
+        assert_eq!(request.header("webhook-signature"), attempted.job.webhook.secret.sign("evt_1", timestamp, b""));
     }
 }
 

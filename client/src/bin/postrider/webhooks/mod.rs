@@ -29,7 +29,7 @@ pub(crate) enum WebhooksCommand {
     #[command(after_help = "Examples:
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
   postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
-  postrider webhooks create --url https://example.com/hook --event-type ADD_TAG --method put --header 'X-Account: 42'")]
+  postrider webhooks create --url https://example.com/hook --event-type ADD_TAG --method put --query source=crm")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
