@@ -34,6 +34,28 @@ pub const WEBHOOK_IN_FLIGHT_MAX: u32 = 65_536;
 pub const AUTO_DISABLE_AFTER_MAX: Duration = Duration::from_hours(365 * 24);
 /// Most ids of one kind in a watch filter.
 pub const WATCH_FILTER_IDS_MAX: usize = 100;
+/// Most headers a webhook adds to its requests.
+pub const REQUEST_HEADERS_MAX: usize = 32;
+/// Longest name of one.
+pub const REQUEST_HEADER_NAME_BYTES_MAX: usize = 64;
+/// Longest value of one.
+pub const REQUEST_HEADER_VALUE_BYTES_MAX: usize = 4096;
+/// Longest names and values of all of them together.
+pub const REQUEST_HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// Most parameters a webhook adds to its URL, which stays within `URL_BYTES_MAX` with them.
+pub const REQUEST_QUERY_MAX: usize = 32;
+/// Longest name of one.
+pub const REQUEST_QUERY_NAME_BYTES_MAX: usize = 64;
+/// Most fields a webhook adds to bodies.
+pub const REQUEST_BODY_FIELDS_MAX: usize = 32;
+/// Longest JSON of all of them together.
+pub const REQUEST_BODY_FIELDS_BYTES_MAX: usize = 16 * 1024;
+/// Longest user name for a receiver.
+pub const USERNAME_BYTES_MAX: usize = 256;
+/// Longest password for a receiver.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Longest token for a receiver.
+pub const TOKEN_BYTES_MAX: usize = 4096;
 /// Most entries on one page.
 pub const PAGE_SIZE_MAX: usize = 1000;
 /// Entries on a page when the caller does not say.
@@ -79,6 +101,8 @@ pub const ATTEMPT_ERROR_BYTES_MAX: usize = 256;
 pub const RESPONSE_KEPT_BYTES_MAX: usize = 16 * 1024;
 /// How much of a receiver's answer is read before its connection is cut.
 pub const RESPONSE_READ_BYTES_MAX: usize = 64 * 1024;
+/// Longest URL that is requested, with the fields of the event that its query carries. RFC 9110 asks everybody to take 8,000 bytes.
+pub const REQUEST_URL_BYTES_MAX: usize = 8 * 1024;
 
 // --- Transport --------------------------------------------------------------------------------------------------
 
@@ -201,9 +225,11 @@ const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < ACCEPT_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(4 * EVENT_WEIGHT_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
 const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
 // A page that is just short of full still fits a message with the largest entry on top.
-const _: () = assert!(PAGE_BYTES + 64 * 1024 < GRPC_MESSAGE_BYTES_MAX);
+const _: () = assert!(PAGE_BYTES + 512 * 1024 < GRPC_MESSAGE_BYTES_MAX);
 // While receivers hang, an attempt begins when another one has timed out.
 const _: () = assert!(STALLED_AFTER.as_secs() > ATTEMPT_TIMEOUT_MAX.as_secs() + OPS_LOOK_INTERVAL.as_secs());
 // One late beat is no reason to be restarted.
 const _: () = assert!(COMMITTER_SILENT_MAX.as_secs() >= 4 * COMMITTER_BEAT_INTERVAL.as_secs());
+// A webhook that could be created can be called.
+const _: () = assert!(URL_BYTES_MAX < REQUEST_URL_BYTES_MAX);
 const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

@@ -17,6 +17,7 @@ mod policy;
 mod protection;
 mod publish_stream;
 mod request_id;
+mod request_shape;
 mod restart;
 mod retries;
 mod shutdown;

@@ -61,7 +61,11 @@ impl Client {
 
     /// Creates a webhook of `tenant`.
     pub async fn create_for(&self, tenant: &str, url: &str, event_types: &[&str]) -> Created {
-        let webhook = webhook(tenant, url, event_types);
+        self.create_as(webhook(tenant, url, event_types)).await
+    }
+
+    /// Creates a webhook as it is told.
+    pub async fn create_as(&self, webhook: Webhook) -> Created {
         let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
         let call = within("CreateWebhook", async { self.webhooks.clone().create_webhook(request).await }).await;
         let response = call.expect("the webhook is created").into_inner();

@@ -36,6 +36,19 @@ pub fn python_with_standardwebhooks() -> Option<PathBuf> {
     present_or_skip(works.then_some(program), "python3 with standardwebhooks", hint)
 }
 
+/// A Python 3 with the `flask` and `standardwebhooks` packages: `POSTRIDER_PYTHON`, or `python3` in the path.
+///
+/// `None`, with a line that says so, when there is none.
+///
+/// # Panics
+/// When there is none and `CI_TOOLS=required` is set.
+pub fn python_with_flask() -> Option<PathBuf> {
+    let program = PathBuf::from(setting("POSTRIDER_PYTHON").unwrap_or_else(|| "python3".to_owned()));
+    let works = succeeds(&program, &["-c", "import flask, standardwebhooks"]);
+    let hint = "set POSTRIDER_PYTHON, or pip install flask standardwebhooks";
+    present_or_skip(works.then_some(program), "python3 with flask", hint)
+}
+
 /// A Python 3 with the `prometheus_client` package: `POSTRIDER_PYTHON`, or `python3` in the path.
 ///
 /// `None`, with a line that says so, when there is none.

@@ -10,6 +10,7 @@ use super::{
     client::{self, GuardedClient, Response},
     request,
     result::{Answer, Failure},
+    shape::shape,
 };
 use crate::{
     clock::Clock,
@@ -54,11 +55,12 @@ impl Attempts {
     }
 
     async fn exchange(&self, job: &Job, answer: &mut Answer) -> Result<(), Failure> {
+        let shaped = shape(job)?;
         let request = || {
-            let headers = request::headers(job, &self.user_agent, self.clock.wall())?;
-            Ok((headers, job.event.event.body.clone()))
+            let headers = request::headers(job, &shaped, &self.user_agent, self.clock.wall())?;
+            Ok((shaped.method.clone(), headers, shaped.body.clone()))
         };
-        let mut response = self.client.post(&job.webhook.settings.target, self.clock, request).await?;
+        let mut response = self.client.send(&shaped.target, self.clock, request).await?;
         answer.status = Some(response.status());
         answer.retry_after = self.retry_after(&response);
         read(&mut response, &mut answer.body).await.map_err(|error| Failure::from_request(&error))

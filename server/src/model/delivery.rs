@@ -159,6 +159,8 @@ pub struct Ended<'a> {
     pub result: &'a AttemptResult,
     /// When it is repeated.
     pub schedule: Schedule<'a>,
+    /// Whether one that ran into its deadline is repeated.
+    pub retry_on_timeout: bool,
     /// Since when the delivery is due. `None`: it is a replay, which takes as long as it takes.
     pub since: Option<Timestamp>,
     /// When the delivery is too old.
@@ -180,8 +182,9 @@ pub struct Verdict {
 
 /// Decides what follows from an attempt of a pending delivery.
 pub fn conclude(ended: Ended<'_>, rng: &mut impl Rng) -> Verdict {
-    let Ended { attempt, result, schedule, since, expires } = ended;
+    let Ended { attempt, result, schedule, retry_on_timeout, since, expires } = ended;
     let gone = result.http_status == Some(410);
+    let spent = result.error_class == Some(ErrorClass::Timeout) && !retry_on_timeout;
     let mut next = || {
         let next = result.time + schedule.delay(attempt, result.retry_after, rng);
         let limit = since.zip(schedule.elapsed_max()).map(|(since, most)| since + most);
@@ -189,7 +192,7 @@ pub fn conclude(ended: Ended<'_>, rng: &mut impl Rng) -> Verdict {
     };
     let next = match result.error_class {
         None | Some(ErrorClass::Expired) => None,
-        Some(_) if gone || !schedule.allows_after(attempt) => None,
+        Some(_) if gone || spent || !schedule.allows_after(attempt) => None,
         Some(_) => next(),
     };
     let too_late = next.zip(expires).is_some_and(|(next, expires)| next >= expires);
@@ -273,7 +276,8 @@ mod tests {
         let policy = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
         let own = Retry { elapsed_max: elapsed_max.map(Duration::from_secs), ..Retry::default() };
         let schedule = policy.schedule_of(elapsed_max.map(|_| &own));
-        let ended = Ended { attempt: 1, result, schedule, since: Some(START), expires: expires.map(at) };
+        let expires = expires.map(at);
+        let ended = Ended { attempt: 1, result, schedule, retry_on_timeout: true, since: Some(START), expires };
         conclude(ended, &mut StdRng::seed_from_u64(0))
     }
 
@@ -305,8 +309,37 @@ mod tests {
         let failed = result(Some(ErrorClass::HttpStatus), 500, at(1_000_000_000));
         let policy = RetryPolicy::default();
         let own = Retry { elapsed_max: Some(Duration::from_secs(1)), ..Retry::default() };
-        let ended =
-            Ended { attempt: 1, result: &failed, schedule: policy.schedule_of(Some(&own)), since: None, expires: None };
+        let ended = Ended {
+            attempt: 1,
+            result: &failed,
+            schedule: policy.schedule_of(Some(&own)),
+            retry_on_timeout: true,
+            since: None,
+            expires: None,
+        };
         assert_eq!(conclude(ended, &mut StdRng::seed_from_u64(0)).state, DeliveryState::Pending);
+    }
+
+    #[test]
+    fn a_timeout_is_final_where_it_may_not_be_repeated() {
+        let check = |class, http_status, retry_on_timeout: bool, expected| {
+            let result = AttemptResult { http_status, error_class: class, ..AttemptResult::expired(START) };
+            let policy = RetryPolicy::default();
+            let schedule = policy.schedule_of(None);
+            let ended =
+                Ended { attempt: 1, result: &result, schedule, retry_on_timeout, since: Some(START), expires: None };
+            let verdict = conclude(ended, &mut StdRng::seed_from_u64(0));
+            assert_eq!(verdict.state, expected, "{class:?} {http_status:?} {retry_on_timeout}");
+            assert_eq!(verdict.next_attempt.is_some(), expected == DeliveryState::Pending);
+        };
+        let timeout = Some(ErrorClass::Timeout);
+        check(timeout, None, true, DeliveryState::Pending);
+        check(timeout, None, false, DeliveryState::Failed);
+        // The answer began and did not end in time.
+        check(timeout, Some(200), false, DeliveryState::Failed);
+        for class in [ErrorClass::Connect, ErrorClass::Dns, ErrorClass::Protocol, ErrorClass::HttpStatus] {
+            check(Some(class), None, false, DeliveryState::Pending);
+        }
+        check(None, Some(200), false, DeliveryState::Delivered);
     }
 }

@@ -74,6 +74,11 @@ impl Event {
         hasher.finish_128()
     }
 
+    /// Whether its body is JSON, as far as its content type tells.
+    pub fn is_json(&self) -> bool {
+        is_json(&self.content_type)
+    }
+
     /// When it is to be sent, if that is after it was accepted.
     pub fn scheduled(&self, accept_time: Timestamp) -> Option<Timestamp> {
         self.deliver_at.filter(|time| *time > accept_time)
@@ -84,6 +89,16 @@ impl Event {
         let labels: usize = self.labels.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
         self.body.len() + labels + self.ordering_key.len() + self.content_type.len() + 256
     }
+}
+
+/// Whether a media type is JSON's: `application/json` or `TYPE/SUBTYPE+json`, with any parameters.
+pub fn is_json(content_type: &str) -> bool {
+    if content_type == JSON {
+        return true;
+    }
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some((kind, subtype)) = essence.split_once('/') else { return false };
+    essence == JSON || (!kind.is_empty() && subtype.strip_suffix("+json").is_some_and(|name| !name.is_empty()))
 }
 
 /// An event as the store has it.

@@ -6,6 +6,7 @@ use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
     policy::Policy,
     protection::{Pace, Protection},
+    request::RequestShape,
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -88,6 +89,8 @@ pub struct Settings {
     pub policy: Option<Box<Policy>>,
     /// What its receiver is protected with.
     pub protection: Option<Box<Protection>>,
+    /// What its requests look like, if anything else than usual.
+    pub request: Option<Box<RequestShape>>,
 }
 
 impl Settings {
@@ -101,12 +104,18 @@ impl Settings {
             metadata: BTreeMap::new(),
             policy: None,
             protection: None,
+            request: None,
         }
     }
 
     /// What attempts have to keep to.
     pub fn pace(&self) -> Pace {
         self.protection.as_deref().map_or_else(Pace::default, Pace::from)
+    }
+
+    /// Whether an attempt that ran into its deadline is repeated.
+    pub fn retries_timeouts(&self) -> bool {
+        self.request.as_ref().is_none_or(|request| request.retry_on_timeout)
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use self::failures::Failures;
+use self::failures::{Failures, Kept};
 use crate::{
     flow::{Attempted, Job, Progress, Settled},
     limits::COMMIT_OUTCOMES_MAX,
@@ -177,7 +177,7 @@ impl Outcomes {
         let own = webhook.settings.protection.as_deref().and_then(|protection| protection.auto_disable_after);
         let span = own.unwrap_or(self.config.auto_disable_after);
         let consequence = self.failures.note(no, health, time, webhook.update_time, span);
-        if let Some(failing) = consequence.store {
+        if let Some(Kept(failing)) = consequence.store {
             to.group.failing.push((no, failing));
             let catalog = self.store.catalog();
             self.failures.keep(|no| catalog.webhook(no).is_some());
@@ -195,6 +195,7 @@ impl Outcomes {
             attempt: job.attempt,
             result: &result,
             schedule: self.config.retry.schedule_of(job.webhook.settings.retry()),
+            retry_on_timeout: job.webhook.settings.retries_timeouts(),
             since: (job.key.replay == 0).then(|| job.event.due_time()),
             expires: job.webhook.settings.expiry(&job.event, job.key.replay),
         };

@@ -4,10 +4,11 @@
 use postrider_client::{
     Update,
     v1::{
-        Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, OperationalEvent,
-        Outcome, RetryPolicy, Webhook,
+        BodyFormat, Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, HttpMethod,
+        OperationalEvent, Outcome, RetryPolicy, Webhook, authorization::Scheme,
     },
 };
+use prost_types::{Struct, value::Kind};
 use serde_json::{Value, json};
 
 pub(crate) fn webhook(webhook: &Webhook) -> Value {
@@ -19,6 +20,13 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "display_name": webhook.display_name,
         "description": webhook.description,
         "metadata": webhook.metadata,
+        "method": named(webhook.method, HttpMethod::as_str_name),
+        "headers": webhook.headers,
+        "query": webhook.query,
+        "body": webhook.body.as_ref().map(object),
+        "body_format": named(webhook.body_format, BodyFormat::as_str_name),
+        "authorization": webhook.authorization.as_ref().and_then(|it| it.scheme.as_ref()).map(authorization),
+        "retry_on_timeout": webhook.retry_on_timeout,
         "enabled": webhook.enabled,
         "disable_reason": named(webhook.disable_reason, DisableReason::as_str_name),
         "disable_time": time(webhook.disable_time.as_ref()),
@@ -55,6 +63,32 @@ fn breaker(breaker: &Breaker) -> Value {
         "next_probe_time": time(breaker.next_probe_time.as_ref()),
         "consecutive_failures": breaker.consecutive_failures,
     })
+}
+
+fn authorization(scheme: &Scheme) -> Value {
+    match scheme {
+        Scheme::Basic(basic) => json!({ "basic": { "username": basic.username, "password": basic.password } }),
+        Scheme::Bearer(bearer) => json!({ "bearer": { "token": bearer.token } }),
+    }
+}
+
+fn object(fields: &Struct) -> Value {
+    fields.fields.iter().map(|(name, field)| (name.clone(), value(field))).collect()
+}
+
+/// A JSON value; numbers without a fraction are written as people do.
+pub(crate) fn value(value: &prost_types::Value) -> Value {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(it)) => (*it).into(),
+        Some(Kind::NumberValue(number)) => match format!("{number:.0}").parse::<i64>() {
+            Ok(integer) if number.fract() == 0.0 => integer.into(),
+            Ok(_) | Err(_) => (*number).into(),
+        },
+        Some(Kind::StringValue(text)) => text.as_str().into(),
+        Some(Kind::StructValue(fields)) => object(fields),
+        Some(Kind::ListValue(list)) => list.values.iter().map(self::value).collect(),
+    }
 }
 
 pub(crate) fn event_type(event_type: &EventType) -> Value {

@@ -1,6 +1,6 @@
 //! `postrider watch`.
 
-use std::{future::pending, time::Duration};
+use std::{fmt::Write as _, future::pending, time::Duration};
 
 use clap::Args;
 use futures::StreamExt as _;
@@ -160,7 +160,7 @@ fn operational(it: &OperationalEvent) -> String {
         printable(&it.url),
     );
     if !it.delivery_id.is_empty() {
-        line.push_str(&format!("  {} after {} attempts", printable(&it.delivery_id), it.attempts));
+        let _infallible = write!(line, "  {} after {} attempts", printable(&it.delivery_id), it.attempts);
     }
     line
 }

@@ -5,6 +5,7 @@ pub(super) mod delivery;
 pub(super) mod event;
 pub(super) mod policy;
 pub(super) mod protection;
+mod request;
 pub(super) mod update;
 pub(super) mod webhook;
 

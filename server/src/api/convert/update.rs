@@ -4,7 +4,7 @@ use postrider_proto::v1;
 use prost_types::FieldMask;
 
 use super::{
-    tenant,
+    request, tenant,
     webhook::{Rules, decided, settings},
 };
 use crate::{
@@ -56,6 +56,13 @@ const FIELDS: &[Field] = fields![
     rate_limit,
     max_in_flight,
     auto_disable_after,
+    method,
+    headers,
+    query,
+    body,
+    body_format,
+    authorization,
+    retry_on_timeout
 ];
 
 /// Fields that replies have and nobody decides on, and those that never change.
@@ -71,8 +78,7 @@ const FIXED: &[&str] = &[
     "breaker",
 ];
 
-/// An update, checked as far as it can be without the webhook.
-#[derive(Debug)]
+/// An update, checked as far as it can be without the webhook. It has secrets in it: never shown.
 pub(in crate::api) struct Update {
     pub(in crate::api) tenant: Tenant,
     pub(in crate::api) id: WebhookId,
@@ -111,6 +117,7 @@ impl Update {
         for field in FIELDS.iter().filter(|field| self.paths.contains(&field.path)) {
             (field.copy)(&self.webhook, &mut merged);
         }
+        request::restore(&mut merged, webhook.settings.request.as_deref());
         let enabled = merged.enabled.unwrap_or(true);
         let mut violations = Violations::default();
         let settings = settings(&mut violations, merged, &self.judged(rules));

@@ -10,7 +10,7 @@ use super::{
     count, event_type, labels,
     policy::{self, PolicyLimits},
     protection::{self, protection},
-    tenant, text, time,
+    request, tenant, text, time,
 };
 use crate::{
     api::status::{Failure, Violations},
@@ -76,10 +76,11 @@ fn request_hash(spec: &WebhookSpec) -> u128 {
 }
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
-pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &Rules) -> Option<Settings> {
+pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, rules: &Rules) -> Option<Settings> {
     let protection = protection(violations, &webhook);
     let target = target(violations, &webhook.url, &rules.targets);
     let subscription = subscription(violations, &webhook.event_types);
+    let request = request::request(violations, &mut webhook, target.as_ref());
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
@@ -92,10 +93,11 @@ pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules:
         metadata,
         policy,
         protection,
+        request,
     })
 }
 
-/// The fields that say what a webhook's owner decided; the others are left empty.
+/// The fields that say what a webhook's owner decided, secrets included; the others are left empty.
 pub(super) fn decided(settings: &Settings) -> v1::Webhook {
     let mut webhook = v1::Webhook {
         url: settings.target.url().to_string(),
@@ -107,6 +109,7 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
     };
     policy::decided(settings.policy.as_deref(), &mut webhook);
     protection::decided(settings.protection.as_deref(), &mut webhook);
+    request::decide(settings.request.as_deref(), &mut webhook);
     webhook
 }
 
@@ -163,7 +166,7 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         Switch::Enabled => (v1::DisableReason::Unspecified, None),
         Switch::Disabled { reason, since } => (disable_reason(reason), Some(since)),
     };
-    v1::Webhook {
+    let mut shown = v1::Webhook {
         id: webhook.id.to_string(),
         tenant: webhook.tenant.to_string(),
         enabled: Some(webhook.is_enabled()),
@@ -174,7 +177,9 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         update_time: Some(time(webhook.update_time)),
         pending_deliveries: count(pending),
         ..decided(&webhook.settings)
-    }
+    };
+    request::conceal(&mut shown);
+    shown
 }
 
 pub(super) fn disable_reason(reason: DisableReason) -> v1::DisableReason {

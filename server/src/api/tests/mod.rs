@@ -2,6 +2,7 @@
 
 mod convert;
 mod publish;
+mod request;
 mod services;
 
 use std::sync::Arc;

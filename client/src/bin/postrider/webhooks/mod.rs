@@ -2,6 +2,7 @@
 
 mod policy;
 mod protection;
+mod request;
 mod settings;
 mod test;
 mod update;
@@ -75,7 +76,7 @@ pub(crate) enum WebhooksCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Where deliveries are sent (POST).
+    /// Where deliveries are sent.
     #[arg(long)]
     url: String,
     /// An event type it receives, or `*` for all. Repeatable, or separated by commas.
@@ -219,7 +220,7 @@ fn is_yes(answer: &str) -> bool {
 
 fn describe(webhook: &Webhook) -> String {
     let [attempt_timeout, retry, max_age] = policy::describe(webhook);
-    properties(&[
+    let identity = [
         ("id", webhook.id.clone()),
         ("tenant", webhook.tenant.clone()),
         ("url", webhook.url.clone()),
@@ -229,16 +230,19 @@ fn describe(webhook: &Webhook) -> String {
         ("metadata", pairs(&webhook.metadata)),
         ("protection", protection::decided(webhook)),
         ("breaker", protection::breaker(webhook)),
-        ("status", status(webhook)),
-        ("disabled", time(webhook.disable_time.as_ref())),
+    ];
+    let state = [
         attempt_timeout,
         retry,
         max_age,
+        ("status", status(webhook)),
+        ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
         ("created", time(webhook.create_time.as_ref())),
         ("updated", time(webhook.update_time.as_ref())),
         ("etag", webhook.etag.clone()),
-    ])
+    ];
+    properties(&[&identity[..], &request::properties(webhook), &state].concat())
 }
 
 fn pairs(map: &BTreeMap<String, String>) -> String {

@@ -3,7 +3,7 @@
 use clap::Args;
 use postrider_client::v1::Webhook;
 
-use super::{policy::PolicyArgs, protection::ProtectionArgs};
+use super::{policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs};
 use crate::publish::parse_label;
 
 /// Settings that need not be made. One group of flags a subject; each says which fields it sets.
@@ -22,6 +22,8 @@ pub(super) struct SettingsArgs {
     policy: PolicyArgs,
     #[command(flatten)]
     protection: ProtectionArgs,
+    #[command(flatten)]
+    request: RequestArgs,
 }
 
 impl SettingsArgs {
@@ -42,6 +44,7 @@ impl SettingsArgs {
         }
         set.extend(self.policy.apply(webhook));
         set.extend(self.protection.apply(webhook));
+        set.extend(self.request.apply(webhook));
         set
     }
 }

@@ -6,6 +6,7 @@ mod log;
 mod operational;
 mod policy;
 mod protection;
+mod request;
 mod segment;
 mod webhook;
 

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::{Corrupt, decode, policy, protection::ProtectionRecord};
+use super::{Corrupt, decode, policy, protection::ProtectionRecord, request::RequestShapeRecord};
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
     protection::Protection,
+    request::RequestShape,
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -114,6 +115,9 @@ pub(in super::super) struct SettingsRecord {
     max_age_us: Option<u64>,
     #[prost(message, optional, tag = "40")]
     protection: Option<ProtectionRecord>,
+    /// Absent: as usual.
+    #[prost(message, optional, tag = "10")]
+    request: Option<RequestShapeRecord>,
 }
 
 impl SettingsRecord {
@@ -133,6 +137,7 @@ impl SettingsRecord {
             retry,
             max_age_us,
             protection: settings.protection.as_deref().map(ProtectionRecord::new),
+            request: settings.request.as_deref().map(RequestShapeRecord::new),
         }
     }
 
@@ -146,6 +151,7 @@ impl SettingsRecord {
             metadata: self.metadata,
             policy: policy::policy((self.attempt_timeout_us, self.retry, self.max_age_us))?,
             protection: self.protection.map(ProtectionRecord::protection).transpose()?.and_then(Protection::boxed),
+            request: self.request.map(RequestShapeRecord::shape).transpose()?.and_then(RequestShape::settled),
         })
     }
 }
