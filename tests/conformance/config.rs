@@ -46,7 +46,7 @@ pub(crate) async fn a_request_is_answered_once<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let create = |hash, seconds| ConfigChange::CreateWebhook {
         spec: spec("default", Subscription::All),
-        secret: secret(),
+        keys: secret().into(),
         request: Some(RequestKey { id: "r1".into(), hash }),
         time: at(seconds),
     };

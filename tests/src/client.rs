@@ -62,7 +62,7 @@ impl Client {
     /// Creates a webhook of `tenant`.
     pub async fn create_for(&self, tenant: &str, url: &str, event_types: &[&str]) -> Created {
         let webhook = webhook(tenant, url, event_types);
-        let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
         let call = within("CreateWebhook", async { self.webhooks.clone().create_webhook(request).await }).await;
         let response = call.expect("the webhook is created").into_inner();
         let webhook = response.webhook.expect("a reply holds the webhook");

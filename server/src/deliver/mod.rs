@@ -13,6 +13,7 @@ mod names;
 mod request;
 mod resolver;
 mod result;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -8,15 +8,12 @@ use http::{
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, USER_AGENT},
 };
 
-use super::result::Failure;
+use super::{result::Failure, signature::sign};
 use crate::{
     flow::Job,
-    model::{event::JSON, time::Timestamp},
+    model::{event::JSON, signing::Signed, time::Timestamp},
 };
 
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const WEBHOOK_EVENT_TYPE: HeaderName = HeaderName::from_static("webhook-event-type");
 const WEBHOOK_EVENT_TIME: HeaderName = HeaderName::from_static("webhook-event-time");
 const WEBHOOK_DELIVERY_ID: HeaderName = HeaderName::from_static("webhook-delivery-id");
@@ -38,7 +35,6 @@ pub(super) fn headers(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Re
 fn varying(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<HeaderMap, InvalidHeaderValue> {
     let stored = &job.event;
     let event = &stored.event;
-    let signature = job.webhook.secret.sign(event.id.as_str(), now.seconds(), &event.body);
     let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
     let mut headers = HeaderMap::with_capacity(HEADERS_MAX);
     headers.insert(USER_AGENT, user_agent.clone());
@@ -50,9 +46,8 @@ fn varying(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<Header
         // Left out by the client otherwise, and some servers answer 411 then.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    headers.insert(WEBHOOK_ID, values.text(event.id.as_str())?);
-    headers.insert(WEBHOOK_TIMESTAMP, values.format(format_args!("{}", now.seconds()))?);
-    headers.insert(WEBHOOK_SIGNATURE, values.text(&signature)?);
+    let signed = Signed { id: event.id.as_str(), time: now, body: &event.body };
+    sign(&mut headers, &mut values, &job.webhook, &signed)?;
     headers.insert(WEBHOOK_EVENT_TYPE, values.text(event.event_type.as_str())?);
     headers.insert(WEBHOOK_EVENT_TIME, values.format(format_args!("{}", rfc_3339(stored.occur_time())))?);
     headers.insert(WEBHOOK_DELIVERY_ID, values.format(format_args!("{}", job.delivery_id))?);
@@ -61,15 +56,15 @@ fn varying(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<Header
 }
 
 /// Makes header values that share one buffer.
-struct Values(BytesMut);
+pub(super) struct Values(BytesMut);
 
 impl Values {
-    fn text(&mut self, text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    pub(super) fn text(&mut self, text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
         self.0.extend_from_slice(text.as_bytes());
         self.cut()
     }
 
-    fn format(&mut self, text: fmt::Arguments<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
+    pub(super) fn format(&mut self, text: fmt::Arguments<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
         self.0.write_fmt(text).expect("the buffer grows");
         self.cut()
     }

@@ -168,7 +168,7 @@ fn webhook() -> Webhook {
         version: 1,
         create_time: Timestamp::UNIX_EPOCH,
         update_time: Timestamp::UNIX_EPOCH,
-        secret: Secret::from_bytes(&[7; 32]).unwrap(),
+        keys: Secret::from_bytes(&[7; 32]).unwrap().into(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(super) mod delivery;
 pub(super) mod event;
+pub(super) mod signature;
 pub(super) mod update;
 pub(super) mod webhook;
 

@@ -41,11 +41,21 @@ macro_rules! fields {
 }
 
 /// Every field that may be updated.
-const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled];
+const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled, signature];
 
 /// Fields that replies have and nobody decides on, and those that never change.
-const FIXED: &[&str] =
-    &["id", "tenant", "disable_reason", "disable_time", "etag", "create_time", "update_time", "pending_deliveries"];
+const FIXED: &[&str] = &[
+    "id",
+    "tenant",
+    "disable_reason",
+    "disable_time",
+    "etag",
+    "create_time",
+    "update_time",
+    "pending_deliveries",
+    "public_key",
+    "previous_secret_expire_time",
+];
 
 /// An update, checked as far as it can be without the webhook.
 #[derive(Debug)]

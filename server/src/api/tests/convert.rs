@@ -23,7 +23,7 @@ fn create() -> v1::CreateWebhookRequest {
         event_types: vec!["NEW_LEAD".into()],
         ..v1::Webhook::default()
     };
-    v1::CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() }
+    v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() }
 }
 
 #[track_caller]
@@ -73,7 +73,7 @@ fn every_wrong_field_of_a_webhook_is_named() {
         change(request.webhook.as_mut().unwrap());
         refused(webhook::create(request, &rules()), reason, fields);
     }
-    let no_webhook = v1::CreateWebhookRequest { webhook: None, request_id: "a.b".into() };
+    let no_webhook = v1::CreateWebhookRequest { request_id: "a.b".into(), ..v1::CreateWebhookRequest::default() };
     refused(webhook::create(no_webhook, &rules()), reason::INVALID_FIELD, &["request_id", "webhook"]);
 
     let mut slip = create();
@@ -88,9 +88,9 @@ fn a_webhook_is_read_with_its_defaults() {
     let webhook = request.webhook.as_mut().unwrap();
     webhook.event_types = vec!["NEW_LEAD".into(), "ADD_TAG".into(), "NEW_LEAD".into()];
     webhook.id = "ignored".into();
-    let (spec, guard) = webhook::create(request, &rules()).unwrap();
+    let (spec, key, guard) = webhook::create(request, &rules()).unwrap();
     assert_eq!(spec.tenant.as_str(), "default");
-    assert!(spec.enabled && guard.is_none());
+    assert!(spec.enabled && key.is_none() && guard.is_none());
     let Subscription::Types(types) = spec.settings.subscription else { panic!("not all") };
     assert_eq!(types.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ADD_TAG", "NEW_LEAD"]);
 
@@ -105,7 +105,7 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
         let mut request = create();
         request.request_id = "r".into();
         change(request.webhook.as_mut().unwrap());
-        webhook::create(request, &rules()).unwrap().1.expect("it has an id").hash
+        webhook::create(request, &rules()).unwrap().2.expect("it has an id").hash
     };
     let base = hash(|_| {});
     for same in [(|w| w.enabled = Some(true)) as fn(&mut v1::Webhook), |w| w.etag = "1".into(), |w| w.id = "x".into()] {

@@ -331,7 +331,8 @@ mod tests {
             enabled: true,
         };
         let secret = Secret::from_bytes(&[7; 32]).unwrap();
-        let change = ConfigChange::CreateWebhook { spec, secret, request: None, time: Timestamp::UNIX_EPOCH };
+        let change =
+            ConfigChange::CreateWebhook { spec, keys: secret.into(), request: None, time: Timestamp::UNIX_EPOCH };
         let ConfigAnswer::Created(webhook) = store.put_config(change).await.unwrap() else { panic!("not created") };
         webhook.no
     }

@@ -4,6 +4,7 @@ mod delivery;
 mod event;
 mod log;
 mod segment;
+mod signing;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
