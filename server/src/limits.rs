@@ -30,6 +30,8 @@ pub const SIGNATURE_HEADER_BYTES_MAX: usize = 64;
 pub const SIGNATURE_HEADER_PREFIX_BYTES_MAX: usize = 32;
 /// How long a replaced secret signs along when the caller does not say.
 pub const SECRET_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
+/// Most keys that were replaced and still sign along; of more the oldest stop.
+pub const PREVIOUS_KEYS_MAX: usize = 10;
 /// Longest that a replaced secret may sign along.
 pub const SECRET_OVERLAP_MAX: Duration = Duration::from_hours(7 * 24);
 /// Longest webhook description.

@@ -17,6 +17,7 @@ mod request_id;
 mod restart;
 mod retries;
 mod shutdown;
+mod signatures;
 mod update;
 mod verifier;
 

@@ -22,14 +22,14 @@ use tokio::sync::mpsc;
 use crate::setup;
 
 /// `tests/receivers/verify.py`, killed on drop.
-struct Verifier {
+pub(crate) struct Verifier {
     child: Child,
     input: ChildStdin,
     lines: mpsc::Receiver<String>,
 }
 
 impl Verifier {
-    fn start(python: &Path) -> Self {
+    pub(crate) fn start(python: &Path) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/receivers/verify.py");
         let mut command = Command::new(python);
         command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -47,14 +47,20 @@ impl Verifier {
         Self { child, input, lines }
     }
 
-    async fn line(&mut self) -> Value {
+    /// What it says next: first its port, then of every request whether it was accepted.
+    pub(crate) async fn line(&mut self) -> Value {
         let line = within("a line of the receiver", self.lines.recv()).await.expect("the receiver runs");
         serde_json::from_str(&line).expect("the receiver prints JSON")
     }
 
-    /// Makes `secret` known for `path`.
+    /// Makes the reference verifier accept at `path` what is signed with `secret`.
     async fn trust(&mut self, path: &str, secret: &str) {
-        writeln!(self.input, "{path} {secret}").expect("the receiver reads");
+        self.trust_as(path, "standard", secret, "webhook-signature").await;
+    }
+
+    /// Makes the verifier of this kind accept at `path` what `key` says is right, looking for signatures in `header`.
+    pub(crate) async fn trust_as(&mut self, path: &str, kind: &str, key: &str, header: &str) {
+        writeln!(self.input, "{path} {kind} {key} {header}").expect("the receiver reads");
         assert_eq!(self.line().await["known"], true);
     }
 }

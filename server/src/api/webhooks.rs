@@ -214,10 +214,12 @@ impl WebhookService {
                 overlap: rotation.overlap,
                 time: self.clock.now(),
             };
-            match self.store.put_config(change).await? {
-                ConfigAnswer::Updated(webhook) => return Ok((webhook, key)),
-                ConfigAnswer::VersionMismatch => {}
-                answer => return Err(refusal(&answer)),
+            let answer = self.store.put_config(change).await?;
+            if let ConfigAnswer::Updated(webhook) = answer {
+                return Ok((webhook, key));
+            }
+            if !matches!(answer, ConfigAnswer::VersionMismatch) {
+                return Err(refusal(&answer));
             }
         }
         Err(Failure::etag_mismatch())

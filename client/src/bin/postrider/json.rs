@@ -3,7 +3,7 @@
 
 use postrider_client::{
     Update,
-    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, Webhook},
+    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, Signature, SignatureScheme, Webhook},
 };
 use serde_json::{Value, json};
 
@@ -23,6 +23,17 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "create_time": time(webhook.create_time.as_ref()),
         "update_time": time(webhook.update_time.as_ref()),
         "pending_deliveries": webhook.pending_deliveries,
+        "signature": webhook.signature.as_ref().map(signature),
+        "public_key": webhook.public_key,
+        "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
+    })
+}
+
+fn signature(signature: &Signature) -> Value {
+    json!({
+        "scheme": named(signature.scheme, SignatureScheme::as_str_name),
+        "header_prefix": signature.header_prefix,
+        "signature_header": signature.signature_header,
     })
 }
 
@@ -140,6 +151,7 @@ mod tests {
         // Every field's JSON name is a field of the message as Rust has it.
         for (value, debug) in [
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
+            (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),

@@ -19,12 +19,12 @@ use crate::{
 /// Where a caller brings a secret.
 const SIGNING_SECRET: &str = "signing_secret";
 
-/// How deliveries are signed. The inner `None`: as the default is; the outer one only with a violation.
+/// How deliveries are signed. `None`: as the default is, or a violation.
 pub(super) fn signature(
     violations: &mut Violations,
     signature: Option<&v1::Signature>,
-) -> Option<Option<Box<SignatureSettings>>> {
-    let Some(signature) = signature else { return Some(None) };
+) -> Option<Box<SignatureSettings>> {
+    let signature = signature?;
     let scheme = match v1::SignatureScheme::try_from(signature.scheme) {
         Ok(v1::SignatureScheme::Unspecified | v1::SignatureScheme::StandardV1) => Scheme::StandardV1,
         Ok(v1::SignatureScheme::StandardV1a) => Scheme::StandardV1a,
@@ -37,7 +37,7 @@ pub(super) fn signature(
         }
     };
     match SignatureSettings::new(scheme, &signature.header_prefix, &signature.signature_header) {
-        Ok(settings) => Some(settings),
+        Ok(settings) => settings,
         Err(invalid) => {
             let field = match invalid {
                 InvalidSignatureSettings::Prefix => "header_prefix",
@@ -237,11 +237,11 @@ mod tests {
             let settings = SignatureSettings::new(scheme, "svix", "").unwrap();
             let shown = decided(settings.as_deref().unwrap());
             let mut violations = Violations::default();
-            assert_eq!(signature(&mut violations, Some(&shown)), Some(settings));
+            assert_eq!(signature(&mut violations, Some(&shown)), settings);
         }
         let mut violations = Violations::default();
         let default = v1::Signature::default();
-        assert_eq!(signature(&mut violations, Some(&default)), Some(None));
+        assert_eq!(signature(&mut violations, Some(&default)), None);
         assert_eq!(violations.check(), Ok(()));
     }
 }

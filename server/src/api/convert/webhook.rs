@@ -71,14 +71,7 @@ pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules:
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
     let signature = signature(violations, webhook.signature.as_ref());
-    Some(Settings {
-        target: target?,
-        subscription: subscription?,
-        display_name,
-        description,
-        metadata,
-        signature: signature?,
-    })
+    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata, signature })
 }
 
 /// The fields that say what a webhook's owner decided; the others are left empty.

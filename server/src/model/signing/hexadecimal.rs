@@ -33,7 +33,9 @@ pub(super) fn github(key: &str, body: &[u8]) -> String {
 
 fn digest(value: &mut String, key: &str, parts: &[&[u8]]) {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     for byte in mac.finalize().into_bytes() {
         write!(value, "{byte:02x}").expect("a text grows");
     }

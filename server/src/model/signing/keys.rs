@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::{KeyPair, Secret};
-use crate::model::time::Timestamp;
-
-/// Most keys that were replaced and still sign along; of more the oldest stop.
-pub const PREVIOUS_KEYS_MAX: usize = 10;
+use crate::{limits::PREVIOUS_KEYS_MAX, model::time::Timestamp};
 
 /// Something to sign with.
 #[derive(Debug, Clone, PartialEq, Eq)]

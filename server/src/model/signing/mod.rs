@@ -8,7 +8,7 @@ mod settings;
 mod v1;
 mod v1a;
 
-pub use keys::{Key, Keys, PREVIOUS_KEYS_MAX, Previous};
+pub use keys::{Key, Keys, Previous};
 pub use settings::{HeaderNames, InvalidSignatureSettings, STANDARD_NAMES, Scheme, SignatureSettings};
 pub use v1::{InvalidSecret, SECRET_BYTES_MAX, SECRET_BYTES_MIN, Secret};
 pub use v1a::{InvalidKeyPair, KeyPair};

@@ -1,6 +1,7 @@
 //! `postrider webhooks`.
 
 mod settings;
+mod signature;
 mod update;
 
 use std::{
@@ -13,7 +14,11 @@ use futures::TryStreamExt as _;
 use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
 use serde_json::json;
 
-use self::{settings::SettingsArgs, update::UpdateArgs};
+use self::{
+    settings::SettingsArgs,
+    signature::{RotateSecretArgs, SecretArg},
+    update::UpdateArgs,
+};
 use crate::{
     cli::Session,
     failure::Failure,
@@ -58,6 +63,12 @@ pub(crate) enum WebhooksCommand {
         #[arg(value_parser = parse_webhook_id)]
         id: String,
     },
+    /// Replace what signs a webhook's deliveries, and print the new secret.
+    #[command(after_help = "Examples:
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --overlap 0s
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --secret - < secret.txt")]
+    RotateSecret(RotateSecretArgs),
     /// Delete a webhook for good, and cancel what is pending for it.
     #[command(after_help = "Examples:
   postrider webhooks delete wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
@@ -75,6 +86,9 @@ pub(crate) struct CreateArgs {
     event_types: Vec<String>,
     #[command(flatten)]
     settings: SettingsArgs,
+    /// The secret to sign with, if it is not to be made by the server; `-` reads it from standard input, out of sight of `ps`.
+    #[arg(long, value_name = "SECRET", value_parser = signature::parse_secret, allow_hyphen_values = true)]
+    secret: Option<SecretArg>,
     /// Create it disabled: its deliveries are recorded and held.
     #[arg(long)]
     disabled: bool,
@@ -105,6 +119,7 @@ impl WebhooksCommand {
             Self::Update(args) => update::update(session, args).await,
             Self::Enable { id } => update::switch(session, id, true).await,
             Self::Disable { id } => update::switch(session, id, false).await,
+            Self::RotateSecret(args) => signature::rotate_secret(session, args).await,
             Self::Delete(args) => delete(session, args).await,
         }
     }
@@ -118,7 +133,8 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
         ..Webhook::default()
     };
     let _all_of_them = args.settings.apply(&mut webhook);
-    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id };
+    let signing_secret = signature::brought(args.secret)?;
+    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id, signing_secret };
     let reply = session.client.create_webhook(request).await?;
     let webhook = reply.webhook.unwrap_or_default();
     match session.format {
@@ -126,11 +142,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
             say_json(&json!({ "webhook": json::webhook(&webhook), "signing_secret": reply.signing_secret }))
         }
         Format::Table => {
-            let secret = printable(&reply.signing_secret);
-            say(format_args!(
-                "{}\n\nsigning secret  {secret}\nThis is the only time the secret is shown: keep it where the receiver can read it.",
-                describe(&webhook)
-            ))
+            say(format_args!("{}\n\n{}", describe(&webhook), signature::shown_once(&reply.signing_secret, &webhook)))
         }
     }
 }
@@ -217,6 +229,9 @@ fn describe(webhook: &Webhook) -> String {
         ("name", webhook.display_name.clone()),
         ("description", webhook.description.clone()),
         ("metadata", pairs(&webhook.metadata)),
+        ("signature", signature::described(webhook)),
+        ("public key", webhook.public_key.clone()),
+        ("old secrets until", time(webhook.previous_secret_expire_time.as_ref())),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
