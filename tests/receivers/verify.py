@@ -99,7 +99,7 @@ class Receiver(BaseHTTPRequestHandler):
             accepted, why = False, repr(error)
         say(json.dumps({
             "path": self.path,
-            "id": headers.get("webhook-id") or headers.get("svix-id"),
+            "id": next(value for name, value in headers.items() if name.endswith("-id") and name != "webhook-delivery-id"),
             "accepted": accepted,
             "why": why,
             "signature": headers.get(header),

@@ -7,7 +7,7 @@ pub(super) mod signature;
 pub(super) mod update;
 pub(super) mod webhook;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use postrider_proto::error_info as reason;
 
@@ -70,6 +70,13 @@ fn echo(text: &str) -> String {
 
 fn time(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.seconds(), nanos: at.subsec_nanos() }
+}
+
+/// A span of time; `None` if it is negative or malformed. The conversion that comes with the message panics on the smallest one.
+fn span(span: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(span.seconds).ok()?;
+    let nanos = u32::try_from(span.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
 }
 
 /// A total, as the contract counts.

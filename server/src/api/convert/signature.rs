@@ -5,7 +5,7 @@ use std::time::Duration;
 use postrider_proto::{error_info as reason, v1};
 use rand::CryptoRng;
 
-use super::tenant;
+use super::{span, tenant};
 use crate::{
     api::status::{Failure, Violations},
     limits::{SECRET_OVERLAP_DEFAULT, SECRET_OVERLAP_MAX},
@@ -114,8 +114,8 @@ pub(in crate::api) struct Rotation {
 /// What is to be replaced.
 pub(in crate::api) fn rotation(request: &v1::RotateSecretRequest) -> Result<Rotation, Failure> {
     let mut violations = Violations::default();
-    let overlap = request.overlap.map_or(Ok(SECRET_OVERLAP_DEFAULT), Duration::try_from);
-    let overlap = overlap.ok().filter(|overlap| *overlap <= SECRET_OVERLAP_MAX);
+    let overlap = request.overlap.as_ref().map_or(Some(SECRET_OVERLAP_DEFAULT), span);
+    let overlap = overlap.filter(|overlap| *overlap <= SECRET_OVERLAP_MAX);
     if overlap.is_none() {
         violations.add("overlap", "must be 0 to 7 days");
     }
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(overlap(None), Some(Duration::from_hours(24)));
         assert_eq!(overlap(Some((0, 0))), Some(Duration::ZERO));
         assert_eq!(overlap(Some((604_800, 0))), Some(Duration::from_hours(7 * 24)));
-        for wrong in [(604_800, 1), (-1, 0), (0, -1), (i64::MAX, 0), (i64::MIN, 0)] {
+        for wrong in [(604_800, 1), (-1, 0), (0, -1), (0, 1_000_000_000), (i64::MAX, 0), (i64::MIN, 0)] {
             assert_eq!(overlap(Some(wrong)), None, "{wrong:?}");
         }
     }

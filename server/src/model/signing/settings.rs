@@ -97,9 +97,26 @@ impl SignatureSettings {
     /// With a prefix for the headers of id, timestamp and signature, and a name of its own for the last one; empty is the
     /// default. `None`: as the default is.
     pub fn new(scheme: Scheme, prefix: &str, header: &str) -> Result<Option<Box<Self>>, InvalidSignatureSettings> {
+        Self::unless_default(scheme, prefix, header, is_reserved)
+    }
+
+    /// From the store: what was let in once is not judged again by what may be reserved since.
+    pub fn from_stored(
+        scheme: Scheme,
+        prefix: &str,
+        header: &str,
+    ) -> Result<Option<Box<Self>>, InvalidSignatureSettings> {
+        Self::unless_default(scheme, prefix, header, |_| false)
+    }
+
+    fn unless_default(
+        scheme: Scheme,
+        prefix: &str,
+        header: &str,
+        reserved: fn(&str) -> bool,
+    ) -> Result<Option<Box<Self>>, InvalidSignatureSettings> {
         let prefix = if prefix.is_empty() { STANDARD_PREFIX } else { prefix };
-        let names = names(scheme, prefix, header)?;
-        let settings = Self { scheme, names };
+        let settings = Self { scheme, names: names(scheme, prefix, header, reserved)? };
         Ok((settings != Self::default()).then(|| Box::new(settings)))
     }
 
@@ -130,7 +147,12 @@ impl Default for SignatureSettings {
     }
 }
 
-fn names(scheme: Scheme, prefix: &str, header: &str) -> Result<HeaderNames, InvalidSignatureSettings> {
+fn names(
+    scheme: Scheme,
+    prefix: &str,
+    header: &str,
+    reserved: fn(&str) -> bool,
+) -> Result<HeaderNames, InvalidSignatureSettings> {
     let of_prefix = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
     if prefix.len() > SIGNATURE_HEADER_PREFIX_BYTES_MAX || !prefix.bytes().all(of_prefix) {
         return Err(InvalidSignatureSettings::Prefix);
@@ -138,7 +160,7 @@ fn names(scheme: Scheme, prefix: &str, header: &str) -> Result<HeaderNames, Inva
     let prefixed = |name: &str| {
         let name = format!("{prefix}-{name}").parse::<HeaderName>();
         let standard = prefix.eq_ignore_ascii_case(STANDARD_PREFIX);
-        name.ok().filter(|name| standard || !is_reserved(name.as_str())).ok_or(InvalidSignatureSettings::Prefix)
+        name.ok().filter(|name| standard || !reserved(name.as_str())).ok_or(InvalidSignatureSettings::Prefix)
     };
     let (id, timestamp) = (prefixed("id")?, prefixed("timestamp")?);
     if scheme == Scheme::None && !header.is_empty() {
@@ -151,7 +173,7 @@ fn names(scheme: Scheme, prefix: &str, header: &str) -> Result<HeaderNames, Inva
         (name, _) => {
             let name = (name.len() <= SIGNATURE_HEADER_BYTES_MAX).then(|| name.parse::<HeaderName>().ok()).flatten();
             let taken = |name: &HeaderName| {
-                *name == id || *name == timestamp || is_reserved(name.as_str()) && *name != STANDARD_NAMES.signature
+                *name == id || *name == timestamp || reserved(name.as_str()) && *name != STANDARD_NAMES.signature
             };
             name.filter(|name| !taken(name)).ok_or(InvalidSignatureSettings::Header)?
         }
@@ -213,5 +235,7 @@ mod tests {
         }
         assert_eq!(new(Scheme::Stripe, "svix", "Svix-Timestamp"), Err(Header));
         assert_eq!(new(Scheme::None, "", "x-sig"), Err(HeaderOfNothing));
+        let kept = SignatureSettings::from_stored(Scheme::Stripe, "x-amz", "x-goog-signature").unwrap().unwrap();
+        assert_eq!((kept.prefix(), kept.header()), ("x-amz", "x-goog-signature"), "reserved since");
     }
 }

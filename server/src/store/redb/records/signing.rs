@@ -41,7 +41,7 @@ impl SignatureRecord {
             4 => Scheme::None,
             other => return Err(Corrupt::new("signature scheme", other)),
         };
-        let settings = SignatureSettings::new(scheme, &self.prefix, &self.header);
+        let settings = SignatureSettings::from_stored(scheme, &self.prefix, &self.header);
         settings.map_err(|error| Corrupt::new("name of a signature's header", error))
     }
 }
