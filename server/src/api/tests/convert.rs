@@ -61,7 +61,7 @@ fn every_wrong_field_of_a_webhook_is_named() {
         (
             |w| drop(w.metadata.insert("a b".into(), "x".repeat(257))),
             reason::INVALID_FIELD,
-            &["webhook.metadata[\"a b\"]", "webhook.metadata[\"a b\"]"],
+            &["webhook.metadata[\"a b\"]"],
         ),
         (|w| w.description = "x".repeat(1025), reason::INVALID_FIELD, &["webhook.description"]),
         (|w| sign(w, 77, "", ""), reason::INVALID_FIELD, &["webhook.signature.scheme"]),

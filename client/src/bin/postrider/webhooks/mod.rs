@@ -67,7 +67,7 @@ pub(crate) enum WebhooksCommand {
     #[command(after_help = "Examples:
   postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
   postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --overlap 0s
-  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --secret - < secret.txt")]
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --secret -")]
     RotateSecret(RotateSecretArgs),
     /// Delete a webhook for good, and cancel what is pending for it.
     #[command(after_help = "Examples:
