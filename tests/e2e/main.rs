@@ -18,6 +18,7 @@ mod restart;
 mod retries;
 mod shutdown;
 mod signatures;
+mod test_event;
 mod update;
 mod verifier;
 

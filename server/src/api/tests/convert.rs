@@ -58,11 +58,7 @@ fn every_wrong_field_of_a_webhook_is_named() {
         (|w| w.event_types.push("*".into()), reason::INVALID_FIELD, &["webhook.event_types[1]"]),
         (|w| w.event_types.push("ADD_TAGS".into()), reason::UNKNOWN_EVENT_TYPE, &["webhook.event_types[1]"]),
         (|w| w.display_name = "x".repeat(129), reason::INVALID_FIELD, &["webhook.display_name"]),
-        (
-            |w| drop(w.metadata.insert("a b".into(), "x".repeat(257))),
-            reason::INVALID_FIELD,
-            &["webhook.metadata[\"a b\"]"],
-        ),
+        (|w| drop(w.metadata.insert("a b".into(), "x".into())), reason::INVALID_FIELD, &["webhook.metadata[\"a b\"]"]),
         (|w| w.description = "x".repeat(1025), reason::INVALID_FIELD, &["webhook.description"]),
         (|w| sign(w, 77, "", ""), reason::INVALID_FIELD, &["webhook.signature.scheme"]),
         (|w| sign(w, 1, "x-amz", ""), reason::INVALID_FIELD, &["webhook.signature.header_prefix"]),

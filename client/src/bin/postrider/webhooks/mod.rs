@@ -2,6 +2,7 @@
 
 mod settings;
 mod signature;
+mod test;
 mod update;
 
 use std::{
@@ -17,6 +18,7 @@ use serde_json::json;
 use self::{
     settings::SettingsArgs,
     signature::{RotateSecretArgs, SecretArg},
+    test::TestArgs,
     update::UpdateArgs,
 };
 use crate::{
@@ -69,6 +71,10 @@ pub(crate) enum WebhooksCommand {
   postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --overlap 0s
   postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --secret -")]
     RotateSecret(RotateSecretArgs),
+    /// Send an event type's example to a webhook, once, and print what it answered. The exit code is 1 if that was not a 2xx.
+    #[command(after_help = "Example:
+  postrider webhooks test wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --event-type MESSAGE_RECEIVED")]
+    Test(TestArgs),
     /// Delete a webhook for good, and cancel what is pending for it.
     #[command(after_help = "Examples:
   postrider webhooks delete wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
@@ -120,6 +126,7 @@ impl WebhooksCommand {
             Self::Enable { id } => update::switch(session, id, true).await,
             Self::Disable { id } => update::switch(session, id, false).await,
             Self::RotateSecret(args) => signature::rotate_secret(session, args).await,
+            Self::Test(args) => test::test(session, args).await,
             Self::Delete(args) => delete(session, args).await,
         }
     }
