@@ -75,6 +75,7 @@ pub(super) fn brought(violations: &mut Violations, text: &str, scheme: Option<Sc
     }
     if scheme.is_some_and(|scheme| scheme != Scheme::StandardV1a) {
         violations.add(SIGNING_SECRET, "must be a secret (`whsec_…`): only STANDARD_V1A signs with a key pair");
+        return None;
     }
     violations.note(SIGNING_SECRET, KeyPair::parse(text)).map(Key::Pair)
 }
