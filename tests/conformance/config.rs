@@ -102,7 +102,7 @@ pub(crate) async fn secrets_are_rotated_under_their_condition<E: Engine>() {
         id: webhook.id,
         expect,
         key,
-        overlap: Duration::from_secs(60),
+        overlap: Duration::from_mins(1),
         time: at(seconds),
     };
     let stale = rotate(Key::Secret(new.clone()), webhook.version + 1, 1);
