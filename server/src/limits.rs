@@ -24,6 +24,16 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 pub const URL_BYTES_MAX: usize = 2048;
 /// Longest display name of a webhook.
 pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
+/// Longest name of the header with a webhook's signatures.
+pub const SIGNATURE_HEADER_BYTES_MAX: usize = 64;
+/// Longest beginning of the names of a webhook's headers of id, timestamp and signature.
+pub const SIGNATURE_HEADER_PREFIX_BYTES_MAX: usize = 32;
+/// How long a replaced secret signs along when the caller does not say.
+pub const SECRET_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
+/// Most keys that were replaced and still sign along; of more the oldest stop.
+pub const PREVIOUS_KEYS_MAX: usize = 10;
+/// Longest that a replaced secret may sign along.
+pub const SECRET_OVERLAP_MAX: Duration = Duration::from_hours(7 * 24);
 /// Longest webhook description.
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Most event types one webhook may name, and most a filter may.

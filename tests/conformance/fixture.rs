@@ -137,7 +137,7 @@ impl Fixture {
 
     pub(crate) async fn webhook_of(&self, tenant: &str, subscription: Subscription) -> Webhook {
         let spec = spec(tenant, subscription);
-        let change = ConfigChange::CreateWebhook { spec, secret: secret(), request: None, time: START };
+        let change = ConfigChange::CreateWebhook { spec, keys: secret().into(), request: None, time: START };
         let answer = self.store.put_config(change).await.expect("the store answers");
         let ConfigAnswer::Created(webhook) = answer else { panic!("not created: {answer:?}") };
         webhook

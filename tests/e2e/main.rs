@@ -21,6 +21,7 @@ mod request_shape;
 mod restart;
 mod retries;
 mod shutdown;
+mod signatures;
 mod test_event;
 mod update;
 mod verifier;

@@ -33,7 +33,7 @@ fn is_before(one: &Timestamp, other: &Timestamp) -> bool {
 }
 
 async fn create(client: &Client, webhook: Webhook) -> Webhook {
-    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+    let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
     let reply = client.webhooks.clone().create_webhook(request).await.expect("the webhook is created").into_inner();
     reply.webhook.expect("a reply holds the webhook")
 }
@@ -153,7 +153,7 @@ async fn what_webhooks_may_ask_for_has_ceilings() {
         ),
     ];
     for (webhook, field) in cases {
-        let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
         let refused = client.webhooks.clone().create_webhook(request).await.expect_err("it is refused");
         assert_eq!(Rejection::from(&refused).fields, [field]);
     }

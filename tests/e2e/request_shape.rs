@@ -202,7 +202,7 @@ async fn what_must_not_be_sent_is_refused_by_name() {
         ),
     ];
     for (webhook, field) in refused {
-        let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
         let status = client.webhooks.clone().create_webhook(request).await.expect_err(field);
         let rejection = Rejection::from(&status);
         assert_eq!(rejection.fields, [field], "{status:?}");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use postrider_proto::v1::{DeliveryState, ErrorClass, ListDeliveriesRequest, Outcome, SendTestEventRequest, UpdateWebhookRequest, Webhook};
+use postrider_proto::v1::{
+    DeliveryState, ErrorClass, ListDeliveriesRequest, Outcome, SendTestEventRequest, UpdateWebhookRequest, Webhook,
+};
 use postrider_tests::{
     client::Client,
     deadline::within,

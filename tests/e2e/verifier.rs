@@ -53,9 +53,14 @@ impl Verifier {
         serde_json::from_str(&line).expect("the receiver prints JSON")
     }
 
-    /// Makes `secret` known for `path`.
+    /// Makes the reference verifier accept at `path` what is signed with `secret`.
     pub(crate) async fn trust(&mut self, path: &str, secret: &str) {
-        writeln!(self.input, "{path} {secret}").expect("the receiver reads");
+        self.trust_as(path, "standard", secret, "webhook-signature").await;
+    }
+
+    /// Makes the verifier of this kind accept at `path` what `key` says is right, looking for signatures in `header`.
+    pub(crate) async fn trust_as(&mut self, path: &str, kind: &str, key: &str, header: &str) {
+        writeln!(self.input, "{path} {kind} {key} {header}").expect("the receiver reads");
         assert_eq!(self.line().await["known"], true);
     }
 }

@@ -1,7 +1,7 @@
 """A receiver that sees requests as Flask does: its own parsing of queries, forms, JSON and authorization.
 
 Prints its port, then for each request one line of JSON with all of that, and whether the PyPI `standardwebhooks` verifier accepted
-the body. Reads lines `PATH SECRET` from standard input: which secret signs what arrives at which path. Ends when standard
+the body. Reads lines `PATH standard SECRET HEADER` from standard input: which secret signs what arrives at which path. Ends when standard
 input does.
 """
 
@@ -59,6 +59,6 @@ server = make_server("127.0.0.1", 0, app, threaded=True)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 say(server.server_port)
 for line in sys.stdin:
-    path, secret = line.split()
+    path, _, secret, _ = line.split()
     SECRETS[path] = secret
     say(json.dumps({"path": path, "known": True}))

@@ -66,7 +66,7 @@ impl Client {
 
     /// Creates a webhook as it is told.
     pub async fn create_as(&self, webhook: Webhook) -> Created {
-        let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
         let call = within("CreateWebhook", async { self.webhooks.clone().create_webhook(request).await }).await;
         let response = call.expect("the webhook is created").into_inner();
         let webhook = response.webhook.expect("a reply holds the webhook");

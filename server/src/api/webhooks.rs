@@ -14,6 +14,7 @@ use super::{
     convert::{
         self,
         protection::breaker,
+        signature::{self, Rotation},
         update::{Update, update},
         webhook,
     },
@@ -28,7 +29,7 @@ use crate::{
     limits::{NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
-        signing::Secret,
+        signing::Key,
         target::Target,
         webhook::Webhook,
     },
@@ -58,16 +59,16 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         refuse_if(&self.stop)?;
         let request = request.into_inner();
         let checked = match webhook::create(request.clone(), &self.rules) {
-            Ok((spec, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, guard)),
+            Ok((spec, key, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, key, guard)),
             Err(failure) => Err(failure),
         };
-        let (spec, request) = match checked {
+        let (spec, key, request) = match checked {
             Ok(checked) => checked,
             // It may have been allowed when it was first sent.
             Err(failure) => return self.answered_before(request).await?.ok_or_else(|| failure.into()),
         };
-        let secret = Secret::generate(&mut rand::rng());
-        let change = ConfigChange::CreateWebhook { spec, secret, request, time: self.clock.now() };
+        let keys = signature::keys(key, spec.settings.scheme(), &mut rand::rng());
+        let change = ConfigChange::CreateWebhook { spec, keys, request, time: self.clock.now() };
         let answer = self.store.put_config(change).await.map_err(Failure::from)?;
         let ConfigAnswer::Created(webhook) = &answer else { return Err(refusal(&answer).into()) };
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, "created a webhook");
@@ -129,6 +130,19 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, version = webhook.version, "updated a webhook");
         let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
         Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(self.reply(&webhook, pending)) }))
+    }
+
+    async fn rotate_secret(
+        &self,
+        request: Request<v1::RotateSecretRequest>,
+    ) -> Result<Response<v1::RotateSecretResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let rotation = signature::rotation(request.get_ref())?;
+        let (webhook, key) = self.rotate(&rotation).await?;
+        info!(webhook.id = %webhook.id, tenant = %webhook.tenant, overlap = ?rotation.overlap, "replaced a signing secret");
+        let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
+        let webhook = Some(self.reply(&webhook, pending));
+        Ok(Response::new(v1::RotateSecretResponse { webhook, signing_secret: signature::reveal(&key) }))
     }
 
     async fn send_test_event(
@@ -193,6 +207,7 @@ impl WebhookService {
                 tenant: update.tenant.clone(),
                 id: update.id,
                 expect: webhook.version,
+                pair: signature::missing_pair(&webhook, &settings, &mut rand::rng()),
                 settings,
                 enabled,
                 time: self.clock.now(),
@@ -208,12 +223,39 @@ impl WebhookService {
         Err(Failure::etag_mismatch())
     }
 
+    /// Replaces the kind of key that signs the webhook, as often as the webhook changes meanwhile.
+    async fn rotate(&self, rotation: &Rotation) -> Result<(Webhook, Key), Failure> {
+        for _ in 0..UPDATE_TRIES {
+            let webhook = self.find(&rotation.tenant, rotation.id)?.webhook;
+            if !rotation.etag.is_empty() && rotation.etag != webhook.etag() {
+                return Err(Failure::etag_mismatch());
+            }
+            let key = rotation.key(&webhook, &mut rand::rng())?;
+            let change = ConfigChange::RotateSecret {
+                tenant: rotation.tenant.clone(),
+                id: rotation.id,
+                expect: webhook.version,
+                key: key.clone(),
+                overlap: rotation.overlap,
+                time: self.clock.now(),
+            };
+            let answer = self.store.put_config(change).await?;
+            if let ConfigAnswer::Updated(webhook) = answer {
+                return Ok((webhook, key));
+            }
+            if !matches!(answer, ConfigAnswer::VersionMismatch) {
+                return Err(refusal(&answer));
+            }
+        }
+        Err(Failure::etag_mismatch())
+    }
+
     /// The reply to a request that was answered before under the same id, whatever its URL is worth today.
     async fn answered_before(
         &self,
         request: v1::CreateWebhookRequest,
     ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
-        let Ok((spec, Some(guard))) = webhook::create(request, &webhook::Rules::unjudged()) else {
+        let Ok((spec, _, Some(guard))) = webhook::create(request, &webhook::Rules::unjudged()) else {
             return Ok(None);
         };
         let now = self.clock.now();
@@ -236,7 +278,7 @@ impl WebhookService {
 
 /// The reply to a create; a repeat gets what the first call got: nothing was pending then.
 fn created(webhook: &Webhook) -> v1::CreateWebhookResponse {
-    let signing_secret = webhook.secret.reveal();
+    let signing_secret = webhook.keys.secret().reveal();
     let webhook = v1::Webhook { breaker: Some(breaker(None)), ..webhook::reply(webhook, 0) };
     v1::CreateWebhookResponse { webhook: Some(webhook), signing_secret }
 }

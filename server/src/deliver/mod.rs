@@ -14,6 +14,7 @@ mod request;
 mod resolver;
 mod result;
 mod shape;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod tls;

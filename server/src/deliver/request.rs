@@ -8,15 +8,12 @@ use http::{
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, USER_AGENT},
 };
 
-use super::{result::Failure, shape::Shaped};
+use super::{result::Failure, shape::Shaped, signature::sign};
 use crate::{
     flow::Job,
-    model::{event::JSON, request::RequestShape, time::Timestamp},
+    model::{event::JSON, request::RequestShape, signing::Signed, time::Timestamp},
 };
 
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const WEBHOOK_EVENT_TYPE: HeaderName = HeaderName::from_static("webhook-event-type");
 const WEBHOOK_EVENT_TIME: HeaderName = HeaderName::from_static("webhook-event-time");
 const WEBHOOK_DELIVERY_ID: HeaderName = HeaderName::from_static("webhook-delivery-id");
@@ -53,7 +50,6 @@ fn varying(
 ) -> Result<HeaderMap, InvalidHeaderValue> {
     let stored = &job.event;
     let event = &stored.event;
-    let signature = job.webhook.secret.sign(event.id.as_str(), now.seconds(), &shaped.body);
     let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
     let mut headers = HeaderMap::with_capacity(HEADERS_MAX);
     headers.insert(USER_AGENT, user_agent.clone());
@@ -66,9 +62,8 @@ fn varying(
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
     }
-    headers.insert(WEBHOOK_ID, values.text(event.id.as_str())?);
-    headers.insert(WEBHOOK_TIMESTAMP, values.format(format_args!("{}", now.seconds()))?);
-    headers.insert(WEBHOOK_SIGNATURE, values.text(&signature)?);
+    let signed = Signed { id: event.id.as_str(), time: now, body: &shaped.body };
+    sign(&mut headers, &mut values, &job.webhook, &signed)?;
     headers.insert(WEBHOOK_EVENT_TYPE, values.text(event.event_type.as_str())?);
     headers.insert(WEBHOOK_EVENT_TIME, values.format(format_args!("{}", rfc_3339(stored.occur_time())))?);
     headers.insert(WEBHOOK_DELIVERY_ID, values.format(format_args!("{}", job.delivery_id))?);
@@ -88,15 +83,15 @@ fn add(headers: &mut HeaderMap, request: &RequestShape) {
 }
 
 /// Makes header values that share one buffer.
-struct Values(BytesMut);
+pub(super) struct Values(BytesMut);
 
 impl Values {
-    fn text(&mut self, text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    pub(super) fn text(&mut self, text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
         self.0.extend_from_slice(text.as_bytes());
         self.cut()
     }
 
-    fn format(&mut self, text: fmt::Arguments<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
+    pub(super) fn format(&mut self, text: fmt::Arguments<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
         self.0.write_fmt(text).expect("the buffer grows");
         self.cut()
     }

@@ -143,7 +143,7 @@ fn job(url: &str, body: &[u8]) -> Job {
         version: 1,
         create_time: Timestamp::UNIX_EPOCH,
         update_time: Timestamp::UNIX_EPOCH,
-        secret: Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap(),
+        keys: Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap().into(),
     };
     let event = Event {
         id: "evt_1".parse().unwrap(),
@@ -210,7 +210,7 @@ async fn a_delivery_arrives_signed_and_byte_for_byte() {
     let request = receiver.received();
     assert_eq!(request.body, body);
     let timestamp = request.header("webhook-timestamp");
-    let signature = job.webhook.secret.sign("evt_1", timestamp.parse().unwrap(), body);
+    let signature = job.webhook.keys.secret().sign("evt_1", timestamp.parse().unwrap(), body);
     let mut lines: Vec<_> = request.head.lines().map(String::from).collect();
     assert_eq!(lines.remove(0), "POST /hook?token=s3cret HTTP/1.1");
     lines.sort();

@@ -187,7 +187,7 @@ fn webhook(no: WebhookNo) -> Webhook {
         version: 1,
         create_time: Timestamp::UNIX_EPOCH,
         update_time: Timestamp::UNIX_EPOCH,
-        secret: Secret::from_bytes(&[7; 32]).unwrap(),
+        keys: Secret::from_bytes(&[7; 32]).unwrap().into(),
     }
 }
 

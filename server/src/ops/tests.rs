@@ -76,7 +76,7 @@ impl Scene {
             enabled,
         };
         let secret = Secret::from_bytes(&[7; 32]).unwrap();
-        let change = ConfigChange::CreateWebhook { spec, secret, request: None, time: self.clock.now() };
+        let change = ConfigChange::CreateWebhook { spec, keys: secret.into(), request: None, time: self.clock.now() };
         self.store.put_config(change).await.unwrap();
         let webhook = WebhookNo(self.store.catalog().len() as u64);
         if let Lanes::Tell(lanes) = &mut *self.store.lanes.lock() {

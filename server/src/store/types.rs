@@ -1,6 +1,6 @@
 //! What goes in and out of a store.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -13,7 +13,7 @@ use crate::model::{
         ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
     },
     operational::OperationalEvent,
-    signing::Secret,
+    signing::{Key, KeyPair, Keys},
     time::Timestamp,
     webhook::{DisableReason, Settings, Webhook, WebhookSpec},
 };
@@ -341,8 +341,8 @@ pub enum ConfigChange {
     CreateWebhook {
         /// What its owner decided.
         spec: WebhookSpec,
-        /// What will sign its deliveries.
-        secret: Secret,
+        /// What will sign its deliveries: with a key pair if its scheme needs one.
+        keys: Keys,
         /// Guards against repeats.
         request: Option<RequestKey>,
         /// Now.
@@ -360,6 +360,23 @@ pub enum ConfigChange {
         settings: Settings,
         /// Whether deliveries are attempted.
         enabled: bool,
+        /// The key pair it gets if it has none; there is one if its scheme now needs it.
+        pair: Option<KeyPair>,
+        /// Now.
+        time: Timestamp,
+    },
+    /// Replace what signs a webhook's deliveries.
+    RotateSecret {
+        /// Whose webhook.
+        tenant: Tenant,
+        /// Which one.
+        id: WebhookId,
+        /// Only if this is its version: what it was when the kind of key was decided on.
+        expect: u64,
+        /// What signs from now on.
+        key: Key,
+        /// How long the one it replaces signs along.
+        overlap: Duration,
         /// Now.
         time: Timestamp,
     },

@@ -400,7 +400,7 @@ impl Image {
 
     fn configure(&mut self, change: &ConfigChange, effects: &mut Effects) -> ConfigAnswer {
         match change {
-            ConfigChange::CreateWebhook { spec, secret, request, time } => {
+            ConfigChange::CreateWebhook { spec, keys, request, time } => {
                 let key = request.as_ref().map(|request| (spec.tenant.clone(), request.id.clone()));
                 if let (Some(key), Some(request)) = (&key, request)
                     && let Some(known) = self.known_request(key, *time)
@@ -409,7 +409,7 @@ impl Image {
                 }
                 let no = WebhookNo(self.next_webhook);
                 self.next_webhook += 1;
-                let webhook = spec.clone().register(no, self.webhook_id(no), secret.clone(), *time);
+                let webhook = spec.clone().register(no, self.webhook_id(no), keys.clone(), *time);
                 if let (Some(key), Some(request)) = (key, request) {
                     let known = Request { hash: request.hash, time: *time, webhook: webhook.clone() };
                     self.requests.insert(key, known);
@@ -417,8 +417,13 @@ impl Image {
                 self.put(webhook.clone(), effects);
                 ConfigAnswer::Created(webhook)
             }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, time } => {
-                self.update(tenant, *id, *expect, |webhook| webhook.updated(settings.clone(), *enabled, *time), effects)
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, pair, time } => {
+                let change =
+                    |webhook: &Webhook| webhook.with_pair(pair.clone()).updated(settings.clone(), *enabled, *time);
+                self.update(tenant, *id, *expect, change, effects)
+            }
+            ConfigChange::RotateSecret { tenant, id, expect, key, overlap, time } => {
+                self.update(tenant, *id, *expect, |webhook| webhook.rotated(key.clone(), *overlap, *time), effects)
             }
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete(tenant, *id, *expect, *time, effects)

@@ -5,7 +5,7 @@ use postrider_client::{
     Update,
     v1::{
         BodyFormat, Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, HttpMethod,
-        OperationalEvent, Outcome, RetryPolicy, Webhook, authorization::Scheme,
+        OperationalEvent, Outcome, RetryPolicy, Signature, SignatureScheme, Webhook, authorization::Scheme,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -41,6 +41,17 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "max_in_flight": webhook.max_in_flight,
         "auto_disable_after": span(webhook.auto_disable_after.as_ref()),
         "breaker": webhook.breaker.as_ref().map(breaker),
+        "signature": webhook.signature.as_ref().map(signature),
+        "public_key": webhook.public_key,
+        "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
+    })
+}
+
+fn signature(signature: &Signature) -> Value {
+    json!({
+        "scheme": named(signature.scheme, SignatureScheme::as_str_name),
+        "header_prefix": signature.header_prefix,
+        "signature_header": signature.signature_header,
     })
 }
 
@@ -227,6 +238,7 @@ mod tests {
         // Every field's JSON name is a field of the message as Rust has it.
         for (value, debug) in [
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
+            (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),

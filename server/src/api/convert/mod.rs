@@ -6,6 +6,7 @@ pub(super) mod event;
 pub(super) mod policy;
 pub(super) mod protection;
 mod request;
+pub(super) mod signature;
 pub(super) mod update;
 pub(super) mod webhook;
 
@@ -97,7 +98,7 @@ fn duration(
     duration: prost_types::Duration,
     bounds: &RangeInclusive<Duration>,
 ) -> Option<Duration> {
-    let exact = Duration::try_from(duration).ok();
+    let exact = plain(&duration);
     let kept = exact.map(|exact| Duration::new(exact.as_secs(), exact.subsec_micros() * 1_000));
     let kept = kept.filter(|kept| bounds.contains(kept));
     if kept.is_none() {
@@ -111,6 +112,14 @@ fn duration(
 fn span(duration: Duration) -> prost_types::Duration {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     prost_types::Duration { seconds, nanos: duration.subsec_nanos().cast_signed() }
+}
+
+/// A caller's duration; `None` if it is negative or malformed. The conversion that comes with the message panics on the smallest
+/// one.
+fn plain(duration: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(duration.seconds).ok()?;
+    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
 }
 
 /// A total, as the contract counts.

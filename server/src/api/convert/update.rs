@@ -62,7 +62,8 @@ const FIELDS: &[Field] = fields![
     body,
     body_format,
     authorization,
-    retry_on_timeout
+    retry_on_timeout,
+    signature,
 ];
 
 /// Fields that replies have and nobody decides on, and those that never change.
@@ -76,6 +77,8 @@ const FIXED: &[&str] = &[
     "update_time",
     "pending_deliveries",
     "breaker",
+    "public_key",
+    "previous_secret_expire_time",
 ];
 
 /// An update, checked as far as it can be without the webhook. It has secrets in it: never shown.

@@ -10,13 +10,16 @@ use super::{
     count, event_type, labels,
     policy::{self, PolicyLimits},
     protection::{self, protection},
-    request, tenant, text, time,
+    request,
+    signature::{self, brought, signature},
+    tenant, text, time,
 };
 use crate::{
     api::status::{Failure, Violations},
     limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
     model::{
         ids::is_id,
+        signing::{Key, KeyPair},
         target::{Target, TargetError, TargetRules},
         webhook::{DisableReason, Settings, Subscription, Switch, Webhook, WebhookSpec},
     },
@@ -42,11 +45,11 @@ impl Rules {
     }
 }
 
-/// What is to be created, and what guards against creating it twice.
+/// What is to be created, the key that was brought for it, and what guards against creating it twice.
 pub(in crate::api) fn create(
     request: v1::CreateWebhookRequest,
     rules: &Rules,
-) -> Result<(WebhookSpec, Option<RequestKey>), Failure> {
+) -> Result<(WebhookSpec, Option<Key>, Option<RequestKey>), Failure> {
     let mut violations = Violations::default();
     if !request.request_id.is_empty() && !is_id(&request.request_id) {
         violations.add("request_id", "must be an id: [A-Za-z0-9_-]{1,64}");
@@ -58,21 +61,25 @@ pub(in crate::api) fn create(
     let tenant = tenant(&mut violations, "webhook.tenant", &webhook.tenant);
     let enabled = webhook.enabled.unwrap_or(true);
     let settings = settings(&mut violations, webhook, rules);
+    let scheme = settings.as_ref().map(Settings::scheme);
+    let key = brought(&mut violations, &request.signing_secret, scheme);
     violations.check()?;
 
     let (tenant, settings) = (tenant.expect("no violations"), settings.expect("no violations"));
     let spec = WebhookSpec { tenant, settings, enabled };
-    let guard =
-        (!request.request_id.is_empty()).then(|| RequestKey { hash: request_hash(&spec), id: request.request_id });
-    Ok((spec, guard))
+    let guard = (!request.request_id.is_empty())
+        .then(|| RequestKey { hash: request_hash(&spec, &request.signing_secret), id: request.request_id });
+    Ok((spec, key, guard))
 }
 
 /// Fingerprint of everything that is read from a request to create a webhook; the tenant is part of the request id's scope.
-fn request_hash(spec: &WebhookSpec) -> u128 {
+fn request_hash(spec: &WebhookSpec, signing_secret: &str) -> u128 {
     let mut webhook = decided(&spec.settings);
     webhook.enabled = Some(spec.enabled);
-    // The same for the same settings: maps are sorted.
-    XxHash3_128::oneshot(&webhook.encode_to_vec())
+    // The same for the same settings: maps are sorted. No secret is also the end of a webhook.
+    let mut bytes = webhook.encode_to_vec();
+    bytes.extend_from_slice(signing_secret.as_bytes());
+    XxHash3_128::oneshot(&bytes)
 }
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
@@ -84,6 +91,7 @@ pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, ru
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
+    let signature = signature(violations, webhook.signature.as_ref());
     let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
     Some(Settings {
         target: target?,
@@ -94,6 +102,7 @@ pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, ru
         policy,
         protection,
         request,
+        signature,
     })
 }
 
@@ -105,6 +114,7 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
+        signature: settings.signature.as_deref().map(signature::decided),
         ..v1::Webhook::default()
     };
     policy::decided(settings.policy.as_deref(), &mut webhook);
@@ -176,6 +186,8 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         create_time: Some(time(webhook.create_time)),
         update_time: Some(time(webhook.update_time)),
         pending_deliveries: count(pending),
+        public_key: webhook.keys.pair().map_or_else(String::new, KeyPair::public_key),
+        previous_secret_expire_time: webhook.keys.previous().iter().map(|previous| previous.until).max().map(time),
         ..decided(&webhook.settings)
     };
     request::conceal(&mut shown);

@@ -22,13 +22,21 @@ fn latest() -> Timestamp {
     Timestamp::from_micros(2_000_000_000_000_000)
 }
 
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+const PAIR: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+
 fn create() -> v1::CreateWebhookRequest {
     let webhook = v1::Webhook {
         url: "https://hooks.example.com/in".into(),
         event_types: vec!["NEW_LEAD".into()],
         ..v1::Webhook::default()
     };
-    v1::CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() }
+    v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() }
+}
+
+fn sign(webhook: &mut v1::Webhook, scheme: i32, header_prefix: &str, signature_header: &str) {
+    let (header_prefix, signature_header) = (header_prefix.into(), signature_header.into());
+    webhook.signature = Some(v1::Signature { scheme, header_prefix, signature_header });
 }
 
 #[track_caller]
@@ -43,7 +51,7 @@ fn refused<T>(result: Result<T, Failure>, reason: &str, fields: &[&str]) -> Stri
 #[test]
 fn every_wrong_field_of_a_webhook_is_named() {
     type Change = fn(&mut v1::Webhook);
-    let cases: [(Change, &str, &[&str]); 14] = [
+    let cases: [(Change, &str, &[&str]); 18] = [
         (|w| w.tenant = "Ü".into(), reason::INVALID_FIELD, &["webhook.tenant"]),
         (|w| w.tenant = "-".into(), reason::INVALID_FIELD, &["webhook.tenant"]),
         (|w| w.url.clear(), reason::INVALID_FIELD, &["webhook.url"]),
@@ -57,6 +65,10 @@ fn every_wrong_field_of_a_webhook_is_named() {
         (|w| w.display_name = "x".repeat(129), reason::INVALID_FIELD, &["webhook.display_name"]),
         (|w| drop(w.metadata.insert("a b".into(), "x".into())), reason::INVALID_FIELD, &["webhook.metadata[\"a b\"]"]),
         (|w| w.description = "x".repeat(1025), reason::INVALID_FIELD, &["webhook.description"]),
+        (|w| sign(w, 77, "", ""), reason::INVALID_FIELD, &["webhook.signature.scheme"]),
+        (|w| sign(w, 1, "x-amz", ""), reason::INVALID_FIELD, &["webhook.signature.header_prefix"]),
+        (|w| sign(w, 3, "", "Host"), reason::INVALID_FIELD, &["webhook.signature.signature_header"]),
+        (|w| sign(w, 5, "", "x-sig"), reason::INVALID_FIELD, &["webhook.signature.signature_header"]),
         (
             |w| {
                 *w = v1::Webhook {
@@ -74,8 +86,14 @@ fn every_wrong_field_of_a_webhook_is_named() {
         change(request.webhook.as_mut().unwrap());
         refused(webhook::create(request, &rules()), reason, fields);
     }
-    let no_webhook = v1::CreateWebhookRequest { webhook: None, request_id: "a.b".into() };
+    let no_webhook = v1::CreateWebhookRequest { request_id: "a.b".into(), ..v1::CreateWebhookRequest::default() };
     refused(webhook::create(no_webhook, &rules()), reason::INVALID_FIELD, &["request_id", "webhook"]);
+
+    for secret in ["secret", "whsec_", "whsk_", PAIR] {
+        let request = v1::CreateWebhookRequest { signing_secret: secret.into(), ..create() };
+        let message = refused(webhook::create(request, &rules()), reason::INVALID_FIELD, &["signing_secret"]);
+        assert!(!message.contains("6Xb"), "{message}");
+    }
 
     let mut slip = create();
     slip.webhook.as_mut().unwrap().event_types = vec!["NEW_LAED".into()];
@@ -89,9 +107,9 @@ fn a_webhook_is_read_with_its_defaults() {
     let webhook = request.webhook.as_mut().unwrap();
     webhook.event_types = vec!["NEW_LEAD".into(), "ADD_TAG".into(), "NEW_LEAD".into()];
     webhook.id = "ignored".into();
-    let (spec, guard) = webhook::create(request, &rules()).unwrap();
+    let (spec, key, guard) = webhook::create(request, &rules()).unwrap();
     assert_eq!(spec.tenant.as_str(), "default");
-    assert!(spec.enabled && guard.is_none());
+    assert!(spec.enabled && key.is_none() && guard.is_none());
     let Subscription::Types(types) = spec.settings.subscription else { panic!("not all") };
     assert_eq!(types.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ADD_TAG", "NEW_LEAD"]);
 
@@ -106,13 +124,14 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
         let mut request = create();
         request.request_id = "r".into();
         change(request.webhook.as_mut().unwrap());
-        webhook::create(request, &rules()).unwrap().1.expect("it has an id").hash
+        webhook::create(request, &rules()).unwrap().2.expect("it has an id").hash
     };
     let base = hash(|_| {});
     for same in [(|w| w.enabled = Some(true)) as fn(&mut v1::Webhook), |w| w.etag = "1".into(), |w| w.id = "x".into()] {
         assert_eq!(hash(same), base);
     }
-    let changes: [fn(&mut v1::Webhook); 7] = [
+    let changes: [fn(&mut v1::Webhook); 8] = [
+        |w| sign(w, 1, "svix", ""),
         |w| w.display_name = "x".into(),
         |w| drop(w.metadata.insert("a".into(), "b".into())),
         |w| w.enabled = Some(false),
@@ -124,6 +143,8 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
     for (index, change) in changes.into_iter().enumerate() {
         assert_ne!(hash(change), base, "change {index}");
     }
+    let request = v1::CreateWebhookRequest { request_id: "r".into(), signing_secret: SECRET.into(), ..create() };
+    assert_ne!(webhook::create(request, &rules()).unwrap().2.expect("it has an id").hash, base, "a secret brought");
 }
 
 #[test]

@@ -63,10 +63,10 @@ fn full() -> v1::Webhook {
 }
 
 fn created(webhook: v1::Webhook) -> Webhook {
-    let request = v1::CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
-    let (spec, _) = create(request, &Rules::default()).unwrap();
+    let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() };
+    let (spec, _, _) = create(request, &Rules::default()).unwrap();
     let secret = Secret::generate(&mut StdRng::seed_from_u64(0));
-    spec.register(WebhookNo(1), WebhookId::from_bytes([1; 16]), secret, Timestamp::UNIX_EPOCH)
+    spec.register(WebhookNo(1), WebhookId::from_bytes([1; 16]), secret.into(), Timestamp::UNIX_EPOCH)
 }
 
 /// The webhook after an update of these fields, or of those that are set.
@@ -162,7 +162,7 @@ fn a_secret_that_is_not_there_cannot_stay() {
     let token = v1::Webhook { authorization: bearer("***"), ..v1::Webhook::default() };
     refused(updated(&created(full()), token, &[]), &["webhook.authorization.bearer.token"]);
     let webhook = v1::Webhook { headers: headers(), authorization: basic("u", "***"), ..base() };
-    let request = v1::CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+    let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() };
     refused(create(request, &Rules::default()), &[field, "webhook.authorization.basic.password"]);
 }
 
@@ -204,7 +204,7 @@ fn every_wrong_field_is_named_and_no_secret_repeated() {
     for (change, fields) in cases {
         let mut webhook = base();
         change(&mut webhook);
-        let request = v1::CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() };
         let said = refused(create(request, &Rules::default()), fields);
         assert!(!said.contains("s3cret"), "{said}");
     }
@@ -216,8 +216,12 @@ fn the_request_hash_covers_every_field() {
     let hash = |change: Change| {
         let mut webhook = full();
         change(&mut webhook);
-        let request = v1::CreateWebhookRequest { webhook: Some(webhook), request_id: "r".into() };
-        create(request, &Rules::default()).unwrap().1.expect("it has an id").hash
+        let request = v1::CreateWebhookRequest {
+            webhook: Some(webhook),
+            request_id: "r".into(),
+            ..v1::CreateWebhookRequest::default()
+        };
+        create(request, &Rules::default()).unwrap().2.expect("it has an id").hash
     };
     let changes: [Change; 7] = [
         |w| w.set_method(HttpMethod::Patch),

@@ -83,7 +83,11 @@ fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
 fn create(host: &str, request_id: &str) -> Request<v1::CreateWebhookRequest> {
     let webhook =
         v1::Webhook { url: format!("https://{host}/in"), event_types: vec!["*".into()], ..v1::Webhook::default() };
-    Request::new(v1::CreateWebhookRequest { webhook: Some(webhook), request_id: request_id.into() })
+    Request::new(v1::CreateWebhookRequest {
+        webhook: Some(webhook),
+        request_id: request_id.into(),
+        ..Default::default()
+    })
 }
 
 #[tokio::test(start_paused = true)]

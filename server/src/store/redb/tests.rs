@@ -39,7 +39,7 @@ pub(super) async fn webhook(store: &RedbStore) -> WebhookNo {
         enabled: true,
     };
     let secret = Secret::from_bytes(&[7; 32]).unwrap();
-    let change = ConfigChange::CreateWebhook { spec, secret, request: None, time: Timestamp::UNIX_EPOCH };
+    let change = ConfigChange::CreateWebhook { spec, keys: secret.into(), request: None, time: Timestamp::UNIX_EPOCH };
     let ConfigAnswer::Created(webhook) = store.put_config(change).await.unwrap() else { panic!("not created") };
     webhook.no
 }

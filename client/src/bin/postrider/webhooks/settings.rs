@@ -3,7 +3,7 @@
 use clap::Args;
 use postrider_client::v1::Webhook;
 
-use super::{policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs};
+use super::{policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs, signature::SignatureArgs};
 use crate::publish::parse_label;
 
 /// Settings that need not be made. One group of flags a subject; each says which fields it sets.
@@ -24,6 +24,8 @@ pub(super) struct SettingsArgs {
     protection: ProtectionArgs,
     #[command(flatten)]
     request: RequestArgs,
+    #[command(flatten)]
+    signature: SignatureArgs,
 }
 
 impl SettingsArgs {
@@ -45,6 +47,9 @@ impl SettingsArgs {
         set.extend(self.policy.apply(webhook));
         set.extend(self.protection.apply(webhook));
         set.extend(self.request.apply(webhook));
+        if self.signature.apply(webhook) {
+            set.push("signature");
+        }
         set
     }
 }

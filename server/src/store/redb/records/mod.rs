@@ -8,6 +8,7 @@ mod policy;
 mod protection;
 mod request;
 mod segment;
+mod signing;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
