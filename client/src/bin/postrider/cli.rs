@@ -192,10 +192,9 @@ mod tests {
         assert_eq!(result.err().map(|error| error.kind()), expected, "{line}");
     }
 
-    #[test]
-    fn command_lines() {
+    const LINES: &[(&str, Option<ErrorKind>)] = {
         use ErrorKind::{ArgumentConflict, InvalidValue, MissingRequiredArgument, ValueValidation};
-        for (line, expected) in [
+        &[
             ("postrider webhooks create --url https://a.example --event-type ADD_TAG,NEW_LEAD", None),
             ("postrider webhooks create --url https://a.example --event-type A --event-type B -o json", None),
             ("postrider webhooks create --url https://a.example --event-type *", None),
@@ -292,7 +291,12 @@ mod tests {
             ("postrider listen --status 99", Some(ValueValidation)),
             ("postrider listen --status 1000", Some(ValueValidation)),
             ("postrider listen --address nowhere", Some(ValueValidation)),
-        ] {
+        ]
+    };
+
+    #[test]
+    fn command_lines() {
+        for &(line, expected) in LINES {
             check(line, expected);
         }
     }
