@@ -236,3 +236,45 @@ async fn a_segment_that_cannot_be_sealed_does_not_keep_what_is_too_old() {
     assert_eq!(sealed(), [(2, true)]);
     store.close().await.unwrap();
 }
+
+/// A move that is cut short leaves more in its segment than the segment's record names. The hot store has that still, and it is
+/// no business of the segment's retention.
+#[tokio::test]
+async fn what_a_segment_has_and_does_not_name_stays_known_when_the_segment_goes() {
+    let dir = TempDir::new().unwrap();
+    let minutes = |minutes: f64| Timestamp::UNIX_EPOCH + Duration::from_secs_f64(minutes * 60.0);
+    // A segment spans a minute.
+    let config = Config { retention: Duration::from_mins(16), ..Config::default() };
+    let small = Config { hot_bytes_max: 1, ..config.clone() };
+    let store = open(dir.path(), small, Arc::default(), Clock::start()).unwrap();
+    let no = webhook(&store).await;
+    let ids: Vec<String> = (0..9).map(|n| format!("e-{n}")).collect();
+    for (n, id) in ids.iter().enumerate() {
+        publish_at(&store, id, minutes(if n < 3 { 0.0 } else { 15.5 })).await.unwrap();
+    }
+    // All of it is copied, and the hot store forgets the first three.
+    assert!(store.upkeep(minutes(15.5)).await.unwrap());
+    assert_eq!(store.shared.counters.lock().hot_events_from, 4);
+    store.close().await.unwrap();
+
+    let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+    while store.upkeep(minutes(16.2)).await.unwrap() {}
+    assert_eq!(store.shared.counters.lock().hot_events_from, 4, "the others are too young to be moved again");
+    assert!(store.shared.segments.all().is_empty(), "the segment has gone");
+    let hints = store.due(no, minutes(16.2), 100).await.unwrap().hints;
+    assert_eq!(hints.len(), ids.len());
+    let mut outcomes = Vec::new();
+    for hint in hints {
+        outcomes.push(outcome(&store, no, hint).await);
+    }
+    store.commit(store.owner(), vec![OutcomeGroup { outcomes, disable: Vec::new() }]).await.unwrap();
+    while store.upkeep(minutes(16.2)).await.unwrap() {}
+    for id in &ids[3..] {
+        assert_eq!(
+            publish_at(&store, id, minutes(16.2)).await.unwrap(),
+            [Published::Duplicate { deliveries: 1 }],
+            "{id}"
+        );
+    }
+    store.close().await.unwrap();
+}
