@@ -267,7 +267,7 @@ async fn what_a_segment_has_and_does_not_name_stays_known_when_the_segment_goes(
     for hint in hints {
         outcomes.push(outcome(&store, no, hint).await);
     }
-    store.commit(store.owner(), vec![OutcomeGroup { outcomes, disable: Vec::new() }]).await.unwrap();
+    store.commit(store.owner(), vec![OutcomeGroup { outcomes, ..OutcomeGroup::default() }]).await.unwrap();
     while store.upkeep(minutes(16.2)).await.unwrap() {}
     for id in &ids[3..] {
         assert_eq!(
