@@ -278,3 +278,35 @@ async fn what_a_segment_has_and_does_not_name_stays_known_when_the_segment_goes(
     }
     store.close().await.unwrap();
 }
+
+/// The list of segments says more than the hot store has forgotten when the commit of a slice fails. To seal the segment then
+/// would make it true for good.
+#[tokio::test]
+async fn a_segment_is_not_sealed_before_the_hot_store_has_forgotten_what_it_holds() {
+    let dir = TempDir::new().unwrap();
+    let config = Config { retention: Duration::from_mins(16), hot_bytes_max: 1, ..Config::default() };
+    let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+    for n in 0..6 {
+        publish(&store, &format!("e-{n}")).await.unwrap();
+    }
+    assert!(store.upkeep(Timestamp::UNIX_EPOCH).await.unwrap());
+    assert_eq!(store.shared.counters.lock().hot_events_from, 4, "a slice of two");
+    fail(&store);
+    assert!(store.upkeep(Timestamp::UNIX_EPOCH).await.is_err(), "the other one");
+    // Idle for so long that it is due to be sealed.
+    let late = Timestamp::UNIX_EPOCH + Duration::from_mins(10);
+    let (mut sealed, mut steps) = (false, 0);
+    while !sealed {
+        // Until the store is open again it refuses.
+        if store.upkeep(late).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let segment = store.shared.segments.all().pop().unwrap();
+        let forgotten = store.shared.counters.lock().hot_events_from;
+        sealed = segment.record.sealed;
+        assert!(!sealed || segment.record.events_until <= forgotten, "{:?}, {forgotten}", segment.record);
+        steps += 1;
+        assert!(steps < 10_000, "it is sealed in the end");
+    }
+    store.close().await.unwrap();
+}
