@@ -177,8 +177,8 @@ impl Outcomes {
         let own = webhook.settings.protection.as_deref().and_then(|protection| protection.auto_disable_after);
         let span = own.unwrap_or(self.config.auto_disable_after);
         let consequence = self.failures.note(no, health, time, webhook.update_time, span);
-        if let Some(failing) = consequence.store {
-            to.group.failing.push((no, failing));
+        if let Some(note) = consequence.store {
+            to.group.failing.push((no, note.kept()));
             let catalog = self.store.catalog();
             self.failures.keep(|no| catalog.webhook(no).is_some());
         }

@@ -160,7 +160,8 @@ fn operational(it: &OperationalEvent) -> String {
         printable(&it.url),
     );
     if !it.delivery_id.is_empty() {
-        line.push_str(&format!("  {} after {} attempts", printable(&it.delivery_id), it.attempts));
+        let attempts = counted(it.attempts.into(), "attempt", "attempts");
+        line = format!("{line}  {} after {attempts}", printable(&it.delivery_id));
     }
     line
 }
