@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod delivery;
 pub mod event;
 pub mod ids;
+pub mod ordering;
 pub mod retry;
 pub mod seal;
 pub mod signing;

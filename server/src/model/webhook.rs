@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    ordering::Ordering,
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -80,6 +81,8 @@ pub struct Settings {
     pub description: Box<str>,
     /// Its owner's own notes; never sent.
     pub metadata: BTreeMap<String, String>,
+    /// In which order it receives them.
+    pub ordering: Ordering,
 }
 
 impl Settings {
@@ -91,6 +94,7 @@ impl Settings {
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
+            ordering: Ordering::default(),
         }
     }
 }

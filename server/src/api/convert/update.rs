@@ -41,7 +41,7 @@ macro_rules! fields {
 }
 
 /// Every field that may be updated.
-const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled];
+const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled, ordered, ordering];
 
 /// Fields that replies have and nobody decides on, and those that never change.
 const FIXED: &[&str] =

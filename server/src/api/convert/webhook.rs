@@ -6,7 +6,7 @@ use postrider_proto::{error_info as reason, v1};
 use prost::Message as _;
 use twox_hash::XxHash3_128;
 
-use super::{count, event_type, labels, tenant, text, time};
+use super::{count, event_type, labels, ordering, tenant, text, time};
 use crate::{
     api::status::{Failure, Violations},
     limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
@@ -61,7 +61,15 @@ pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules:
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
-    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata })
+    let ordering = ordering::settings(violations, webhook.ordered, webhook.ordering);
+    Some(Settings {
+        target: target?,
+        subscription: subscription?,
+        display_name,
+        description,
+        metadata,
+        ordering: ordering?,
+    })
 }
 
 /// The fields that say what a webhook's owner decided; the others are left empty.
@@ -72,6 +80,8 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
+        ordered: settings.ordering.ordered,
+        ordering: ordering::decided(settings.ordering),
         ..v1::Webhook::default()
     }
 }

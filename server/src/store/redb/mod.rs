@@ -23,6 +23,7 @@ mod images;
 mod inbox;
 mod mover;
 mod open;
+mod ordered;
 mod outcomes;
 mod publish;
 mod reads;

@@ -8,14 +8,25 @@ use tracing::error;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    ordered::ORDERED_ROWS,
     records::{EventRecord, event_key},
     shared::FanOut,
+    tables::{LaneRow, lane_row},
 };
 use crate::{
     limits::{REQUEST_ROWS_MAX, TARGETS_MAX},
-    model::ids::{EventSeq, WebhookNo},
+    model::{
+        ids::{DeliveryKey, EventSeq, WebhookNo},
+        ordering::OrderKey,
+        time::Timestamp,
+    },
     store::types::{Hint, Publish, Published},
 };
+
+/// Where the first sending of an event is in its lane.
+fn lane_row_of(no: WebhookNo, event: EventSeq) -> LaneRow {
+    lane_row(DeliveryKey { webhook: no, event, replay: 0 })
+}
 
 impl Change<'_> {
     /// Stores one event, or says why not.
@@ -40,7 +51,8 @@ impl Change<'_> {
         }
 
         let catalog = &self.shared.catalog;
-        let targets = if catalog.is_current(&event.tenant, publish.targets.matched_at) {
+        let (is_current, ordered) = catalog.standing(&event.tenant, publish.targets.matched_at);
+        let targets = if is_current {
             publish.targets.webhooks.clone()
         } else {
             catalog.targets(&event.tenant, &event.event_type).webhooks
@@ -58,37 +70,61 @@ impl Change<'_> {
         let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
         self.chunks.push(seq, &EventRecord::new(event, publish.accept_time, &targets));
         tables.event_ids.insert(key.as_slice(), (seq.0, hash, deliveries))?;
-        if targets.len() <= REQUEST_ROWS_MAX {
-            for &no in targets.iter() {
-                self.make_ready(no, seq, publish);
-            }
-        } else {
+        let ordered = ordered.and_then(|ordered| Some((OrderKey::of(event)?, ordered)));
+        // Each that must keep an order takes more rows than one.
+        let rows_max = if ordered.is_some() { REQUEST_ROWS_MAX / ORDERED_ROWS } else { REQUEST_ROWS_MAX };
+        if targets.len() > rows_max {
             tables.fan_outs.insert(seq.0, 0)?;
-            let fan_out = FanOut { targets, next: 0, accept_time: publish.accept_time };
+            let fan_out = FanOut { targets, next: 0, accept_time: publish.accept_time, order: OrderKey::of(event) };
             self.fan_outs.push((seq, Some(fan_out)));
+            return Ok(Published::New { deliveries });
+        }
+        for &no in targets.iter() {
+            match &ordered {
+                Some((order, ordered)) if ordered.binary_search(&no).is_ok() => {
+                    let behind = self.is_on_its_way(no, *order);
+                    self.line_up(tables, lane_row_of(no, seq), publish.accept_time, *order, behind)?;
+                }
+                Some(_) | None => self.make_ready(lane_row_of(no, seq), publish.accept_time.micros()),
+            }
+            *self.pending.entry(no.0).or_default() += 1;
         }
         Ok(Published::New { deliveries })
     }
 
-    fn make_ready(&mut self, no: WebhookNo, seq: EventSeq, publish: &Publish) {
-        self.ready.push(((no.0, seq.0, 0), publish.accept_time.micros()));
-        self.fresh.push((no, Hint { event: seq, replay: 0, attempts: 0, due: publish.accept_time }));
-        *self.pending.entry(no.0).or_default() += 1;
+    /// Makes a delivery due for the first time.
+    pub(super) fn make_ready(&mut self, row: LaneRow, accept_time: i64) {
+        let (no, event, replay) = row;
+        let due = Timestamp::from_micros(accept_time);
+        self.ready.push((row, accept_time));
+        self.fresh.push((WebhookNo(no), Hint { event: EventSeq(event), replay, attempts: 0, due }));
     }
 
     /// One slice of the oldest wide event: makes it due for up to `REQUEST_ROWS_MAX` more webhooks.
     pub(super) fn fan_out_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
         let Some((seq, mut fan_out)) = self.shared.first_fan_out() else { return Ok(()) };
-        let end = fan_out.targets.len().min(fan_out.next + REQUEST_ROWS_MAX);
         let targets = Arc::clone(&fan_out.targets);
         let mut cancelled = Vec::new();
-        for &no in &targets[fan_out.next..end] {
-            if self.exists(no) {
-                self.ready.push(((no.0, seq.0, 0), fan_out.accept_time.micros()));
-                self.fresh.push((no, Hint { event: seq, replay: 0, attempts: 0, due: fan_out.accept_time }));
-                *self.pending.entry(no.0).or_default() += 1;
-            } else {
+        let (mut end, mut rows) = (fan_out.next, 0);
+        while end < targets.len() && rows < REQUEST_ROWS_MAX {
+            let no = targets[end];
+            end += 1;
+            let Some(webhook) = self.webhook(no) else {
                 cancelled.push(no);
+                rows += 1;
+                continue;
+            };
+            *self.pending.entry(no.0).or_default() += 1;
+            match fan_out.order.filter(|_| webhook.settings.ordering.ordered) {
+                // Of the same key, older ones that were wide have arrived, for they go first.
+                Some(order) => {
+                    self.line_up(tables, lane_row_of(no, seq), fan_out.accept_time, order, false)?;
+                    rows += ORDERED_ROWS;
+                }
+                None => {
+                    self.make_ready(lane_row_of(no, seq), fan_out.accept_time.micros());
+                    rows += 1;
+                }
             }
         }
         for no in cancelled {

@@ -31,6 +31,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{
         ids::{EventSeq, Position, WebhookNo},
+        ordering::OrderKey,
         seal::Sealer,
         time::Timestamp,
     },
@@ -79,6 +80,8 @@ pub(super) struct FanOut {
     pub(super) next: usize,
     /// When the event was accepted.
     pub(super) accept_time: Timestamp,
+    /// That of the event's ordering key.
+    pub(super) order: Option<OrderKey>,
 }
 
 impl FanOut {

@@ -7,6 +7,7 @@ use prost::Message;
 use super::{Corrupt, decode};
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    ordering::{HeadRule, Ordering},
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -103,6 +104,11 @@ pub(in super::super) struct SettingsRecord {
     description: String,
     #[prost(btree_map = "string, string", tag = "5")]
     metadata: BTreeMap<String, String>,
+    #[prost(bool, tag = "50")]
+    ordered: bool,
+    /// Attempts of a head; 0: until it has ended.
+    #[prost(uint32, tag = "51")]
+    skip_after: u32,
 }
 
 impl SettingsRecord {
@@ -117,17 +123,27 @@ impl SettingsRecord {
             display_name: settings.display_name.clone().into(),
             description: settings.description.clone().into(),
             metadata: settings.metadata.clone(),
+            ordered: settings.ordering.ordered,
+            skip_after: match settings.ordering.head {
+                HeadRule::Block => 0,
+                HeadRule::Skip { after } => after.get().into(),
+            },
         }
     }
 
     fn settings(self) -> Result<Settings, Corrupt> {
         let types: BTreeSet<_> = self.event_types.iter().map(|name| EventTypeName::new(name)).collect();
+        let head = match self.skip_after {
+            0 => HeadRule::Block,
+            after => HeadRule::skip_after(after).ok_or_else(|| Corrupt::new("webhook's head rule", after))?,
+        };
         Ok(Settings {
             target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
             subscription: Subscription::to(types),
             display_name: self.display_name.into(),
             description: self.description.into(),
             metadata: self.metadata,
+            ordering: Ordering { ordered: self.ordered, head },
         })
     }
 }

@@ -1,0 +1,160 @@
+//! Ordered webhooks: who is the head of an ordering key, who waits behind it, and when the next one goes on.
+//!
+//! ```text
+//!                        a head there is
+//!   publish ─▶ line_up ──────────────────▶ PARKED, QUEUES
+//!                 │ none                        │ the first of its key
+//!                 ▼            pass_on          ▼
+//!            READY, HEADS ◀─────────────── the head has ended, or is skipped
+//! ```
+//!
+//! Only heads are due, so dispatch knows nothing of order. The commit that ends a head makes the next one due.
+
+use ::redb::ReadableTable as _;
+
+use super::{
+    change::{Change, Tables},
+    error::EngineError,
+    tables::LaneRow,
+};
+use crate::{
+    limits::REQUEST_ROWS_MAX,
+    model::{ids::WebhookNo, ordering::OrderKey, time::Timestamp},
+};
+
+/// Rows that a delivery which keeps an order takes, at most, when it comes, goes on or goes.
+pub(super) const ORDERED_ROWS: usize = 4;
+
+impl Change<'_> {
+    /// Whether an event of this key is accepted and has not reached the webhook yet.
+    pub(super) fn is_on_its_way(&self, no: WebhookNo, order: OrderKey) -> bool {
+        let mine = self.fan_outs.iter().filter_map(|(_, fan_out)| fan_out.as_ref());
+        let committed = self.shared.fan_outs.read();
+        committed.values().chain(mine).any(|fan_out| fan_out.order == Some(order) && fan_out.awaits(no))
+    }
+
+    /// Makes a delivery due as the head of its key, or parks it behind the one there is, or is `behind`.
+    pub(super) fn line_up(
+        &mut self,
+        tables: &mut Tables<'_>,
+        row: LaneRow,
+        accept_time: Timestamp,
+        order: OrderKey,
+        behind: bool,
+    ) -> Result<(), EngineError> {
+        let (no, event, replay) = row;
+        if behind || tables.heads_by_key.get((no, order.0))?.is_some() {
+            tables.parked.insert(row, (accept_time.micros(), order.0))?;
+            tables.queues.insert((no, order.0, event, replay), ())?;
+        } else {
+            self.make_head(tables, row, order.0, accept_time.micros())?;
+        }
+        Ok(())
+    }
+
+    fn make_head(
+        &mut self,
+        tables: &mut Tables<'_>,
+        row: LaneRow,
+        order: u128,
+        accept_time: i64,
+    ) -> Result<(), EngineError> {
+        let (no, event, replay) = row;
+        tables.heads.insert(row, order)?;
+        tables.heads_by_key.insert((no, order), (event, replay))?;
+        self.make_ready(row, accept_time);
+        Ok(())
+    }
+
+    /// A delivery has ended or is skipped: if it was the head of a key, the next one of that key is now.
+    pub(super) fn pass_on(&mut self, tables: &mut Tables<'_>, row: LaneRow) -> Result<(), EngineError> {
+        let Some(order) = tables.heads.remove(row)?.map(|order| order.value()) else { return Ok(()) };
+        let no = row.0;
+        let range = (no, order, 0, 0)..=(no, order, u64::MAX, u32::MAX);
+        let next = tables.queues.range(range)?.next().transpose()?.map(|(key, _)| key.value());
+        let next = next.map(|(_, _, event, replay)| (no, event, replay));
+        match next.map(|next| unpark(tables, next, order)).transpose()?.flatten() {
+            Some((next, accept_time)) => self.make_head(tables, next, order, accept_time),
+            None => Ok(drop(tables.heads_by_key.remove((no, order))?)),
+        }
+    }
+
+    /// The webhook is not ordered any more: what was accepted for it until now is to be released.
+    pub(super) fn release(&mut self, tables: &mut Tables<'_>, no: u64) -> Result<(), EngineError> {
+        tables.releases.insert(no, self.counters.next_event)?;
+        self.releases.push((no, true));
+        Ok(())
+    }
+
+    /// There is nothing to be released any more.
+    pub(super) fn end_release(&mut self, tables: &mut Tables<'_>, no: u64) -> Result<(), EngineError> {
+        if tables.releases.remove(no)?.is_some() {
+            self.releases.push((no, false));
+        }
+        Ok(())
+    }
+
+    /// One slice of making due what waits for its turn with webhooks that are not ordered any more: parked ones in publish order,
+    /// and then heads no longer hold up what came since, if the webhook is ordered again.
+    pub(super) fn release_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
+        let mut room = REQUEST_ROWS_MAX / ORDERED_ROWS;
+        for &no in self.releasing {
+            let Some(until) = tables.releases.get(no)?.map(|until| until.value()) else { continue };
+            let rows = tables.parked.range((no, 0, 0)..(no, until, 0))?.take(room);
+            let rows: Vec<_> =
+                rows.map(|row| row.map(|(key, value)| (key.value(), value.value().1))).collect::<Result<_, _>>()?;
+            for &(row, order) in &rows {
+                if let Some((row, accept_time)) = unpark(tables, row, order)? {
+                    self.make_ready(row, accept_time);
+                }
+            }
+            room -= rows.len();
+            let heads = tables.heads.range((no, 0, 0)..(no, until, 0))?.take(room);
+            let heads: Vec<_> = heads.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
+            for &head in &heads {
+                self.pass_on(tables, head)?;
+            }
+            room -= heads.len();
+            if room == 0 {
+                return Ok(());
+            }
+            self.end_release(tables, no)?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `most` rows of a deleted webhook out of these tables, and adds what was parked to `rows`: event, replay, time of
+    /// acceptance. Returns how many; fewer: there are no more.
+    pub(super) fn take_out_of_order(
+        &mut self,
+        tables: &mut Tables<'_>,
+        no: u64,
+        most: usize,
+        rows: &mut Vec<(u64, u32, Timestamp)>,
+    ) -> Result<usize, EngineError> {
+        let whole = (no, 0, 0)..=(no, u64::MAX, u32::MAX);
+        let parked = tables.parked.range(whole.clone())?.take(most);
+        let parked: Vec<_> =
+            parked.map(|row| row.map(|(key, value)| (key.value(), value.value().1))).collect::<Result<_, _>>()?;
+        for &(row, order) in &parked {
+            if let Some(((_, event, replay), accept_time)) = unpark(tables, row, order)? {
+                rows.push((event, replay, Timestamp::from_micros(accept_time)));
+            }
+        }
+        let heads = tables.heads.range(whole)?.take(most - parked.len());
+        let heads: Vec<_> =
+            heads.map(|row| row.map(|(key, order)| (key.value(), order.value()))).collect::<Result<_, _>>()?;
+        for &(head, order) in &heads {
+            tables.heads.remove(head)?;
+            tables.heads_by_key.remove((no, order))?;
+        }
+        Ok(parked.len() + heads.len())
+    }
+}
+
+/// Takes a delivery out of its queue. Returns it with its time of acceptance, unless it was not there.
+fn unpark(tables: &mut Tables<'_>, row: LaneRow, order: u128) -> Result<Option<(LaneRow, i64)>, EngineError> {
+    let (no, event, replay) = row;
+    tables.queues.remove((no, order, event, replay))?;
+    Ok(tables.parked.remove(row)?.map(|value| (row, value.value().0)))
+}
