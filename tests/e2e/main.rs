@@ -12,6 +12,7 @@ mod grpcurl;
 mod listing;
 mod main_job;
 mod ops;
+mod ordered;
 mod publish_stream;
 mod request_id;
 mod restart;

@@ -3,7 +3,7 @@
 
 use postrider_client::{
     Update,
-    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, Webhook},
+    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, HeadRule, Outcome, Webhook},
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,11 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "display_name": webhook.display_name,
         "description": webhook.description,
         "metadata": webhook.metadata,
+        "ordered": webhook.ordered,
+        "ordering": webhook.ordering.map(|ordering| json!({
+            "head_rule": named(ordering.head_rule, HeadRule::as_str_name),
+            "skip_after_attempts": ordering.skip_after_attempts,
+        })),
         "enabled": webhook.enabled,
         "disable_reason": named(webhook.disable_reason, DisableReason::as_str_name),
         "disable_time": time(webhook.disable_time.as_ref()),
