@@ -142,7 +142,7 @@ impl Plan {
                 repeats: 0.15,
                 change_ms: [3_000, 10_000][rng.random_range(0..2)],
                 healthy: [30, 60, 90][rng.random_range(0..3)],
-                ordered: [0.0, 0.5][rng.random_range(0..2)],
+                ordered: [0.0, 0.0, 0.4][rng.random_range(0..3)],
             },
             lives: lives(&mut rng),
         }

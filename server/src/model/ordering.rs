@@ -104,6 +104,10 @@ mod tests {
         assert_eq!(key("a", "bc"), key("a", "bc"));
         assert_ne!(key("a", "bc"), key("ab", "c"));
         assert_ne!(key("a", "b"), key("a", "c"));
-        assert_eq!(key("default", "t1"), Some(OrderKey(0)), "as on disk");
+        assert_eq!(
+            key("default", "t1"),
+            Some(OrderKey(293_195_215_340_393_383_771_521_913_565_710_132_612)),
+            "as on disk"
+        );
     }
 }

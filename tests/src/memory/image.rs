@@ -285,10 +285,7 @@ impl Image {
         let is_ordered = self.webhooks[&no].1.settings.ordering.ordered;
         let order = OrderKey::of(&self.events[&event].event).filter(|_| is_ordered);
         let Some(order) = order else { return self.make_due(no, event, effects) };
-        let is_older = |(seq, rest): (&EventSeq, &Vec<WebhookNo>)| {
-            *seq < event && rest.contains(&no) && OrderKey::of(&self.events[seq].event) == Some(order)
-        };
-        let behind = self.fan_outs.iter().any(is_older);
+        let behind = self.is_on_its_way(no, order, event);
         let queues = self.queues.entry(no).or_default();
         if behind || queues.heads.contains_key(&order) {
             queues.parked.insert(event, order);
@@ -299,6 +296,13 @@ impl Image {
         }
     }
 
+    /// Whether an older event of this key has not reached the webhook yet.
+    fn is_on_its_way(&self, no: WebhookNo, order: OrderKey, before: EventSeq) -> bool {
+        self.fan_outs
+            .range(..before)
+            .any(|(seq, rest)| rest.contains(&no) && OrderKey::of(&self.events[seq].event) == Some(order))
+    }
+
     /// What waits behind a head goes on.
     fn pass_on(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let Some(queues) = self.queues.get_mut(&no) else { return };
@@ -306,6 +310,9 @@ impl Image {
             return;
         };
         let next = queues.parked.iter().find_map(|(event, waits_for)| (*waits_for == order).then_some(*event));
+        // An older one that is on its way becomes the head when it arrives.
+        let next = next.filter(|next| !self.is_on_its_way(no, order, *next));
+        let queues = self.queues.entry(no).or_default();
         match next {
             Some(next) => {
                 queues.parked.remove(&next);

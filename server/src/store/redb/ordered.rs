@@ -15,22 +15,33 @@ use ::redb::ReadableTable as _;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    shared::FanOut,
     tables::LaneRow,
 };
 use crate::{
     limits::REQUEST_ROWS_MAX,
-    model::{ids::WebhookNo, ordering::OrderKey, time::Timestamp},
+    model::{
+        ids::{EventSeq, WebhookNo},
+        ordering::OrderKey,
+        time::Timestamp,
+    },
 };
 
-/// Rows that a delivery which keeps an order takes, at most, when it comes, goes on or goes.
-pub(super) const ORDERED_ROWS: usize = 4;
+/// Rows that a delivery which keeps an order takes when it comes, at most.
+pub(super) const ORDERED_ROWS: usize = 3;
+/// Rows that it takes when it goes on, or is released, at most.
+const PASSED_ON_ROWS: usize = 6;
 
 impl Change<'_> {
-    /// Whether an event of this key is accepted and has not reached the webhook yet.
-    pub(super) fn is_on_its_way(&self, no: WebhookNo, order: OrderKey) -> bool {
-        let mine = self.fan_outs.iter().filter_map(|(_, fan_out)| fan_out.as_ref());
+    /// Whether an event of this key older than that one is accepted and has not reached the webhook yet.
+    pub(super) fn is_on_its_way(&self, no: WebhookNo, order: OrderKey, before: EventSeq) -> bool {
+        let awaits =
+            |seq: EventSeq, fan_out: &FanOut| seq < before && fan_out.order == Some(order) && fan_out.awaits(no);
+        let is_mine = |seq: EventSeq| self.fan_outs.iter().any(|(mine, _)| *mine == seq);
+        let mut mine = self.fan_outs.iter().filter_map(|(seq, fan_out)| Some((*seq, fan_out.as_ref()?)));
         let committed = self.shared.fan_outs.read();
-        committed.values().chain(mine).any(|fan_out| fan_out.order == Some(order) && fan_out.awaits(no))
+        mine.any(|(seq, fan_out)| awaits(seq, fan_out))
+            || committed.iter().any(|(&seq, fan_out)| awaits(seq, fan_out) && !is_mine(seq))
     }
 
     /// Makes a delivery due as the head of its key, or parks it behind the one there is, or is `behind`.
@@ -73,6 +84,8 @@ impl Change<'_> {
         let range = (no, order, 0, 0)..=(no, order, u64::MAX, u32::MAX);
         let next = tables.queues.range(range)?.next().transpose()?.map(|(key, _)| key.value());
         let next = next.map(|(_, _, event, replay)| (no, event, replay));
+        // An older one that is on its way is to become the head when it arrives.
+        let next = next.filter(|next| !self.is_on_its_way(WebhookNo(no), OrderKey(order), EventSeq(next.1)));
         match next.map(|next| unpark(tables, next, order)).transpose()?.flatten() {
             Some((next, accept_time)) => self.make_head(tables, next, order, accept_time),
             None => Ok(drop(tables.heads_by_key.remove((no, order))?)),
@@ -97,7 +110,7 @@ impl Change<'_> {
     /// One slice of making due what waits for its turn with webhooks that are not ordered any more: parked ones in publish order,
     /// and then heads no longer hold up what came since, if the webhook is ordered again.
     pub(super) fn release_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
-        let mut room = REQUEST_ROWS_MAX / ORDERED_ROWS;
+        let mut room = REQUEST_ROWS_MAX.div_ceil(PASSED_ON_ROWS);
         for &no in self.releasing {
             let Some(until) = tables.releases.get(no)?.map(|until| until.value()) else { continue };
             let rows = tables.parked.range((no, 0, 0)..(no, until, 0))?.take(room);

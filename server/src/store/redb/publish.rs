@@ -71,9 +71,9 @@ impl Change<'_> {
         self.chunks.push(seq, &EventRecord::new(event, publish.accept_time, &targets));
         tables.event_ids.insert(key.as_slice(), (seq.0, hash, deliveries))?;
         let ordered = ordered.and_then(|ordered| Some((OrderKey::of(event)?, ordered)));
-        // Each that must keep an order takes more rows than one.
-        let rows_max = if ordered.is_some() { REQUEST_ROWS_MAX / ORDERED_ROWS } else { REQUEST_ROWS_MAX };
-        if targets.len() > rows_max {
+        let keeps_order = |no: &WebhookNo| ordered.as_ref().is_some_and(|(_, all)| all.binary_search(no).is_ok());
+        let keeping = if ordered.is_some() { targets.iter().filter(|no| keeps_order(no)).count() } else { 0 };
+        if targets.len() + keeping * (ORDERED_ROWS - 1) > REQUEST_ROWS_MAX {
             tables.fan_outs.insert(seq.0, 0)?;
             let fan_out = FanOut { targets, next: 0, accept_time: publish.accept_time, order: OrderKey::of(event) };
             self.fan_outs.push((seq, Some(fan_out)));
@@ -81,8 +81,8 @@ impl Change<'_> {
         }
         for &no in targets.iter() {
             match &ordered {
-                Some((order, ordered)) if ordered.binary_search(&no).is_ok() => {
-                    let behind = self.is_on_its_way(no, *order);
+                Some((order, _)) if keeps_order(&no) => {
+                    let behind = self.is_on_its_way(no, *order, seq);
                     self.line_up(tables, lane_row_of(no, seq), publish.accept_time, *order, behind)?;
                 }
                 Some(_) | None => self.make_ready(lane_row_of(no, seq), publish.accept_time.micros()),
