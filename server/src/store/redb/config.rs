@@ -6,6 +6,7 @@ use prost::Message as _;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    ordered,
     records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, WebhookRecord},
     tables::delivery_row,
 };
@@ -183,7 +184,7 @@ impl Change<'_> {
         if taken < most {
             // Each of them is in two tables.
             let some = (most - taken).div_ceil(2);
-            let found = self.take_out_of_order(tables, no, some, &mut rows)?;
+            let found = ordered::take_out_of_order(tables, no, some, &mut rows)?;
             taken = if found == some { most } else { taken + found };
         }
         if !rows.is_empty() {

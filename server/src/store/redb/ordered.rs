@@ -86,10 +86,11 @@ impl Change<'_> {
         let next = next.map(|(_, _, event, replay)| (no, event, replay));
         // An older one that is on its way is to become the head when it arrives.
         let next = next.filter(|next| !self.is_on_its_way(WebhookNo(no), OrderKey(order), EventSeq(next.1)));
-        match next.map(|next| unpark(tables, next, order)).transpose()?.flatten() {
-            Some((next, accept_time)) => self.make_head(tables, next, order, accept_time),
-            None => Ok(drop(tables.heads_by_key.remove((no, order))?)),
+        if let Some((next, accept_time)) = next.map(|next| unpark(tables, next, order)).transpose()?.flatten() {
+            return self.make_head(tables, next, order, accept_time);
         }
+        tables.heads_by_key.remove((no, order))?;
+        Ok(())
     }
 
     /// The webhook is not ordered any more: what was accepted for it until now is to be released.
@@ -135,34 +136,33 @@ impl Change<'_> {
         }
         Ok(())
     }
+}
 
-    /// Takes up to `most` rows of a deleted webhook out of these tables, and adds what was parked to `rows`: event, replay, time of
-    /// acceptance. Returns how many; fewer: there are no more.
-    pub(super) fn take_out_of_order(
-        &mut self,
-        tables: &mut Tables<'_>,
-        no: u64,
-        most: usize,
-        rows: &mut Vec<(u64, u32, Timestamp)>,
-    ) -> Result<usize, EngineError> {
-        let whole = (no, 0, 0)..=(no, u64::MAX, u32::MAX);
-        let parked = tables.parked.range(whole.clone())?.take(most);
-        let parked: Vec<_> =
-            parked.map(|row| row.map(|(key, value)| (key.value(), value.value().1))).collect::<Result<_, _>>()?;
-        for &(row, order) in &parked {
-            if let Some(((_, event, replay), accept_time)) = unpark(tables, row, order)? {
-                rows.push((event, replay, Timestamp::from_micros(accept_time)));
-            }
+/// Takes up to `most` rows of a deleted webhook out of these tables, and adds what was parked to `rows`: event, replay, time of
+/// acceptance. Returns how many; fewer: there are no more.
+pub(super) fn take_out_of_order(
+    tables: &mut Tables<'_>,
+    no: u64,
+    most: usize,
+    rows: &mut Vec<(u64, u32, Timestamp)>,
+) -> Result<usize, EngineError> {
+    let whole = (no, 0, 0)..=(no, u64::MAX, u32::MAX);
+    let parked = tables.parked.range(whole.clone())?.take(most);
+    let parked: Vec<_> =
+        parked.map(|row| row.map(|(key, value)| (key.value(), value.value().1))).collect::<Result<_, _>>()?;
+    for &(row, order) in &parked {
+        if let Some(((_, event, replay), accept_time)) = unpark(tables, row, order)? {
+            rows.push((event, replay, Timestamp::from_micros(accept_time)));
         }
-        let heads = tables.heads.range(whole)?.take(most - parked.len());
-        let heads: Vec<_> =
-            heads.map(|row| row.map(|(key, order)| (key.value(), order.value()))).collect::<Result<_, _>>()?;
-        for &(head, order) in &heads {
-            tables.heads.remove(head)?;
-            tables.heads_by_key.remove((no, order))?;
-        }
-        Ok(parked.len() + heads.len())
     }
+    let heads = tables.heads.range(whole)?.take(most - parked.len());
+    let heads: Vec<_> =
+        heads.map(|row| row.map(|(key, order)| (key.value(), order.value()))).collect::<Result<_, _>>()?;
+    for &(head, order) in &heads {
+        tables.heads.remove(head)?;
+        tables.heads_by_key.remove((no, order))?;
+    }
+    Ok(parked.len() + heads.len())
 }
 
 /// Takes a delivery out of its queue. Returns it with its time of acceptance, unless it was not there.

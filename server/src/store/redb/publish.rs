@@ -115,16 +115,13 @@ impl Change<'_> {
                 continue;
             };
             *self.pending.entry(no.0).or_default() += 1;
-            match fan_out.order.filter(|_| webhook.settings.ordering.ordered) {
+            if let Some(order) = fan_out.order.filter(|_| webhook.settings.ordering.ordered) {
                 // Of the same key, older ones that were wide have arrived, for they go first.
-                Some(order) => {
-                    self.line_up(tables, lane_row_of(no, seq), fan_out.accept_time, order, false)?;
-                    rows += ORDERED_ROWS;
-                }
-                None => {
-                    self.make_ready(lane_row_of(no, seq), fan_out.accept_time.micros());
-                    rows += 1;
-                }
+                self.line_up(tables, lane_row_of(no, seq), fan_out.accept_time, order, false)?;
+                rows += ORDERED_ROWS;
+            } else {
+                self.make_ready(lane_row_of(no, seq), fan_out.accept_time.micros());
+                rows += 1;
             }
         }
         for no in cancelled {
