@@ -22,7 +22,7 @@ const LATER: u64 = 100_000;
 async fn ordered(fixture: &Fixture, head: HeadRule) -> Webhook {
     let mut spec = spec("default", Subscription::All);
     spec.settings.ordering = Ordering { ordered: true, head };
-    let change = ConfigChange::CreateWebhook { spec, secret: secret(), request: None, time: START };
+    let change = ConfigChange::CreateWebhook { spec, keys: secret().into(), request: None, time: START };
     let answer = fixture.store.put_config(change).await.expect("the store answers");
     let ConfigAnswer::Created(webhook) = answer else { panic!("not created: {answer:?}") };
     webhook
@@ -36,6 +36,7 @@ async fn set(fixture: &Fixture, webhook: &Webhook, ordering: Ordering) -> Webhoo
         expect: webhook.version,
         settings,
         enabled: true,
+        pair: None,
         time: START,
     };
     let answer = fixture.store.put_config(change).await.expect("the store answers");

@@ -16,7 +16,8 @@ use crate::{impatient, setup};
 
 async fn create(client: &Client, url: &str, ordering: Option<Ordering>) -> Webhook {
     let webhook = Webhook { ordered: true, ordering, ..webhook("", url, &["*"]) };
-    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+    let request =
+        CreateWebhookRequest { webhook: Some(webhook), request_id: String::new(), signing_secret: String::new() };
     let call = within("CreateWebhook", async { client.webhooks.clone().create_webhook(request).await }).await;
     call.expect("the webhook is created").into_inner().webhook.expect("a reply holds the webhook")
 }

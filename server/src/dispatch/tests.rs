@@ -16,8 +16,10 @@ use crate::{
     flow::Settled,
     limits::{DISPATCH_BODY_BYTES_MAX, EVENT_BODY_BYTES_MAX},
     model::{
+        breaker::Health,
         event::{Event, JSON, StoredEvent},
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, WebhookId},
+        failing::Failing,
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, Tenant, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -122,6 +124,10 @@ impl Store for Memory {
         Err(StoreError::Closed)
     }
 
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
     fn owner(&self) -> Owner {
         Owner(0)
     }
@@ -181,7 +187,7 @@ fn webhook(no: WebhookNo) -> Webhook {
         version: 1,
         create_time: Timestamp::UNIX_EPOCH,
         update_time: Timestamp::UNIX_EPOCH,
-        secret: Secret::from_bytes(&[7; 32]).unwrap(),
+        keys: Secret::from_bytes(&[7; 32]).unwrap().into(),
     }
 }
 
@@ -195,6 +201,8 @@ fn stored(seq: EventSeq, body: Bytes) -> StoredEvent {
         occur_time: None,
         content_type: JSON.into(),
         body,
+        deliver_at: None,
+        max_age: None,
     };
     StoredEvent { seq, accept_time: Timestamp::UNIX_EPOCH, event }
 }
@@ -225,6 +233,7 @@ fn start_with(store: Arc<Memory>, config: Config) -> Stage {
         clock,
         jobs: vec![jobs_sender],
         progress: progress_receiver,
+        gates: Arc::default(),
         metrics: DispatchMetrics::default(),
         seed: 1,
     };
@@ -256,7 +265,15 @@ impl Stage {
         };
         let key = job.key;
         drop(job);
-        let settled = Settled { key, attempts: 1, next_attempt, slow: false, as_of: AsOf(1) };
+        let settled = Settled {
+            key,
+            attempts: 1,
+            next_attempt,
+            slow: Some(false),
+            health: Health::Well,
+            pause_until: None,
+            as_of: AsOf(1),
+        };
         self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
         self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }

@@ -23,6 +23,7 @@ mod images;
 mod inbox;
 mod mover;
 mod open;
+mod operational;
 mod ordered;
 mod outcomes;
 mod publish;
@@ -65,6 +66,7 @@ use crate::{
     limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -89,6 +91,8 @@ pub struct Config {
     pub pending_max: u64,
     /// Most webhooks.
     pub webhooks_max: usize,
+    /// Whose webhooks receive operational events.
+    pub operator: Option<Tenant>,
     /// Events are refused while the file system has less free than this, in bytes; what ends deliveries and frees space goes on.
     pub disk_reserve: u64,
     /// Pause before a store that failed again is opened again.
@@ -105,6 +109,7 @@ impl Default for Config {
             retention: Duration::from_hours(720),
             pending_max: 10_000_000,
             webhooks_max: 1_000_000,
+            operator: None,
             disk_reserve: 128 * 1024 * 1024,
             reopen_pause: Duration::from_secs(1),
         }
@@ -217,6 +222,10 @@ impl Store for RedbStore {
 
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        self.read(|shared| reads::failing(shared).map_err(StoreError::from)).await
     }
 
     fn owner(&self) -> Owner {

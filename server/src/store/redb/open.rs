@@ -219,8 +219,8 @@ fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTree
         let seq = EventSeq(seq.value());
         let Some(record) = reads::event(shared, seq)? else { continue };
         let next = usize::try_from(next.value()).unwrap_or(usize::MAX);
-        let (targets, accept_time, order) = (record.targets()?.into(), record.accept_time(), record.order()?);
-        fan_outs.insert(seq, FanOut { targets, next, accept_time, order });
+        let (accept_time, scheduled, order) = (record.accept_time(), record.scheduled(), record.order()?);
+        fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time, scheduled, order });
     }
     Ok(fan_outs)
 }

@@ -8,13 +8,15 @@
 //!            READY, HEADS ◀─────────────── the head has ended, or is skipped
 //! ```
 //!
-//! Only heads are due, so dispatch knows nothing of order. The commit that ends a head makes the next one due.
+//! Only heads are due, so dispatch knows nothing of order. The commit that ends a head makes the next one due: at once, or when its
+//! event is to be sent, for an event that is scheduled takes its place in the order like any other.
 
 use ::redb::ReadableTable as _;
 
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    publish::Arrival,
     shared::FanOut,
     tables::LaneRow,
 };
@@ -27,10 +29,10 @@ use crate::{
     },
 };
 
-/// Rows that a delivery which keeps an order takes when it comes, at most.
-pub(super) const ORDERED_ROWS: usize = 3;
+/// Rows that a delivery which keeps an order takes when it comes, besides those by which it is due.
+pub(super) const ORDER_ROWS: usize = 2;
 /// Rows that it takes when it goes on, or is released, at most.
-const PASSED_ON_ROWS: usize = 6;
+const PASSED_ON_ROWS: usize = 7;
 
 impl Change<'_> {
     /// Whether an event of this key older than that one is accepted and has not reached the webhook yet.
@@ -48,33 +50,26 @@ impl Change<'_> {
     pub(super) fn line_up(
         &mut self,
         tables: &mut Tables<'_>,
-        row: LaneRow,
-        accept_time: Timestamp,
+        arrival: Arrival,
         order: OrderKey,
         behind: bool,
     ) -> Result<(), EngineError> {
-        let (no, event, replay) = row;
+        let (no, event, replay) = arrival.row;
         if behind || tables.heads_by_key.get((no, order.0))?.is_some() {
-            tables.parked.insert(row, (accept_time.micros(), order.0))?;
+            let due = arrival.scheduled.unwrap_or(arrival.accept_time);
+            tables.parked.insert(arrival.row, (arrival.accept_time.micros(), due.micros(), order.0))?;
             tables.queues.insert((no, order.0, event, replay), ())?;
         } else {
-            self.make_head(tables, row, order.0, accept_time.micros())?;
+            self.make_head(tables, arrival, order.0)?;
         }
         Ok(())
     }
 
-    fn make_head(
-        &mut self,
-        tables: &mut Tables<'_>,
-        row: LaneRow,
-        order: u128,
-        accept_time: i64,
-    ) -> Result<(), EngineError> {
-        let (no, event, replay) = row;
-        tables.heads.insert(row, order)?;
+    fn make_head(&mut self, tables: &mut Tables<'_>, arrival: Arrival, order: u128) -> Result<(), EngineError> {
+        let (no, event, replay) = arrival.row;
+        tables.heads.insert(arrival.row, order)?;
         tables.heads_by_key.insert((no, order), (event, replay))?;
-        self.make_ready(row, accept_time);
-        Ok(())
+        self.make_due(tables, arrival)
     }
 
     /// A delivery has ended or is skipped: if it was the head of a key, the next one of that key is now.
@@ -86,8 +81,8 @@ impl Change<'_> {
         let next = next.map(|(_, _, event, replay)| (no, event, replay));
         // An older one that is on its way is to become the head when it arrives.
         let next = next.filter(|next| !self.is_on_its_way(WebhookNo(no), OrderKey(order), EventSeq(next.1)));
-        if let Some((next, accept_time)) = next.map(|next| unpark(tables, next, order)).transpose()?.flatten() {
-            return self.make_head(tables, next, order, accept_time);
+        if let Some(next) = next.map(|next| unpark(tables, next, order)).transpose()?.flatten() {
+            return self.make_head(tables, next, order);
         }
         tables.heads_by_key.remove((no, order))?;
         Ok(())
@@ -116,10 +111,10 @@ impl Change<'_> {
             let Some(until) = tables.releases.get(no)?.map(|until| until.value()) else { continue };
             let rows = tables.parked.range((no, 0, 0)..(no, until, 0))?.take(room);
             let rows: Vec<_> =
-                rows.map(|row| row.map(|(key, value)| (key.value(), value.value().1))).collect::<Result<_, _>>()?;
+                rows.map(|row| row.map(|(key, value)| (key.value(), value.value().2))).collect::<Result<_, _>>()?;
             for &(row, order) in &rows {
-                if let Some((row, accept_time)) = unpark(tables, row, order)? {
-                    self.make_ready(row, accept_time);
+                if let Some(arrival) = unpark(tables, row, order)? {
+                    self.make_due(tables, arrival)?;
                 }
             }
             room -= rows.len();
@@ -149,10 +144,10 @@ pub(super) fn take_out_of_order(
     let whole = (no, 0, 0)..=(no, u64::MAX, u32::MAX);
     let parked = tables.parked.range(whole.clone())?.take(most);
     let parked: Vec<_> =
-        parked.map(|row| row.map(|(key, value)| (key.value(), value.value().1))).collect::<Result<_, _>>()?;
+        parked.map(|row| row.map(|(key, value)| (key.value(), value.value().2))).collect::<Result<_, _>>()?;
     for &(row, order) in &parked {
-        if let Some(((_, event, replay), accept_time)) = unpark(tables, row, order)? {
-            rows.push((event, replay, Timestamp::from_micros(accept_time)));
+        if let Some(Arrival { row: (_, event, replay), accept_time, .. }) = unpark(tables, row, order)? {
+            rows.push((event, replay, accept_time));
         }
     }
     let heads = tables.heads.range(whole)?.take(most - parked.len());
@@ -165,9 +160,13 @@ pub(super) fn take_out_of_order(
     Ok(parked.len() + heads.len())
 }
 
-/// Takes a delivery out of its queue. Returns it with its time of acceptance, unless it was not there.
-fn unpark(tables: &mut Tables<'_>, row: LaneRow, order: u128) -> Result<Option<(LaneRow, i64)>, EngineError> {
+/// Takes a delivery out of its queue, unless it was not there.
+fn unpark(tables: &mut Tables<'_>, row: LaneRow, order: u128) -> Result<Option<Arrival>, EngineError> {
     let (no, event, replay) = row;
     tables.queues.remove((no, order, event, replay))?;
-    Ok(tables.parked.remove(row)?.map(|value| (row, value.value().0)))
+    let Some(value) = tables.parked.remove(row)? else { return Ok(None) };
+    let (accept_time, due, _) = value.value();
+    let accept_time = Timestamp::from_micros(accept_time);
+    let scheduled = Some(Timestamp::from_micros(due)).filter(|due| *due > accept_time);
+    Ok(Some(Arrival { row, accept_time, scheduled }))
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use ::redb::ReadableTable as _;
+use prost::Message as _;
 use tracing::error;
 
 use super::{
     change::{Change, Tables},
     error::EngineError,
-    ordered::ORDERED_ROWS,
-    records::{EventRecord, event_key},
+    ordered::ORDER_ROWS,
+    records::{DeliveryRecord, EventRecord, event_key},
     shared::FanOut,
     tables::{LaneRow, lane_row},
 };
@@ -23,9 +24,20 @@ use crate::{
     store::types::{Hint, Publish, Published},
 };
 
-/// Where the first sending of an event is in its lane.
-fn lane_row_of(no: WebhookNo, event: EventSeq) -> LaneRow {
-    lane_row(DeliveryKey { webhook: no, event, replay: 0 })
+/// A delivery that is to be attempted for the first time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) row: LaneRow,
+    pub(super) accept_time: Timestamp,
+    /// When it is to be sent, if that is later.
+    pub(super) scheduled: Option<Timestamp>,
+}
+
+impl Arrival {
+    /// The first sending of an event.
+    fn new(no: WebhookNo, event: EventSeq, accept_time: Timestamp, scheduled: Option<Timestamp>) -> Self {
+        Self { row: lane_row(DeliveryKey { webhook: no, event, replay: 0 }), accept_time, scheduled }
+    }
 }
 
 impl Change<'_> {
@@ -70,58 +82,70 @@ impl Change<'_> {
         let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
         self.chunks.push(seq, &EventRecord::new(event, publish.accept_time, &targets));
         tables.event_ids.insert(key.as_slice(), (seq.0, hash, deliveries))?;
+        let (accept_time, scheduled) = (publish.accept_time, event.scheduled(publish.accept_time));
         let ordered = ordered.and_then(|ordered| Some((OrderKey::of(event)?, ordered)));
         let keeps_order = |no: &WebhookNo| ordered.as_ref().is_some_and(|(_, all)| all.binary_search(no).is_ok());
         let keeping = if ordered.is_some() { targets.iter().filter(|no| keeps_order(no)).count() } else { 0 };
-        if targets.len() + keeping * (ORDERED_ROWS - 1) > REQUEST_ROWS_MAX {
+        if targets.len() * rows(scheduled) + keeping * ORDER_ROWS > REQUEST_ROWS_MAX {
             tables.fan_outs.insert(seq.0, 0)?;
-            let fan_out = FanOut { targets, next: 0, accept_time: publish.accept_time, order: OrderKey::of(event) };
+            let fan_out = FanOut { targets, next: 0, accept_time, scheduled, order: OrderKey::of(event) };
             self.fan_outs.push((seq, Some(fan_out)));
             return Ok(Published::New { deliveries });
         }
         for &no in targets.iter() {
+            let arrival = Arrival::new(no, seq, accept_time, scheduled);
             match &ordered {
                 Some((order, _)) if keeps_order(&no) => {
                     let behind = self.is_on_its_way(no, *order, seq);
-                    self.line_up(tables, lane_row_of(no, seq), publish.accept_time, *order, behind)?;
+                    self.line_up(tables, arrival, *order, behind)?;
                 }
-                Some(_) | None => self.make_ready(lane_row_of(no, seq), publish.accept_time.micros()),
+                Some(_) | None => self.make_due(tables, arrival)?,
             }
             *self.pending.entry(no.0).or_default() += 1;
         }
         Ok(Published::New { deliveries })
     }
 
-    /// Makes a delivery due for the first time.
-    pub(super) fn make_ready(&mut self, row: LaneRow, accept_time: i64) {
+    /// Makes a delivery due for the first time: at once, or when it is scheduled.
+    pub(super) fn make_due(&mut self, tables: &mut Tables<'_>, arrival: Arrival) -> Result<(), EngineError> {
+        let Arrival { row, accept_time, scheduled } = arrival;
         let (no, event, replay) = row;
-        let due = Timestamp::from_micros(accept_time);
-        self.ready.push((row, accept_time));
+        match scheduled {
+            None => self.ready.push((row, accept_time.micros())),
+            Some(due) => {
+                // With a record, by which the outcome of the first attempt finds the row, as that of any other does.
+                let record = DeliveryRecord::scheduled(accept_time, due).encode_to_vec();
+                tables.scheduled.insert((no, due.micros(), event, replay), 0)?;
+                tables.deliveries.insert((event, no, replay), record.as_slice())?;
+            }
+        }
+        let due = scheduled.unwrap_or(accept_time);
         self.fresh.push((WebhookNo(no), Hint { event: EventSeq(event), replay, attempts: 0, due }));
+        Ok(())
     }
 
-    /// One slice of the oldest wide event: makes it due for up to `REQUEST_ROWS_MAX` more webhooks.
+    /// One slice of the oldest wide event: makes it due for more webhooks, as many as one transaction may.
     pub(super) fn fan_out_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
         let Some((seq, mut fan_out)) = self.shared.first_fan_out() else { return Ok(()) };
         let targets = Arc::clone(&fan_out.targets);
         let mut cancelled = Vec::new();
-        let (mut end, mut rows) = (fan_out.next, 0);
-        while end < targets.len() && rows < REQUEST_ROWS_MAX {
+        let (mut end, mut taken) = (fan_out.next, 0);
+        while end < targets.len() && taken < REQUEST_ROWS_MAX {
             let no = targets[end];
             end += 1;
+            taken += rows(fan_out.scheduled);
             let Some(webhook) = self.webhook(no) else {
                 cancelled.push(no);
-                rows += 1;
                 continue;
             };
             *self.pending.entry(no.0).or_default() += 1;
+            let arrival = Arrival::new(no, seq, fan_out.accept_time, fan_out.scheduled);
             if let Some(order) = fan_out.order.filter(|_| webhook.settings.ordering.ordered) {
                 // Of the same key, older ones that were wide have arrived, for they go first.
-                self.line_up(tables, lane_row_of(no, seq), fan_out.accept_time, order, false)?;
-                rows += ORDERED_ROWS;
+                self.line_up(tables, arrival, order, false)?;
+                taken += ORDER_ROWS;
             } else {
-                self.make_ready(lane_row_of(no, seq), fan_out.accept_time.micros());
-                rows += 1;
+                self.make_due(tables, arrival)?;
             }
         }
         for no in cancelled {
@@ -137,4 +161,9 @@ impl Change<'_> {
         }
         Ok(())
     }
+}
+
+/// Rows by which a delivery is due for the first time.
+fn rows(scheduled: Option<Timestamp>) -> usize {
+    if scheduled.is_some() { 2 } else { 1 }
 }

@@ -3,7 +3,10 @@
 use clap::Args;
 use postrider_client::v1::Webhook;
 
-use super::ordering::OrderingArgs;
+use super::{
+    ordering::OrderingArgs, policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs,
+    signature::SignatureArgs,
+};
 use crate::publish::parse_label;
 
 /// Settings that need not be made. One group of flags a subject; each says which fields it sets.
@@ -20,6 +23,14 @@ pub(super) struct SettingsArgs {
     metadata: Vec<(String, String)>,
     #[command(flatten)]
     ordering: OrderingArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    protection: ProtectionArgs,
+    #[command(flatten)]
+    request: RequestArgs,
+    #[command(flatten)]
+    signature: SignatureArgs,
 }
 
 impl SettingsArgs {
@@ -39,6 +50,12 @@ impl SettingsArgs {
             set.push("metadata");
         }
         set.extend(self.ordering.apply(webhook));
+        set.extend(self.policy.apply(webhook));
+        set.extend(self.protection.apply(webhook));
+        set.extend(self.request.apply(webhook));
+        if self.signature.apply(webhook) {
+            set.push("signature");
+        }
         set
     }
 }

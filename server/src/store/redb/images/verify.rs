@@ -123,17 +123,17 @@ async fn parked(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
         let table = txn.open_table(tables::PARKED).map_err(|error| Violation(error.to_string()))?;
         for row in table.iter().map_err(|error| Violation(error.to_string()))? {
             let (key, value) = row.map_err(|error| Violation(error.to_string()))?;
-            rows.push((key.value(), value.value().0));
+            rows.push((key.value(), value.value().1));
         }
     }
     let mut parked = Lanes::new();
-    for ((no, event, replay), accept_time) in rows {
+    for ((no, event, replay), due) in rows {
         let hook = model.hooks.iter().find(|(_, hook)| hook.known.is_some_and(|(known, _)| known.0 == no));
         let Some((&hook, _)) = hook.filter(|(hook, _)| model.lives(**hook)) else {
             return Err(Violation(format!("event {event} waits at webhook {no}, which is gone")));
         };
         let label = whole_event(store, model, EventSeq(event)).await?;
-        let time = crate::model::time::Timestamp::from_micros(accept_time);
+        let time = crate::model::time::Timestamp::from_micros(due);
         ensure!(replay == 0, "event {event} was never replayed");
         parked.insert((label, hook), (0, time));
     }
@@ -278,6 +278,7 @@ async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
                 let made = made.is_some_and(|made| (made.time, made.state) == (outcome.time, outcome.state));
                 ensure!(made || known.deleted.is_some(), "attempt {} of {event} for {hook} was never made", index + 1);
             }
+            LogEntry::Operational(_) => {}
             LogEntry::WebhookCancelled(entry) => {
                 let before = cancelled.insert(entry.webhook, entry.deliveries);
                 ensure!(before.is_none(), "{} is cancelled twice", entry.webhook);
