@@ -81,6 +81,8 @@ macro_rules! suite {
             turned_off_it_releases_who_waits,
             turned_off_and_on_nobody_waits_for_ever,
             turned_on_it_holds_for_what_comes,
+            who_is_scheduled_keeps_its_place,
+            who_expires_lets_the_next_one_go_on,
             retention_keeps_who_waits,
         },
         history::{

@@ -304,6 +304,76 @@ pub(crate) async fn turned_on_it_holds_for_what_comes<E: Engine>() {
     assert_eq!(ids_due(&fixture, &webhook).await, ["a-2", "a-4"]);
 }
 
+/// An event that is scheduled takes its place in the order: it is waited for, and waits before its time counts.
+pub(crate) async fn who_is_scheduled_keeps_its_place<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = ordered(&fixture, HeadRule::Block).await;
+    let scheduled = |id: &str, seconds| Event { deliver_at: Some(at(seconds)), ..keyed(id, &id[..1]) };
+    let batch = vec![
+        fixture.matched(scheduled("a-1", 500), START),
+        fixture.matched(keyed("a-2", "a"), START),
+        fixture.matched(keyed("b-1", "b"), START),
+        fixture.matched(scheduled("b-2", 600), START),
+        fixture.matched(keyed("b-3", "b"), START),
+        fixture.matched(scheduled("x-1", 700), START),
+    ];
+    fixture.store.publish(batch).await.expect("the store answers");
+    assert_eq!(ids_due(&fixture, &webhook).await, ["a-1", "b-1", "x-1"]);
+    assert_eq!(fixture.due(&webhook, at(499)).await.hints.len(), 1, "heads are not due before their time");
+    let next_attempts = async || {
+        let query = DeliveryQuery { webhook: Some(webhook.id), ..DeliveryQuery::default() };
+        let mut listed = list(&fixture, &query).await;
+        listed.sort_by(|one, other| one.event.as_str().cmp(other.event.as_str()));
+        listed.into_iter().map(|one| one.next_attempt).collect::<Vec<_>>()
+    };
+    let expected = [Some(at(500)), None, Some(START), None, None, Some(at(700))];
+    assert_eq!(next_attempts().await, expected, "who waits has no time, whatever it was to be");
+
+    // The second one's turn comes before its time.
+    attempt(&fixture, &webhook, "b-1", DeliveryState::Delivered).await;
+    fixture.reopen::<E>().await;
+    let early = fixture.due(&webhook, at(499)).await;
+    assert_eq!((early.hints.len(), early.next_due), (0, Some(at(500))));
+    let hint = due(&fixture, &webhook).await[1].1;
+    assert_eq!((hint.due, hint.attempts), (at(600), 0));
+    attempt(&fixture, &webhook, "b-2", DeliveryState::Pending).await;
+    attempt(&fixture, &webhook, "b-2", DeliveryState::Delivered).await;
+    assert_eq!(ids_due(&fixture, &webhook).await, ["a-1", "b-3", "x-1"]);
+    assert_eq!(pending(&fixture, &webhook), 4);
+
+    // Turned off, what is released keeps its time.
+    publish(&fixture, &["c-1"]).await;
+    fixture.store.publish(vec![fixture.matched(scheduled("c-2", 800), START)]).await.expect("the store answers");
+    set(&fixture, &webhook, Ordering::default()).await;
+    until("released", async || ids_due(&fixture, &webhook).await.len() == 6).await;
+    let times = due(&fixture, &webhook).await;
+    assert!(times.iter().any(|(id, hint)| id == "c-2" && hint.due == at(800)), "{times:?}");
+}
+
+/// A delivery that is given up for its age ends like any other: the next one of its key goes on, and may be too old itself.
+pub(crate) async fn who_expires_lets_the_next_one_go_on<E: Engine>() {
+    for rule in [HeadRule::Block, HeadRule::skip_after(2).expect("in range")] {
+        let mut fixture = Fixture::new::<E>();
+        let webhook = ordered(&fixture, rule).await;
+        let other = Event { deliver_at: Some(at(60)), ..keyed("a-2", "a") };
+        publish(&fixture, &["a-1"]).await;
+        fixture.store.publish(vec![fixture.matched(other, START)]).await.expect("the store answers");
+        publish(&fixture, &["a-3", "a-4"]).await;
+        for id in ["a-1", "a-2", "a-3"] {
+            if id == "a-3" {
+                attempt(&fixture, &webhook, id, DeliveryState::Pending).await;
+                fixture.reopen::<E>().await;
+            }
+            let (head, hint) = due(&fixture, &webhook).await.remove(0);
+            assert_eq!(head, id, "{rule:?}");
+            let expiry = fixture.expiry(&webhook, hint, at(1_000)).await;
+            fixture.commit(vec![expiry]).await;
+        }
+        assert_eq!(ids_due(&fixture, &webhook).await, ["a-4"], "{rule:?}");
+        assert_eq!(pending(&fixture, &webhook), 1);
+    }
+}
+
 pub(crate) async fn retention_keeps_who_waits<E: Engine>() {
     let retention = Duration::from_mins(16);
     let mut fixture = Fixture::with::<E>(Limits { retention, ..Limits::default() });
