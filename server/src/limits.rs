@@ -18,6 +18,8 @@ pub const LABELS_MAX: usize = 16;
 pub const LABEL_VALUE_BYTES_MAX: usize = 256;
 /// Longest ordering key.
 pub const ORDERING_KEY_BYTES_MAX: usize = 256;
+/// Most attempts after which an ordered webhook can be told to go on without the head of a key.
+pub const ORDERING_SKIP_AFTER_MAX: u8 = 100;
 /// Longest content type.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 /// Longest webhook URL, as given and as normalised.

@@ -7,6 +7,7 @@ mod deliveries;
 mod fixture;
 mod history;
 mod log;
+mod ordered;
 mod publish;
 mod redb;
 mod schedule;
@@ -69,6 +70,20 @@ macro_rules! suite {
             deleting_cancels_at_once_and_says_how_many,
             a_wide_event_counts_for_a_webhook_it_has_not_reached,
             gone_webhooks_are_disabled_and_hold_their_deliveries,
+        },
+        ordered::{
+            one_of_each_key_is_due_and_the_next_one_follows,
+            order_holds_within_a_commit,
+            a_head_is_skipped_after_as_many_attempts_as_it_may_block,
+            who_waits_is_listed_as_pending_without_a_time,
+            deleting_cancels_who_waits,
+            a_wide_event_is_not_overtaken,
+            turned_off_it_releases_who_waits,
+            turned_off_and_on_nobody_waits_for_ever,
+            turned_on_it_holds_for_what_comes,
+            who_is_scheduled_keeps_its_place,
+            who_expires_lets_the_next_one_go_on,
+            retention_keeps_who_waits,
         },
         history::{
             lists_page_newest_first_without_gaps_or_repeats,

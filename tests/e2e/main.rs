@@ -13,6 +13,7 @@ mod listing;
 mod main_job;
 mod operational;
 mod ops;
+mod ordered;
 mod policy;
 mod protection;
 mod publish_stream;

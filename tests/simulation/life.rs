@@ -192,7 +192,10 @@ impl Process {
         self.calls.cancel();
         // Those who hang have their deliveries attempted one at a time in the worst case.
         let backlog = u32::try_from(self.world.record.lock().deliveries()).expect("few");
-        let patience = Duration::from_mins(10) + self.world.plan.longest() + Duration::from_secs(10) * backlog;
+        // And those of one ordering key one after the other, each with all its attempts.
+        let line = self.world.record.lock().longest_line();
+        let patience =
+            Duration::from_mins(10) + self.world.plan.longest() * (1 + line) + Duration::from_secs(10) * backlog;
         let soon = self.world.plan.longest() + Duration::from_mins(1);
         if timeout(soon, self.done()).await.is_err() {
             // What is owed to those who fail for ever is put off, one probe after the other. Once they are well it flows.

@@ -11,6 +11,7 @@ use postrider_server::{
         delivery::DeliveryState,
         event::{Event, JSON},
         ids::{EventTypeName, Tenant, WebhookId},
+        ordering::{HeadRule, Ordering},
         signing::Secret,
         target::Target,
         webhook::{Settings, Subscription, WebhookSpec},
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{plan::Plan, plan::Traffic, receivers::Manner, world::World};
 
 const TYPES: [&str; 3] = ["ADD_TAG", "REMOVE_TAG", "NEW_LEAD"];
+/// Ordering keys; some events have none.
+const KEYS: [&str; 4] = ["", "a", "b", "c"];
 /// Ids that all publishers use, with the same content.
 const SHARED_IDS: u32 = 30;
 /// Nothing more is published once there are as many.
@@ -89,7 +92,7 @@ impl Publisher {
             tenant: tenant(hash % self.traffic.tenants),
             event_type: EventTypeName::new(TYPES[hash / 7 % TYPES.len()]),
             labels: BTreeMap::new(),
-            ordering_key: String::new(),
+            ordering_key: KEYS[hash / 21 % KEYS.len()].into(),
             occur_time: None,
             content_type: JSON.into(),
             body: Bytes::from(format!("{{\"id\": \"{id}\"}}")),
@@ -166,12 +169,14 @@ impl Webhooks {
         let all = rng.random_bool(0.6);
         let subscription = if all { Subscription::All } else { Subscription::to(types) };
         let request = rng.random_bool(0.8).then(|| RequestKey { id: format!("create-{index}"), hash: 1 });
+        let target = Target::from_stored(&format!("https://receiver.example/hook/{index}")).expect("a URL");
+        let tenant = tenant(rng.random_range(0..traffic.tenants));
+        let ordered = rng.random_bool(traffic.ordered);
+        let skip_after = HeadRule::skip_after(rng.random_range(1..=3)).filter(|_| rng.random_bool(0.4));
+        let ordering = Ordering { ordered, head: skip_after.unwrap_or_default() };
         let spec = WebhookSpec {
-            tenant: tenant(rng.random_range(0..traffic.tenants)),
-            settings: Settings::new(
-                Target::from_stored(&format!("https://receiver.example/hook/{index}")).expect("a URL"),
-                subscription,
-            ),
+            tenant,
+            settings: Settings { ordering, ..Settings::new(target, subscription) },
             enabled: rng.random_bool(0.97),
         };
         self.wanted.push(Wanted { spec, request, state: State::Unsure });

@@ -60,6 +60,8 @@ pub(crate) struct Traffic {
     pub(crate) change_ms: u64,
     /// How many of a hundred receivers are healthy.
     pub(crate) healthy: u32,
+    /// How often a webhook is ordered.
+    pub(crate) ordered: f64,
 }
 
 /// One process, from its start to its end.
@@ -146,6 +148,7 @@ impl Plan {
                 repeats: 0.15,
                 change_ms: [3_000, 10_000][rng.random_range(0..2)],
                 healthy: [30, 60, 90][rng.random_range(0..3)],
+                ordered: [0.0, 0.0, 0.4][rng.random_range(0..3)],
             },
             lives: lives(&mut rng),
         }

@@ -19,7 +19,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use postrider_server::{
     model::{
         delivery::{AttemptResult, DeliveryState},
-        ids::{DeliveryId, DeliveryKey, EventId, Tenant, WebhookNo},
+        ids::{DeliveryId, DeliveryKey, EventId, EventSeq, Tenant, WebhookNo},
         retry::RetryPolicy,
         seal::Sealer,
         time::Timestamp,
@@ -52,6 +52,8 @@ pub(crate) struct Record {
     hook_of: BTreeMap<WebhookNo, usize>,
     pub(crate) events: BTreeMap<(Tenant, EventId), Occurrence>,
     courses: BTreeMap<DeliveryKey, Course>,
+    /// The latest event of each ordering key that an ordered webhook was called for.
+    reached: BTreeMap<(WebhookNo, String), EventSeq>,
     /// Those of them that have not ended.
     open: BTreeSet<DeliveryKey>,
     /// Those that were started in this life, and are not recorded.
@@ -93,6 +95,8 @@ struct Course {
     delivery_id: Option<DeliveryId>,
     state: DeliveryState,
     attempts: u32,
+    /// It waits behind another one, and is not due.
+    parked: bool,
     due: Timestamp,
     /// When that became durable.
     known: Timestamp,
@@ -115,6 +119,7 @@ impl Record {
             hook_of: BTreeMap::new(),
             events: BTreeMap::new(),
             courses: BTreeMap::new(),
+            reached: BTreeMap::new(),
             open: BTreeSet::new(),
             flying: BTreeSet::new(),
             log: Vec::new(),
@@ -230,6 +235,15 @@ impl Record {
     /// Deliveries of a webhook that have not ended.
     pub(crate) fn waiting(&self, no: WebhookNo) -> u64 {
         self.open.iter().filter(|key| key.webhook == no).count() as u64
+    }
+
+    /// How many deliveries at most wait for one webhook in one line.
+    pub(crate) fn longest_line(&self) -> u32 {
+        let mut lines: BTreeMap<WebhookNo, u32> = BTreeMap::new();
+        for key in self.open.iter().filter(|key| self.courses[key].parked) {
+            *lines.entry(key.webhook).or_default() += 1;
+        }
+        lines.into_values().max().unwrap_or_default()
     }
 
     /// Deliveries so far.

@@ -12,6 +12,7 @@ pub mod failing;
 pub mod ids;
 pub mod json_object;
 pub mod operational;
+pub mod ordering;
 pub mod policy;
 pub mod protection;
 pub mod rate;

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    ordering::Ordering,
     policy::Policy,
     protection::{Pace, Protection},
     request::RequestShape,
@@ -88,6 +89,8 @@ pub struct Settings {
     pub description: Box<str>,
     /// Its owner's own notes; never sent.
     pub metadata: BTreeMap<String, String>,
+    /// In which order it receives them.
+    pub ordering: Ordering,
     /// How long its attempts take and how often they are repeated, where that is not left to the server.
     pub policy: Option<Box<Policy>>,
     /// What its receiver is protected with.
@@ -107,6 +110,7 @@ impl Settings {
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
+            ordering: Ordering::default(),
             policy: None,
             protection: None,
             request: None,

@@ -63,6 +63,8 @@ struct TenantIndex {
     changed_at: ConfigSeq,
     /// By number. New ones have the highest.
     webhooks: Vec<Arc<Webhook>>,
+    /// Those that are ordered, by number; `None`: there are none.
+    ordered: Option<Arc<Vec<WebhookNo>>>,
     /// By type. Filled when first asked for, emptied by changes.
     matches: Vec<(EventTypeName, Arc<[WebhookNo]>)>,
 }
@@ -81,6 +83,21 @@ impl TenantIndex {
     fn change(&mut self, seq: ConfigSeq) {
         self.changed_at = seq;
         self.matches = Vec::new();
+    }
+
+    fn note_order(&mut self, no: WebhookNo, is_ordered: bool) {
+        if !is_ordered && self.ordered.is_none() {
+            return;
+        }
+        let all = Arc::make_mut(self.ordered.get_or_insert_default());
+        match (all.binary_search(&no), is_ordered) {
+            (Err(place), true) => all.insert(place, no),
+            (Ok(place), false) => drop(all.remove(place)),
+            (Ok(_), true) | (Err(_), false) => {}
+        }
+        if all.is_empty() {
+            self.ordered = None;
+        }
     }
 }
 
@@ -111,9 +128,12 @@ impl Catalog {
         Targets { webhooks, matched_at: index.changed_at }
     }
 
-    /// Whether targets matched at `matched_at` still hold.
-    pub fn is_current(&self, tenant: &Tenant, matched_at: ConfigSeq) -> bool {
-        self.inner.read().tenants.get(tenant).is_none_or(|index| index.changed_at <= matched_at)
+    /// Whether targets matched at `matched_at` still hold, and which of the tenant's webhooks are ordered, by number; `None`:
+    /// none are.
+    pub fn standing(&self, tenant: &Tenant, matched_at: ConfigSeq) -> (bool, Option<Arc<Vec<WebhookNo>>>) {
+        let inner = self.inner.read();
+        let Some(index) = inner.tenants.get(tenant) else { return (true, None) };
+        (index.changed_at <= matched_at, index.ordered.clone())
     }
 
     /// A webhook by number.
@@ -167,6 +187,7 @@ impl Catalog {
         inner.by_id.insert(webhook.id, webhook.no);
         let index = inner.tenants.entry(webhook.tenant.clone()).or_default();
         index.change(seq);
+        index.note_order(webhook.no, webhook.settings.ordering.ordered);
         match index.find(webhook.no) {
             Ok(place) => index.webhooks[place] = webhook.clone(),
             Err(place) => index.webhooks.insert(place, webhook.clone()),
@@ -186,6 +207,7 @@ impl Catalog {
         inner.by_id.remove(&webhook.id);
         let index = inner.tenants.entry(webhook.tenant.clone()).or_default();
         index.change(seq);
+        index.note_order(no, false);
         if let Ok(place) = index.find(no) {
             index.webhooks.remove(place);
         }

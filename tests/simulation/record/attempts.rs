@@ -6,6 +6,7 @@ use postrider_server::{
     flow::Job,
     model::{
         delivery::{AttemptResult, DeliveryState},
+        ids::DeliveryKey,
         time::Timestamp,
     },
 };
@@ -26,6 +27,11 @@ impl Record {
         if let Err(why) = self.judge_start(now, index, job) {
             self.violate(now, format_args!("attempt {attempt} of {} at hook {index}: {why}", shown(&key)));
             return None;
+        }
+        if self.keeps_order(index, job) {
+            let reached = (key.webhook, job.event.event.ordering_key.clone());
+            let last = self.reached.entry(reached).or_insert(key.event);
+            *last = key.event.max(*last);
         }
         let hook = &mut self.hooks[index];
         hook.busy += 1;
@@ -63,12 +69,36 @@ impl Record {
         check(job.attempt == course.attempts + 1, "an attempt is left out or repeated")?;
         check(now >= course.due, "it is not due")?;
         check(self.rested(now, course), "it is too soon after the attempt before")?;
+        check(!course.parked, "it is not its turn")?;
+        self.judge_order(index, job)?;
         check(hook.busy < limits.webhook_in_flight_max, "too many attempts at one webhook")?;
         check(self.flying.len() < limits.in_flight_max, "too many attempts")?;
         if hook.manner == Manner::Healthy && idle > HEALTHY_START_MAX {
             return Err(format!("a healthy receiver waited {idle:?}"));
         }
         Ok(())
+    }
+
+    fn keeps_order(&self, index: usize, job: &Job) -> bool {
+        self.hooks[index].spec.settings.ordering.ordered && !job.event.event.ordering_key.is_empty()
+    }
+
+    /// An ordered webhook is called for an event only when it is done with the one of the same key before, which must be older.
+    fn judge_order(&self, index: usize, job: &Job) -> Result<(), String> {
+        if !self.keeps_order(index, job) {
+            return Ok(());
+        }
+        let rule = self.hooks[index].spec.settings.ordering.head;
+        let is_let_go = |event| {
+            let course = self.courses.get(&DeliveryKey { event, ..job.key });
+            course.is_none_or(|course| rule.lets_go(course.state, course.attempts))
+        };
+        let event = job.key.event;
+        match self.reached.get(&(job.key.webhook, job.event.event.ordering_key.clone())) {
+            Some(last) if *last < event => check(is_let_go(*last), "it overtakes another one of its ordering key"),
+            Some(last) if *last > event => check(is_let_go(event), "another one of its ordering key overtook it"),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// By the receiver's own clock: the pause after the attempt before is as long as the policy and the receiver want it.

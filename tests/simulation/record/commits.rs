@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_server::{
     model::{
         delivery::{AttemptResult, DeliveryState, Outcome},
-        ids::{DeliveryKey, WebhookNo},
+        ids::{DeliveryKey, EventSeq, WebhookNo},
         time::Timestamp,
     },
     store::{ConfigStep, Hint, LogEntry},
@@ -18,6 +18,9 @@ use super::{Course, Record, check, index_of, least_pause, shown};
 impl Record {
     /// A commit is durable.
     pub(crate) fn committed(&mut self, now: Timestamp, effects: &Effects) {
+        for (webhook, event) in &effects.parked {
+            self.parked(now, *webhook, *event);
+        }
         for (webhook, hint) in &effects.fresh {
             self.became_due(now, *webhook, hint);
         }
@@ -55,14 +58,22 @@ impl Record {
             delivery_id: None,
             state: DeliveryState::Pending,
             attempts: 0,
+            parked: false,
             due: hint.due,
             known: now,
             results: Vec::new(),
         };
         self.open.insert(key);
-        if self.courses.insert(key, course).is_some() {
+        if self.courses.insert(key, course).is_some_and(|before| !before.parked) {
             self.violate(now, format_args!("{} is made due twice", shown(&key)));
         }
+    }
+
+    fn parked(&mut self, now: Timestamp, webhook: WebhookNo, event: EventSeq) {
+        self.became_due(now, webhook, &Hint { event, replay: 0, attempts: 0, due: now });
+        let key = DeliveryKey { webhook, event, replay: 0 };
+        self.note(now, format_args!("{} is parked", shown(&key)));
+        self.courses.get_mut(&key).expect("just made").parked = true;
     }
 
     fn removed(&mut self, now: Timestamp, no: WebhookNo) {

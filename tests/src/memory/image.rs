@@ -12,6 +12,7 @@ use postrider_server::{
         failing::Failing,
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
         operational::{Occurrence, OperationalEvent},
+        ordering::OrderKey,
         time::Timestamp,
         webhook::{DisableReason, Switch, Webhook},
     },
@@ -58,6 +59,9 @@ pub struct Image {
     ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Row>,
     pub(super) due: BTreeMap<WebhookNo, Due>,
+    pub(super) queues: BTreeMap<WebhookNo, Queues>,
+    /// Webhooks that are not ordered any more, and the first event that is not to be released.
+    releases: BTreeMap<WebhookNo, EventSeq>,
     /// Those that fail continuously.
     pub(super) failing: BTreeMap<WebhookNo, Failing>,
     /// Pending deliveries that are due or will be.
@@ -86,6 +90,13 @@ impl Due {
     fn remove(&mut self, slot: &Slot) -> bool {
         self.ready.remove(slot) || self.scheduled.remove(slot)
     }
+}
+
+/// Who waits for whom at one webhook.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    heads: BTreeMap<OrderKey, EventSeq>,
+    pub(super) parked: BTreeMap<EventSeq, OrderKey>,
 }
 
 /// What a create was answered.
@@ -132,6 +143,8 @@ pub(super) enum Done {
 pub struct Effects {
     /// What became due.
     pub fresh: Vec<(WebhookNo, Hint)>,
+    /// What was accepted and waits behind another one of its ordering key.
+    pub parked: Vec<(WebhookNo, EventSeq)>,
     /// Changes of configuration.
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
     /// Entries added to the log.
@@ -158,6 +171,8 @@ impl Image {
             ids: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             due: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            releases: BTreeMap::new(),
             failing: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_total: 0,
@@ -184,7 +199,7 @@ impl Image {
 
     /// Whether wide events are on their way to their webhooks.
     pub fn has_slices(&self) -> bool {
-        !self.fan_outs.is_empty()
+        !self.fan_outs.is_empty() || !self.releases.is_empty()
     }
 
     /// Carries a commit out.
@@ -210,6 +225,7 @@ impl Image {
             });
         }
         self.fan_out_slice(&mut effects);
+        self.release_slice(&mut effects);
         (done, effects)
     }
 
@@ -248,7 +264,7 @@ impl Image {
         }
         if targets.len() <= self.limits.slice_rows_max {
             for &no in &targets {
-                self.make_due(no, seq, effects);
+                self.arrive(no, seq, effects);
             }
         } else {
             self.fan_outs.insert(seq, targets);
@@ -267,6 +283,69 @@ impl Image {
             .collect()
     }
 
+    /// A delivery reaches its webhook: it is due, or waits behind the head of its key.
+    fn arrive(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
+        *self.pending.entry(no).or_default() += 1;
+        effects.touched.insert(no);
+        let is_ordered = self.webhooks[&no].1.settings.ordering.ordered;
+        let order = OrderKey::of(&self.events[&event].event).filter(|_| is_ordered);
+        let Some(order) = order else { return self.make_due(no, event, effects) };
+        let behind = self.is_on_its_way(no, order, event);
+        let queues = self.queues.entry(no).or_default();
+        if behind || queues.heads.contains_key(&order) {
+            queues.parked.insert(event, order);
+            effects.parked.push((no, event));
+        } else {
+            queues.heads.insert(order, event);
+            self.make_due(no, event, effects);
+        }
+    }
+
+    /// Whether an older event of this key has not reached the webhook yet.
+    fn is_on_its_way(&self, no: WebhookNo, order: OrderKey, before: EventSeq) -> bool {
+        self.fan_outs
+            .range(..before)
+            .any(|(seq, rest)| rest.contains(&no) && OrderKey::of(&self.events[seq].event) == Some(order))
+    }
+
+    /// What waits behind a head goes on.
+    fn pass_on(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
+        let Some(queues) = self.queues.get_mut(&no) else { return };
+        let Some(order) = queues.heads.iter().find_map(|(order, head)| (*head == event).then_some(*order)) else {
+            return;
+        };
+        let next = queues.parked.iter().find_map(|(event, waits_for)| (*waits_for == order).then_some(*event));
+        // An older one that is on its way becomes the head when it arrives.
+        let next = next.filter(|next| !self.is_on_its_way(no, order, *next));
+        let queues = self.queues.entry(no).or_default();
+        match next {
+            Some(next) => {
+                queues.parked.remove(&next);
+                queues.heads.insert(order, next);
+                self.make_due(no, next, effects);
+            }
+            None => drop(queues.heads.remove(&order)),
+        }
+    }
+
+    fn release_slice(&mut self, effects: &mut Effects) {
+        let Some((&no, &until)) = self.releases.first_key_value() else { return };
+        let queues = self.queues.entry(no).or_default();
+        let parked: Vec<_> = queues.parked.range(..until).map(|(event, _)| *event).collect();
+        for event in parked.iter().take(self.limits.slice_rows_max).copied() {
+            self.queues.entry(no).or_default().parked.remove(&event);
+            self.make_due(no, event, effects);
+        }
+        if parked.len() > self.limits.slice_rows_max {
+            return;
+        }
+        let heads: Vec<_> = self.queues[&no].heads.values().copied().filter(|head| *head < until).collect();
+        for head in heads {
+            self.pass_on(no, head, effects);
+        }
+        self.releases.remove(&no);
+    }
+
     fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
         let hint = Hint { event, replay: 0, attempts: 0, due: row.due };
@@ -274,8 +353,6 @@ impl Image {
         let due = self.due.entry(no).or_default();
         let slots = if scheduled { &mut due.scheduled } else { &mut due.ready };
         slots.insert((hint.due, event, 0));
-        *self.pending.entry(no).or_default() += 1;
-        effects.touched.insert(no);
         effects.fresh.push((no, hint));
     }
 
@@ -290,7 +367,7 @@ impl Image {
         for no in slice {
             // A deleted webhook's deliveries were cancelled with it.
             if self.webhooks.contains_key(&no) {
-                self.make_due(no, seq, effects);
+                self.arrive(no, seq, effects);
             }
         }
     }
@@ -317,6 +394,7 @@ impl Image {
         let key = outcome.key;
         let Some((_, webhook)) = self.webhooks.get(&key.webhook) else { return };
         let held = outcome.state == DeliveryState::Pending && !webhook.is_enabled();
+        let lets_go = webhook.settings.ordering.head.lets_go(outcome.state, outcome.attempt);
         let Some(row) = self.deliveries.get_mut(&key) else { return };
         let Some(due) = self.due.get_mut(&key.webhook) else { return };
         if !outcome.follows(row.attempts) || !due.remove(&(row.due, key.event, key.replay)) {
@@ -334,6 +412,9 @@ impl Image {
                 due.scheduled.insert((next, key.event, key.replay));
             }
             None => self.ended(key.webhook, 1, effects),
+        }
+        if lets_go {
+            self.pass_on(key.webhook, key.event, effects);
         }
         let entry = LogEntry::Outcome(Outcome { held, ..outcome.clone() });
         self.append(entry, effects);
@@ -461,6 +542,9 @@ impl Image {
         }
         let (changed, was_enabled) = (change(webhook), webhook.is_enabled());
         if changed != *webhook {
+            if webhook.settings.ordering.ordered && !changed.settings.ordering.ordered {
+                self.releases.insert(webhook.no, EventSeq(self.next_event));
+            }
             self.put(changed.clone(), effects);
         }
         if was_enabled {
@@ -489,6 +573,8 @@ impl Image {
             cancelled += 1;
         }
         self.due.remove(&no);
+        self.queues.remove(&no);
+        self.releases.remove(&no);
         self.failing.remove(&no);
         self.pending.remove(&no);
         self.pending_total -= cancelled;

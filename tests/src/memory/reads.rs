@@ -114,6 +114,7 @@ impl Image {
         let stored = self.events.get(&key.event)?;
         let (webhook, tenant, enabled) = self.webhook(key.webhook)?;
         let held = row.state == DeliveryState::Pending && !enabled;
+        let parked = self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&key.event));
         Some(Delivery {
             id: sealer.delivery_id(key),
             key,
@@ -125,7 +126,7 @@ impl Image {
             attempts: row.attempts,
             create_time: stored.accept_time,
             update_time: row.update_time,
-            next_attempt: (row.state == DeliveryState::Pending && !held).then_some(row.due),
+            next_attempt: (row.state == DeliveryState::Pending && !held && !parked).then_some(row.due),
             last_http_status: row.http_status,
             last_error_class: row.error_class,
         })

@@ -4,8 +4,8 @@
 use postrider_client::{
     Update,
     v1::{
-        BodyFormat, Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, HttpMethod,
-        OperationalEvent, Outcome, RetryPolicy, Signature, SignatureScheme, Webhook, authorization::Scheme,
+        BodyFormat, Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, HeadRule,
+        HttpMethod, OperationalEvent, Outcome, RetryPolicy, Signature, SignatureScheme, Webhook, authorization::Scheme,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -20,6 +20,11 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "display_name": webhook.display_name,
         "description": webhook.description,
         "metadata": webhook.metadata,
+        "ordered": webhook.ordered,
+        "ordering": webhook.ordering.map(|ordering| json!({
+            "head_rule": named(ordering.head_rule, HeadRule::as_str_name),
+            "skip_after_attempts": ordering.skip_after_attempts,
+        })),
         "method": named(webhook.method, HttpMethod::as_str_name),
         "headers": webhook.headers,
         "query": webhook.query,

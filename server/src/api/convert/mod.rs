@@ -3,6 +3,7 @@
 
 pub(super) mod delivery;
 pub(super) mod event;
+mod ordering;
 pub(super) mod policy;
 pub(super) mod protection;
 mod request;

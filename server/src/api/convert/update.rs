@@ -64,6 +64,8 @@ const FIELDS: &[Field] = fields![
     authorization,
     retry_on_timeout,
     signature,
+    ordered,
+    ordering,
 ];
 
 /// Fields that replies have and nobody decides on, and those that never change.

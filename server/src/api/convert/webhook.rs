@@ -7,7 +7,7 @@ use prost::Message as _;
 use twox_hash::XxHash3_128;
 
 use super::{
-    count, event_type, labels,
+    count, event_type, labels, ordering,
     policy::{self, PolicyLimits},
     protection::{self, protection},
     request,
@@ -91,6 +91,7 @@ pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, ru
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
+    let ordering = ordering::settings(violations, webhook.ordered, webhook.ordering);
     let signature = signature(violations, webhook.signature.as_ref());
     let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
     Some(Settings {
@@ -99,6 +100,7 @@ pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, ru
         display_name,
         description,
         metadata,
+        ordering: ordering?,
         policy,
         protection,
         request,
@@ -114,6 +116,8 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
+        ordered: settings.ordering.ordered,
+        ordering: ordering::decided(settings.ordering),
         signature: settings.signature.as_deref().map(signature::decided),
         ..v1::Webhook::default()
     };

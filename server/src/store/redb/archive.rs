@@ -233,13 +233,14 @@ fn is_live(
     if wide.contains(&seq) {
         return Ok(true);
     }
-    let (ready, deliveries) = (hot.open_table(tables::READY)?, hot.open_table(tables::DELIVERIES)?);
+    let (ready, parked) = (hot.open_table(tables::READY)?, hot.open_table(tables::PARKED)?);
+    let deliveries = hot.open_table(tables::DELIVERIES)?;
     for webhook in record.targets()? {
         let key = DeliveryKey { webhook, event: seq, replay: 0 };
         if shared.catalog.webhook(webhook).is_none() {
             continue;
         }
-        if ready.get(lane_row(key))?.is_some() {
+        if ready.get(lane_row(key))?.is_some() || parked.get(lane_row(key))?.is_some() {
             return Ok(true);
         }
         if let Some(delivery) = deliveries.get(delivery_row(key))?

@@ -91,6 +91,10 @@ impl Search {
         let rows = table.range((self.webhook, 0, 0)..(self.webhook, end, replay))?.rev().take(TAKEN_MAX);
         let places = rows.map(|row| row.map(|(key, _)| (key.value().1, key.value().2)));
         self.add(places.collect::<Result<_, _>>()?);
+        let table = hot.open_table(tables::PARKED)?;
+        let rows = table.range((self.webhook, 0, 0)..(self.webhook, end, replay))?.rev().take(TAKEN_MAX);
+        let places = rows.map(|row| row.map(|(key, _)| (key.value().1, key.value().2)));
+        self.add(places.collect::<Result<_, _>>()?);
         Ok(())
     }
 

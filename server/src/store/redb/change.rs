@@ -3,7 +3,7 @@
 //! Invariant: nothing in memory changes before the commit; a transaction that fails leaves no trace.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -18,7 +18,10 @@ use super::{
     tables::{self, DeliveryRow, LaneRow, meta},
 };
 use crate::{
-    model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+    model::{
+        ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        webhook::Webhook,
+    },
     store::types::{ConfigStep, Hint, LogEntry},
 };
 
@@ -43,6 +46,11 @@ pub(super) struct Tables<'txn> {
     pub(super) cancels: Table<'txn, u64, ()>,
     pub(super) failing: Table<'txn, u64, (i64, i64, u32)>,
     pub(super) segments: Table<'txn, u64, &'static [u8]>,
+    pub(super) parked: Table<'txn, LaneRow, (i64, i64, u128)>,
+    pub(super) queues: Table<'txn, (u64, u128, u64, u32), ()>,
+    pub(super) heads: Table<'txn, LaneRow, u128>,
+    pub(super) heads_by_key: Table<'txn, (u64, u128), (u64, u32)>,
+    pub(super) releases: Table<'txn, u64, u64>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -68,6 +76,11 @@ impl<'txn> Tables<'txn> {
             cancels: txn.open_table(tables::CANCELS)?,
             failing: txn.open_table(tables::FAILING)?,
             segments: txn.open_table(tables::SEGMENTS)?,
+            parked: txn.open_table(tables::PARKED)?,
+            queues: txn.open_table(tables::QUEUES)?,
+            heads: txn.open_table(tables::HEADS)?,
+            heads_by_key: txn.open_table(tables::HEADS_BY_KEY)?,
+            releases: txn.open_table(tables::RELEASES)?,
         })
     }
 }
@@ -90,6 +103,8 @@ pub(super) struct Change<'a> {
     /// Pending deliveries as committed, by webhook number.
     pub(super) pending_before: &'a HashMap<u64, u64>,
     pub(super) pending: HashMap<u64, i64>,
+    /// Webhooks whose parked deliveries are being released, as committed.
+    pub(super) releasing: &'a BTreeSet<u64>,
     pub(super) chunks: ChunkBuilder,
     pub(super) ready: Vec<(LaneRow, i64)>,
     pub(super) fresh: Vec<(WebhookNo, Hint)>,
@@ -101,6 +116,8 @@ pub(super) struct Change<'a> {
     pub(super) cancels_started: Vec<u64>,
     /// So many of those that waited are done.
     pub(super) cancels_done: usize,
+    /// Releases that began, and those that ended, one after the other.
+    pub(super) releases: Vec<(u64, bool)>,
 }
 
 /// What was written, for the caches.
@@ -109,12 +126,18 @@ pub(super) struct Written {
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn new(shared: &'a Shared, counters: CountersRecord, pending_before: &'a HashMap<u64, u64>) -> Self {
+    pub(super) fn new(
+        shared: &'a Shared,
+        counters: CountersRecord,
+        pending_before: &'a HashMap<u64, u64>,
+        releasing: &'a BTreeSet<u64>,
+    ) -> Self {
         Self {
             shared,
             counters,
             pending_before,
             pending: HashMap::new(),
+            releasing,
             chunks: ChunkBuilder::default(),
             ready: Vec::new(),
             fresh: Vec::new(),
@@ -125,12 +148,19 @@ impl<'a> Change<'a> {
             fan_outs: Vec::new(),
             cancels_started: Vec::new(),
             cancels_done: 0,
+            releases: Vec::new(),
         }
     }
 
     /// Whether deliveries for this webhook are still wanted.
     pub(super) fn exists(&self, no: WebhookNo) -> bool {
-        !self.removed.contains(&no) && self.shared.catalog.webhook(no).is_some()
+        self.webhook(no).is_some()
+    }
+
+    /// The webhook as committed, unless this transaction deletes it.
+    pub(super) fn webhook(&self, no: WebhookNo) -> Option<Arc<Webhook>> {
+        let known = self.shared.catalog.webhook(no).map(|known| known.webhook);
+        known.filter(|_| !self.removed.contains(&no))
     }
 
     /// How many deliveries of the webhook are pending, this transaction included.

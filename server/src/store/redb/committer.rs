@@ -4,7 +4,7 @@
 //! slices, one a commit, between everything else.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -30,6 +30,7 @@ pub(super) struct Committer {
     counters: CountersRecord,
     pending: HashMap<u64, u64>,
     cancels: VecDeque<u64>,
+    releases: BTreeSet<u64>,
 }
 
 /// What the committer starts from.
@@ -39,6 +40,8 @@ pub(super) struct Recovered {
     pub(super) pending: HashMap<u64, u64>,
     /// Deleted webhooks whose deliveries are not all marked yet.
     pub(super) cancels: VecDeque<u64>,
+    /// Webhooks whose parked deliveries are not all released yet.
+    pub(super) releases: BTreeSet<u64>,
 }
 
 /// An answer held back until the commit. Dropped unsent if it fails, which tells who waits that nothing was stored.
@@ -77,12 +80,14 @@ struct Effects {
     fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     cancels_started: Vec<u64>,
     cancels_done: usize,
+    releases: Vec<(u64, bool)>,
 }
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, recovered: Recovered) -> Self {
         let counters = *shared.counters.lock();
-        Self { shared, counters, pending: recovered.pending, cancels: recovered.cancels }
+        let Recovered { pending, cancels, releases } = recovered;
+        Self { shared, counters, pending, cancels, releases }
     }
 
     /// Runs until the inbox is closed and empty.
@@ -110,14 +115,14 @@ impl Committer {
     }
 
     fn has_slices(&self) -> bool {
-        !self.cancels.is_empty() || !self.shared.fan_outs.read().is_empty()
+        !self.cancels.is_empty() || !self.releases.is_empty() || !self.shared.fan_outs.read().is_empty()
     }
 
     /// Writes everything in one transaction.
     fn commit(&mut self, work: Work) -> Result<(Effects, Vec<Answered>), EngineError> {
         let hot = self.shared.hot.read().clone().filter(|hot| !hot.has_failed()).ok_or(EngineError::Unavailable)?;
         let txn = begin(&hot)?;
-        let mut change = Change::new(&self.shared, self.counters, &self.pending);
+        let mut change = Change::new(&self.shared, self.counters, &self.pending, &self.releases);
         let mut answers = Vec::new();
         let written = {
             let mut tables = Tables::open(&txn)?;
@@ -136,6 +141,7 @@ impl Committer {
             }
             change.fan_out_slice(&mut tables)?;
             change.cancel_slice(&mut tables, self.cancels.iter().copied())?;
+            change.release_slice(&mut tables)?;
             change.flush(&mut tables, self.shared.clock.wall().micros())?
         };
         let effects = Effects::of(change, written);
@@ -186,6 +192,13 @@ impl Committer {
         }
         self.cancels.drain(..effects.cancels_done);
         self.cancels.extend(effects.cancels_started);
+        for (no, begins) in effects.releases {
+            if begins {
+                self.releases.insert(no);
+            } else {
+                self.releases.remove(&no);
+            }
+        }
         let grew = !effects.shown.is_empty();
         if grew {
             let mut recent = shared.recent.lock();
@@ -222,6 +235,7 @@ impl Committer {
                     self.counters = *self.shared.counters.lock();
                     self.pending = recovered.pending;
                     self.cancels = recovered.cancels;
+                    self.releases = recovered.releases;
                     self.shared.metrics.reopenings.inc();
                     self.shared.works.send_replace(true);
                     info!("the store is open again");
@@ -264,6 +278,7 @@ impl Effects {
             fan_outs: change.fan_outs,
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,
+            releases: change.releases,
         }
     }
 

@@ -6,6 +6,7 @@ use prost::Message as _;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    ordered,
     records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, WebhookRecord},
     tables::delivery_row,
 };
@@ -98,6 +99,9 @@ impl Change<'_> {
         }
         let changed = change(&webhook);
         if changed != webhook {
+            if webhook.settings.ordering.ordered && !changed.settings.ordering.ordered {
+                self.release(tables, webhook.no.0)?;
+            }
             self.put_webhook(tables, changed.clone())?;
         }
         if webhook.is_enabled() {
@@ -136,6 +140,7 @@ impl Change<'_> {
             self.cancels_started.push(no);
         }
         self.removed.insert(WebhookNo(no));
+        self.end_release(tables, no)?;
         self.steps.push((ConfigSeq(self.counters.config_seq), ConfigStep::Removed(WebhookNo(no))));
         if cancelled > 0 {
             let entry = WebhookCancelled { tenant: webhook.tenant, webhook: id, deliveries: cancelled, time };
@@ -183,10 +188,17 @@ impl Change<'_> {
             tables.scheduled.remove(key)?;
             rows.push((key.2, key.3, Timestamp::UNIX_EPOCH));
         }
+        let mut taken = rows.len();
+        if taken < most {
+            // Each of them is in two tables.
+            let some = (most - taken).div_ceil(2);
+            let found = ordered::take_out_of_order(tables, no, some, &mut rows)?;
+            taken = if found == some { most } else { taken + found };
+        }
         if !rows.is_empty() {
             self.cancel_rows(tables, no, &rows)?;
         }
-        Ok(rows.len())
+        Ok(taken)
     }
 
     /// Marks deliveries of a deleted webhook as cancelled: event, replay, and time of acceptance for those never attempted.

@@ -24,6 +24,7 @@ mod inbox;
 mod mover;
 mod open;
 mod operational;
+mod ordered;
 mod outcomes;
 mod publish;
 mod reads;

@@ -202,12 +202,14 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     }
     let cancels = txn.open_table(tables::CANCELS)?;
     let cancels = cancels.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
+    let releases = txn.open_table(tables::RELEASES)?;
+    let releases = releases.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
     *shared.fan_outs.write() = load_fan_outs(shared, &txn)?;
 
     let head = Position(shared.counters.lock().log_head);
     *shared.recent.lock() = RecentLog::new(head, shared.config.log_cache_bytes);
     shared.head.send_replace(head);
-    Ok(Recovered { pending, cancels })
+    Ok(Recovered { pending, cancels, releases })
 }
 
 fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTreeMap<EventSeq, FanOut>, EngineError> {
@@ -217,8 +219,8 @@ fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTree
         let seq = EventSeq(seq.value());
         let Some(record) = reads::event(shared, seq)? else { continue };
         let next = usize::try_from(next.value()).unwrap_or(usize::MAX);
-        let (accept_time, scheduled) = (record.accept_time(), record.scheduled());
-        fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time, scheduled });
+        let (accept_time, scheduled, order) = (record.accept_time(), record.scheduled(), record.order()?);
+        fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time, scheduled, order });
     }
     Ok(fan_outs)
 }

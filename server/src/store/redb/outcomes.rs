@@ -16,6 +16,7 @@ use crate::{
     model::{
         delivery::{DeliveryState, Outcome},
         ids::{ConfigSeq, WebhookNo},
+        ordering::HeadRule,
         time::Timestamp,
         webhook::{DisableReason, Webhook},
     },
@@ -41,9 +42,11 @@ impl Change<'_> {
         }
         let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
-            if self.exists(outcome.key.webhook) {
+            if let Some(webhook) = self.webhook(outcome.key.webhook) {
+                let keeps_order = webhook.settings.ordering.ordered || self.releasing.contains(&webhook.no.0);
+                let head_rule = keeps_order.then_some(webhook.settings.ordering.head);
                 outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);
-                match self.record(tables, &outcome, &mut records) {
+                match self.record(tables, &outcome, head_rule, &mut records) {
                     // Or it would keep every other outcome from being committed, for ever.
                     Err(EngineError::Corrupt(error)) => {
                         error!(delivery.id = %outcome.delivery_id, %error, "an outcome was left out");
@@ -58,11 +61,13 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Records one outcome, but for the delivery's own record, which is left in `records`.
+    /// Records one outcome, but for the delivery's own record, which is left in `records`. With a head rule it may be what others
+    /// wait for.
     fn record(
         &mut self,
         tables: &mut Tables<'_>,
         outcome: &Outcome,
+        head_rule: Option<HeadRule>,
         records: &mut BTreeMap<DeliveryRow, DeliveryRecord>,
     ) -> Result<(), EngineError> {
         let key = outcome.key;
@@ -105,6 +110,9 @@ impl Change<'_> {
         } else {
             *self.pending.entry(webhook).or_default() -= 1;
             self.counters.pending = self.counters.pending.saturating_sub(1);
+        }
+        if head_rule.is_some_and(|rule| rule.lets_go(outcome.state, outcome.attempt)) {
+            self.pass_on(tables, lane_row(key))?;
         }
         if outcome.state == DeliveryState::Failed {
             self.report_exhausted(tables, outcome)?;

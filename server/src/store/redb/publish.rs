@@ -9,17 +9,36 @@ use tracing::error;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    ordered::ORDER_ROWS,
     records::{DeliveryRecord, EventRecord, event_key},
     shared::FanOut,
+    tables::{LaneRow, lane_row},
 };
 use crate::{
     limits::{REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
-        ids::{EventSeq, WebhookNo},
+        ids::{DeliveryKey, EventSeq, WebhookNo},
+        ordering::OrderKey,
         time::Timestamp,
     },
     store::types::{Hint, Publish, Published},
 };
+
+/// A delivery that is to be attempted for the first time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) row: LaneRow,
+    pub(super) accept_time: Timestamp,
+    /// When it is to be sent, if that is later.
+    pub(super) scheduled: Option<Timestamp>,
+}
+
+impl Arrival {
+    /// The first sending of an event.
+    fn new(no: WebhookNo, event: EventSeq, accept_time: Timestamp, scheduled: Option<Timestamp>) -> Self {
+        Self { row: lane_row(DeliveryKey { webhook: no, event, replay: 0 }), accept_time, scheduled }
+    }
+}
 
 impl Change<'_> {
     /// Stores one event, or says why not.
@@ -44,7 +63,8 @@ impl Change<'_> {
         }
 
         let catalog = &self.shared.catalog;
-        let targets = if catalog.is_current(&event.tenant, publish.targets.matched_at) {
+        let (is_current, ordered) = catalog.standing(&event.tenant, publish.targets.matched_at);
+        let targets = if is_current {
             publish.targets.webhooks.clone()
         } else {
             catalog.targets(&event.tenant, &event.event_type).webhooks
@@ -62,54 +82,70 @@ impl Change<'_> {
         let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
         self.chunks.push(seq, &EventRecord::new(event, publish.accept_time, &targets));
         tables.event_ids.insert(key.as_slice(), (seq.0, hash, deliveries))?;
-        let scheduled = event.scheduled(publish.accept_time);
-        if targets.len() <= width(scheduled) {
-            for &no in targets.iter() {
-                self.make_due(tables, no, seq, publish.accept_time, scheduled)?;
-            }
-        } else {
+        let (accept_time, scheduled) = (publish.accept_time, event.scheduled(publish.accept_time));
+        let ordered = ordered.and_then(|ordered| Some((OrderKey::of(event)?, ordered)));
+        let keeps_order = |no: &WebhookNo| ordered.as_ref().is_some_and(|(_, all)| all.binary_search(no).is_ok());
+        let keeping = if ordered.is_some() { targets.iter().filter(|no| keeps_order(no)).count() } else { 0 };
+        if targets.len() * rows(scheduled) + keeping * ORDER_ROWS > REQUEST_ROWS_MAX {
             tables.fan_outs.insert(seq.0, 0)?;
-            let fan_out = FanOut { targets, next: 0, accept_time: publish.accept_time, scheduled };
+            let fan_out = FanOut { targets, next: 0, accept_time, scheduled, order: OrderKey::of(event) };
             self.fan_outs.push((seq, Some(fan_out)));
+            return Ok(Published::New { deliveries });
+        }
+        for &no in targets.iter() {
+            let arrival = Arrival::new(no, seq, accept_time, scheduled);
+            match &ordered {
+                Some((order, _)) if keeps_order(&no) => {
+                    let behind = self.is_on_its_way(no, *order, seq);
+                    self.line_up(tables, arrival, *order, behind)?;
+                }
+                Some(_) | None => self.make_due(tables, arrival)?,
+            }
+            *self.pending.entry(no.0).or_default() += 1;
         }
         Ok(Published::New { deliveries })
     }
 
-    /// Makes an event due for a webhook: at once, or when it is scheduled.
-    fn make_due(
-        &mut self,
-        tables: &mut Tables<'_>,
-        no: WebhookNo,
-        seq: EventSeq,
-        accept_time: Timestamp,
-        scheduled: Option<Timestamp>,
-    ) -> Result<(), EngineError> {
+    /// Makes a delivery due for the first time: at once, or when it is scheduled.
+    pub(super) fn make_due(&mut self, tables: &mut Tables<'_>, arrival: Arrival) -> Result<(), EngineError> {
+        let Arrival { row, accept_time, scheduled } = arrival;
+        let (no, event, replay) = row;
         match scheduled {
-            None => self.ready.push(((no.0, seq.0, 0), accept_time.micros())),
+            None => self.ready.push((row, accept_time.micros())),
             Some(due) => {
                 // With a record, by which the outcome of the first attempt finds the row, as that of any other does.
                 let record = DeliveryRecord::scheduled(accept_time, due).encode_to_vec();
-                tables.scheduled.insert((no.0, due.micros(), seq.0, 0), 0)?;
-                tables.deliveries.insert((seq.0, no.0, 0), record.as_slice())?;
+                tables.scheduled.insert((no, due.micros(), event, replay), 0)?;
+                tables.deliveries.insert((event, no, replay), record.as_slice())?;
             }
         }
         let due = scheduled.unwrap_or(accept_time);
-        self.fresh.push((no, Hint { event: seq, replay: 0, attempts: 0, due }));
-        *self.pending.entry(no.0).or_default() += 1;
+        self.fresh.push((WebhookNo(no), Hint { event: EventSeq(event), replay, attempts: 0, due }));
         Ok(())
     }
 
     /// One slice of the oldest wide event: makes it due for more webhooks, as many as one transaction may.
     pub(super) fn fan_out_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
         let Some((seq, mut fan_out)) = self.shared.first_fan_out() else { return Ok(()) };
-        let end = fan_out.targets.len().min(fan_out.next + width(fan_out.scheduled));
         let targets = Arc::clone(&fan_out.targets);
         let mut cancelled = Vec::new();
-        for &no in &targets[fan_out.next..end] {
-            if self.exists(no) {
-                self.make_due(tables, no, seq, fan_out.accept_time, fan_out.scheduled)?;
-            } else {
+        let (mut end, mut taken) = (fan_out.next, 0);
+        while end < targets.len() && taken < REQUEST_ROWS_MAX {
+            let no = targets[end];
+            end += 1;
+            taken += rows(fan_out.scheduled);
+            let Some(webhook) = self.webhook(no) else {
                 cancelled.push(no);
+                continue;
+            };
+            *self.pending.entry(no.0).or_default() += 1;
+            let arrival = Arrival::new(no, seq, fan_out.accept_time, fan_out.scheduled);
+            if let Some(order) = fan_out.order.filter(|_| webhook.settings.ordering.ordered) {
+                // Of the same key, older ones that were wide have arrived, for they go first.
+                self.line_up(tables, arrival, order, false)?;
+                taken += ORDER_ROWS;
+            } else {
+                self.make_due(tables, arrival)?;
             }
         }
         for no in cancelled {
@@ -127,7 +163,7 @@ impl Change<'_> {
     }
 }
 
-/// How many webhooks one transaction makes an event due for; what is scheduled takes two rows each.
-fn width(scheduled: Option<Timestamp>) -> usize {
-    if scheduled.is_some() { REQUEST_ROWS_MAX / 2 } else { REQUEST_ROWS_MAX }
+/// Rows by which a delivery is due for the first time.
+fn rows(scheduled: Option<Timestamp>) -> usize {
+    if scheduled.is_some() { 2 } else { 1 }
 }

@@ -31,6 +31,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{
         ids::{EventSeq, Position, WebhookNo},
+        ordering::OrderKey,
         seal::Sealer,
         time::Timestamp,
     },
@@ -81,6 +82,8 @@ pub(super) struct FanOut {
     pub(super) accept_time: Timestamp,
     /// When it is to be sent, if that is later.
     pub(super) scheduled: Option<Timestamp>,
+    /// That of the event's ordering key.
+    pub(super) order: Option<OrderKey>,
 }
 
 impl FanOut {

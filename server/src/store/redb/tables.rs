@@ -22,7 +22,7 @@ pub(super) type LaneRow = (u64, u64, u32);
 /// Key of a delivery among those of its event: event number, webhook number, replay.
 pub(super) type DeliveryRow = (u64, u64, u32);
 
-/// Where a delivery is in [`READY`].
+/// Where a delivery is in [`READY`], [`PARKED`] and [`HEADS`].
 pub(super) fn lane_row(key: DeliveryKey) -> LaneRow {
     (key.webhook.0, key.event.0, key.replay)
 }
@@ -98,6 +98,26 @@ pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lo
 
 /// How many deliveries of a webhook are pending. Key: webhook number. Value: their number, never 0.
 pub(super) const PENDING: TableDefinition<'_, u64, u64> = TableDefinition::new("pending");
+
+/// Deliveries of ordered webhooks that wait behind the head of their ordering key. Value: microseconds of acceptance, and of when it
+/// is to be sent, which are the same unless the event is scheduled; the key's hash. Until what is before them has ended; it is never attempted here.
+///
+/// Invariant: behind which there is a head of the same key, or a wide event of that key on its way to the webhook, which is to
+/// become one.
+pub(super) const PARKED: TableDefinition<'_, LaneRow, (i64, i64, u128)> = TableDefinition::new("parked");
+
+/// The same by key. Key: webhook number, hash of the ordering key, event number, replay.
+pub(super) const QUEUES: TableDefinition<'_, (u64, u128, u64, u32), ()> = TableDefinition::new("queues");
+
+/// Heads of ordering keys, which are in [`READY`] or [`SCHEDULED`]. Value: the key's hash. Until they have ended or are skipped.
+pub(super) const HEADS: TableDefinition<'_, LaneRow, u128> = TableDefinition::new("heads");
+
+/// The same by key: at most one each. Key: webhook number, hash of the ordering key. Value: event number, replay.
+pub(super) const HEADS_BY_KEY: TableDefinition<'_, (u64, u128), (u64, u32)> = TableDefinition::new("heads_by_key");
+
+/// Webhooks that were ordered, and whose parked deliveries are being released. Key: webhook number. Value: number of the first
+/// event that is not concerned.
+pub(super) const RELEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("releases");
 
 /// Events being expanded to more webhooks than one transaction may write. Key: event number. Value: index of the next target.
 pub(super) const FAN_OUTS: TableDefinition<'_, u64, u64> = TableDefinition::new("fan_outs");

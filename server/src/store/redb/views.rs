@@ -123,6 +123,7 @@ impl<'a> Viewer<'a> {
         let accept_time = event.accept_time();
         let (mut state, mut update_time, mut next_attempt) = match &record {
             Some(record) => (record.state()?, record.update_time(), record.due()),
+            None if self.is_parked(key)? => (DeliveryState::Pending, None, None),
             None => (DeliveryState::Pending, None, Some(event.scheduled().unwrap_or(accept_time))),
         };
         // The decision counts from when it was made, though the row may not say so yet.
@@ -187,11 +188,16 @@ impl<'a> Viewer<'a> {
 
     /// Whether it was decided on and has had no outcome.
     fn awaits_first_attempt(&self, key: DeliveryKey) -> Result<bool, EngineError> {
-        if self.hot.open_table(tables::READY)?.get(lane_row(key))?.is_some() {
+        if self.hot.open_table(tables::READY)?.get(lane_row(key))?.is_some() || self.is_parked(key)? {
             return Ok(true);
         }
         let in_memory = |fan_out: &FanOut| fan_out.awaits(key.webhook);
         Ok(key.replay == 0 && self.fan_outs.get(&key.event).is_some_and(in_memory))
+    }
+
+    /// Whether it waits behind another one of its ordering key.
+    fn is_parked(&self, key: DeliveryKey) -> Result<bool, EngineError> {
+        Ok(self.hot.open_table(tables::PARKED)?.get(lane_row(key))?.is_some())
     }
 
     fn keys_of_event(

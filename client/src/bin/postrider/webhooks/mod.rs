@@ -1,5 +1,6 @@
 //! `postrider webhooks`.
 
+mod ordering;
 mod policy;
 mod protection;
 mod request;
@@ -241,6 +242,7 @@ fn describe(webhook: &Webhook) -> String {
         ("name", webhook.display_name.clone()),
         ("description", webhook.description.clone()),
         ("metadata", pairs(&webhook.metadata)),
+        ("order", ordering::describe(webhook)),
         ("protection", protection::decided(webhook)),
         ("breaker", protection::breaker(webhook)),
     ];

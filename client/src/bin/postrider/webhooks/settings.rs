@@ -3,7 +3,10 @@
 use clap::Args;
 use postrider_client::v1::Webhook;
 
-use super::{policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs, signature::SignatureArgs};
+use super::{
+    ordering::OrderingArgs, policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs,
+    signature::SignatureArgs,
+};
 use crate::publish::parse_label;
 
 /// Settings that need not be made. One group of flags a subject; each says which fields it sets.
@@ -18,6 +21,8 @@ pub(super) struct SettingsArgs {
     /// A note of your own, never sent. Repeatable; all of them together replace those there were.
     #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = parse_label)]
     metadata: Vec<(String, String)>,
+    #[command(flatten)]
+    ordering: OrderingArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -44,6 +49,7 @@ impl SettingsArgs {
             webhook.metadata = self.metadata.into_iter().collect();
             set.push("metadata");
         }
+        set.extend(self.ordering.apply(webhook));
         set.extend(self.policy.apply(webhook));
         set.extend(self.protection.apply(webhook));
         set.extend(self.request.apply(webhook));

@@ -7,13 +7,14 @@ use rand::{RngExt as _, rngs::StdRng, seq::IteratorRandom as _};
 
 use super::{
     super::RedbStore,
-    model::{Attempt, Delivery, Fate, Hook, Model, Occurrence, Shared, event},
+    model::{Attempt, Delivery, Fate, Hook, Model, Occurrence, Shared, event, is_ordered},
 };
 use crate::{
     limits::REQUEST_ROWS_MAX,
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
         ids::DeliveryKey,
+        ordering::Ordering,
         signing::Secret,
         target::Target,
         time::Timestamp,
@@ -97,6 +98,7 @@ impl Driver<'_> {
                 tenant: tenant.parse().expect("a tenant"),
                 settings: Settings {
                     description: label.to_string().into(),
+                    ordering: Ordering { ordered: is_ordered(label), ..Ordering::default() },
                     ..Settings::new(Target::from_stored("https://receiver.example/").expect("a URL"), Subscription::All)
                 },
                 enabled: true,

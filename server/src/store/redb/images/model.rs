@@ -143,6 +143,19 @@ pub(super) fn duplicate(event: &Occurrence) -> Published {
     Published::Duplicate { deliveries: u32::try_from(event.deliveries.len()).expect("a few") }
 }
 
+/// Whether a webhook is ordered, by its label.
+pub(super) fn is_ordered(hook: u32) -> bool {
+    hook.is_multiple_of(2)
+}
+
+/// The ordering key of an event, by its label; empty: it has none.
+pub(super) fn key(event: u32) -> String {
+    match event % 4 {
+        0 => String::new(),
+        n => format!("key {}", n % 2),
+    }
+}
+
 /// When it is to be sent, if that is later than it is accepted.
 fn scheduled(event: &Occurrence) -> Option<Timestamp> {
     event.bytes.is_multiple_of(4).then(|| event.time + Duration::from_secs(20))
@@ -159,7 +172,7 @@ pub(super) fn event(label: u32, occurrence: &Occurrence) -> Event {
         tenant: occurrence.tenant.parse().expect("a tenant"),
         event_type: EventTypeName::new("ADD_TAG"),
         labels: BTreeMap::new(),
-        ordering_key: String::new(),
+        ordering_key: key(label),
         occur_time: None,
         content_type: JSON.into(),
         body: Bytes::from(body),

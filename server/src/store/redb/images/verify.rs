@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ::redb::ReadableTableMetadata as _;
+use ::redb::{ReadableTable as _, ReadableTableMetadata as _};
 use rand::{rngs::StdRng, seq::IteratorRandom as _};
 
 use super::{
     super::{RedbStore, tables},
     driver::{FAR, label_of},
-    model::{Delivery, Fate, Model, Occurrence, Standing, duplicate, event},
+    model::{Delivery, Fate, Model, Occurrence, Standing, duplicate, event, is_ordered, key},
 };
 use crate::{
     model::{
@@ -48,7 +48,10 @@ pub(super) async fn verify(store: &RedbStore, model: &Model, rng: &mut StdRng) -
     let mut model = model.clone();
     webhooks(store, &mut model)?;
     carry_out_decisions(store).await?;
-    let lanes = lanes(store, &model).await?;
+    let mut lanes = lanes(store, &model).await?;
+    let parked = parked(store, &model).await?;
+    order(store, &lanes, &parked)?;
+    lanes.extend(parked);
     deliveries(&mut model, &lanes)?;
     counts(store, &model, &lanes)?;
     log(store, &model).await?;
@@ -110,6 +113,57 @@ async fn lanes(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
         }
     }
     Ok(lanes)
+}
+
+/// Everything that waits behind another delivery, with its event whole.
+async fn parked(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
+    let mut rows = Vec::new();
+    {
+        let (txn, _) = store.shared.read().map_err(StoreError::from)?;
+        let table = txn.open_table(tables::PARKED).map_err(|error| Violation(error.to_string()))?;
+        for row in table.iter().map_err(|error| Violation(error.to_string()))? {
+            let (key, value) = row.map_err(|error| Violation(error.to_string()))?;
+            rows.push((key.value(), value.value().1));
+        }
+    }
+    let mut parked = Lanes::new();
+    for ((no, event, replay), due) in rows {
+        let hook = model.hooks.iter().find(|(_, hook)| hook.known.is_some_and(|(known, _)| known.0 == no));
+        let Some((&hook, _)) = hook.filter(|(hook, _)| model.lives(**hook)) else {
+            return Err(Violation(format!("event {event} waits at webhook {no}, which is gone")));
+        };
+        let label = whole_event(store, model, EventSeq(event)).await?;
+        let time = crate::model::time::Timestamp::from_micros(due);
+        ensure!(replay == 0, "event {event} was never replayed");
+        parked.insert((label, hook), (0, time));
+    }
+    Ok(parked)
+}
+
+/// With ordered webhooks, of each ordering key the first one published is due, and it alone. Labels grow as events do.
+fn order(store: &RedbStore, lanes: &Lanes, parked: &Lanes) -> Result<(), Violation> {
+    let mut heads: BTreeMap<(u32, String), u32> = BTreeMap::new();
+    for &(event, hook) in lanes.keys().filter(|(event, hook)| is_ordered(*hook) && !key(*event).is_empty()) {
+        let before = heads.insert((hook, key(event)), event);
+        ensure!(before.is_none(), "events {before:?} and {event} of one key are both due for webhook {hook}");
+    }
+    for &(event, hook) in parked.keys() {
+        ensure!(is_ordered(hook) && !key(event).is_empty(), "event {event} waits for nothing at webhook {hook}");
+        let head = heads.get(&(hook, key(event)));
+        let is_before = head.is_some_and(|head| *head < event);
+        ensure!(is_before, "event {event} waits at webhook {hook} behind {head:?}");
+        ensure!(!lanes.contains_key(&(event, hook)), "event {event} waits at webhook {hook} and is due");
+    }
+    let (txn, _) = store.shared.read().map_err(StoreError::from)?;
+    let count = |rows: Result<u64, ::redb::Error>| rows.map_err(|error| Violation(error.to_string()));
+    let counts = [
+        count((|| Ok(txn.open_table(tables::QUEUES)?.len()?))())?,
+        count((|| Ok(txn.open_table(tables::HEADS)?.len()?))())?,
+        count((|| Ok(txn.open_table(tables::HEADS_BY_KEY)?.len()?))())?,
+    ];
+    let expected = [parked.len() as u64, heads.len() as u64, heads.len() as u64];
+    ensure!(counts == expected, "queues and heads, both ways, are {counts:?}, not {expected:?}");
+    Ok(())
 }
 
 /// The label of an event that is due, which must be there as it was published.

@@ -11,6 +11,7 @@ use crate::{
     model::{
         event::{Event, JSON, StoredEvent},
         ids::{EventId, EventSeq, EventTypeName, Tenant, WebhookNo},
+        ordering::OrderKey,
         time::Timestamp,
     },
 };
@@ -71,6 +72,11 @@ impl EventRecord {
 
     pub(in super::super) fn tenant(&self) -> &str {
         &self.tenant
+    }
+
+    pub(in super::super) fn order(&self) -> Result<Option<OrderKey>, Corrupt> {
+        let tenant = self.tenant.parse().map_err(|error| Corrupt::new("tenant", error))?;
+        Ok(OrderKey::new(&tenant, &self.ordering_key))
     }
 
     pub(in super::super) fn accept_time(&self) -> Timestamp {

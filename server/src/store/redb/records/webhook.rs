@@ -12,6 +12,7 @@ use super::{
 };
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    ordering::{HeadRule, Ordering},
     protection::Protection,
     request::RequestShape,
     signing::{Keys, Scheme},
@@ -140,6 +141,11 @@ pub(in super::super) struct SettingsRecord {
     /// Absent: as the default is.
     #[prost(message, optional, tag = "20")]
     signature: Option<SignatureRecord>,
+    #[prost(bool, tag = "50")]
+    ordered: bool,
+    /// Attempts of a head; 0: until it has ended.
+    #[prost(uint32, tag = "51")]
+    skip_after: u32,
 }
 
 impl SettingsRecord {
@@ -161,11 +167,20 @@ impl SettingsRecord {
             protection: settings.protection.as_deref().map(ProtectionRecord::new),
             request: settings.request.as_deref().map(RequestShapeRecord::new),
             signature: settings.signature.as_deref().map(SignatureRecord::new),
+            ordered: settings.ordering.ordered,
+            skip_after: match settings.ordering.head {
+                HeadRule::Block => 0,
+                HeadRule::Skip { after } => after.get().into(),
+            },
         }
     }
 
     fn settings(self) -> Result<Settings, Corrupt> {
         let types: BTreeSet<_> = self.event_types.iter().map(|name| EventTypeName::new(name)).collect();
+        let head = match self.skip_after {
+            0 => HeadRule::Block,
+            after => HeadRule::skip_after(after).ok_or_else(|| Corrupt::new("webhook's head rule", after))?,
+        };
         Ok(Settings {
             target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
             subscription: Subscription::to(types),
@@ -176,6 +191,7 @@ impl SettingsRecord {
             protection: self.protection.map(ProtectionRecord::protection).transpose()?.and_then(Protection::boxed),
             request: self.request.map(RequestShapeRecord::shape).transpose()?.and_then(RequestShape::settled),
             signature: self.signature.as_ref().map(SignatureRecord::settings).transpose()?.flatten(),
+            ordering: Ordering { ordered: self.ordered, head },
         })
     }
 }
