@@ -28,6 +28,19 @@ pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Most event types one webhook may name, and most a filter may.
 pub const WEBHOOK_EVENT_TYPES_MAX: usize = 256;
+/// Most labels a label filter names.
+pub const LABEL_FILTER_LABELS_MAX: usize = LABELS_MAX;
+/// Most values, over all its labels, that a label filter allows.
+pub const LABEL_FILTER_VALUES_MAX: usize = 256;
+/// Longest payload filter.
+pub const PAYLOAD_FILTER_BYTES_MAX: usize = 1024;
+/// Most parts a payload filter has: names, literals, operators, calls.
+pub const PAYLOAD_FILTER_NODES_MAX: usize = 128;
+/// Deepest nesting of a payload filter.
+pub const PAYLOAD_FILTER_DEPTH_MAX: u16 = 24;
+/// Most that all payload filters of one event may cost: parts of filters, those that may look at all of the body times its
+/// values. Evaluation is some 0.1 µs each at worst.
+pub const PAYLOAD_FILTERS_COST_MAX: u64 = 4_000_000;
 /// Most ids of one kind in a watch filter.
 pub const WATCH_FILTER_IDS_MAX: usize = 100;
 /// Most entries on one page.

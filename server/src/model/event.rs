@@ -13,6 +13,13 @@ use super::{
 /// What `content_type` means when it is empty.
 pub const JSON: &str = "application/json";
 
+/// Whether a media type is JSON's: `application/json` or `TYPE/SUBTYPE+json`, with any parameters.
+pub fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some((kind, subtype)) = essence.split_once('/') else { return false };
+    essence == JSON || (!kind.is_empty() && subtype.strip_suffix("+json").is_some_and(|name| !name.is_empty()))
+}
+
 /// A valid event, as its publisher meant it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

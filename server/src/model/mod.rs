@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod event;
 pub mod ids;
 pub mod retry;
+pub mod scope;
 pub mod seal;
 pub mod signing;
 pub mod target;

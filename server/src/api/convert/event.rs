@@ -11,7 +11,7 @@ use crate::{
     },
     limits::{CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
-        event::{Event, JSON},
+        event::{Event, JSON, is_json},
         ids::{EventId, InvalidId},
         time::Timestamp,
     },
@@ -84,13 +84,6 @@ fn content_type(violations: &mut Violations, text: String, is_data: bool) -> Str
         violations.add(FIELD, "must be empty, `application/json` or end in `+json` when `data` is set");
     }
     text
-}
-
-/// Whether a media type is JSON's: `application/json` or `TYPE/SUBTYPE+json`, with any parameters.
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let Some((kind, subtype)) = essence.split_once('/') else { return false };
-    essence == JSON || (!kind.is_empty() && subtype.strip_suffix("+json").is_some_and(|name| !name.is_empty()))
 }
 
 fn body(violations: &mut Violations, payload: Option<v1::event::Payload>) -> Option<Bytes> {
