@@ -15,7 +15,7 @@ use crate::{
         CreateWebhookRequest, CreateWebhookResponse, DeleteWebhookRequest, Delivery, Event, EventType,
         GetDeliveryRequest, GetDeliveryResponse, GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse,
         ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, PublishEventRequest,
-        WatchDeliveriesRequest, Webhook, delivery_service_client::DeliveryServiceClient,
+        UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, delivery_service_client::DeliveryServiceClient,
         event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
         publish_event_response, webhook_service_client::WebhookServiceClient,
     },
@@ -152,6 +152,15 @@ impl Client {
             let page = self.list_webhooks(ListWebhooksRequest { page_token, ..Default::default() }).await?;
             Ok((page.webhooks, page.next_page_token))
         })
+    }
+
+    /// Changes a webhook: the fields that the mask names, or without one those that are not empty. An `etag` in the webhook guards
+    /// against concurrent changes (`ABORTED`).
+    pub async fn update_webhook(&self, mut request: UpdateWebhookRequest) -> Result<Webhook, Error> {
+        let webhook = request.webhook.get_or_insert_default();
+        webhook.tenant = self.tenant_or(std::mem::take(&mut webhook.tenant));
+        let reply = self.call(self.webhook_service().update_webhook(request)).await?;
+        reply.webhook.ok_or_else(|| incomplete("webhook"))
     }
 
     /// Deletes a webhook for good, and says how many pending deliveries were cancelled with it.

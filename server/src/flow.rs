@@ -6,9 +6,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 
 use crate::{
+    bodies::BodyPermit,
     limits::{HINTS_MAX, LANE_WINDOW_HINTS_MAX},
     model::{
         delivery::AttemptResult,
@@ -34,7 +35,7 @@ pub struct Job {
     /// What to send.
     pub event: StoredEvent,
     /// Gives the body's share of memory back when the attempt is over.
-    pub body_permit: Option<OwnedSemaphorePermit>,
+    pub body_permit: Option<BodyPermit>,
 }
 
 /// deliver → outcomes: one attempt made.
@@ -134,6 +135,10 @@ impl News {
             if full || lane.more_since.is_some() || lane.hints.len() >= self.lane_hints_max {
                 lane.more_since = Some(as_of);
             } else {
+                if lane.hints.is_empty() {
+                    // Most lanes get one, and there may be very many.
+                    lane.hints.reserve_exact(1);
+                }
                 lane.hints.push(hint);
                 board.hints += 1;
             }

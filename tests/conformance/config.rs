@@ -3,8 +3,8 @@
 use postrider_server::{
     model::{
         delivery::DeliveryState,
-        ids::{ConfigSeq, Position},
-        webhook::{DisableReason, Subscription, Switch, Webhook},
+        ids::{ConfigSeq, EventTypeName, Position},
+        webhook::{DisableReason, Settings, Subscription, Switch, Webhook},
     },
     store::{
         ConfigAnswer, ConfigChange, ConfigStep, DeliveryQuery, DeliveryView, FeedFilter, LogEntry, OutcomeGroup,
@@ -40,6 +40,73 @@ pub(crate) async fn webhooks_come_and_go_with_their_conditions<E: Engine>() {
     fixture.reopen::<E>().await;
     assert!(fixture.store.catalog().is_empty());
     assert!(fixture.webhook().await.no > webhook.no, "numbers are never used again");
+}
+
+fn update(webhook: &Webhook, settings: Settings, enabled: bool, seconds: u64) -> ConfigChange {
+    ConfigChange::UpdateWebhook {
+        tenant: webhook.tenant.clone(),
+        id: webhook.id,
+        expect: webhook.version,
+        settings,
+        enabled,
+        time: at(seconds),
+    }
+}
+
+pub(crate) async fn updates_count_at_once_and_under_their_condition<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    let stale = update(&webhook, webhook.settings.clone(), true, 1);
+    let mut theirs = stale.clone();
+    if let ConfigChange::UpdateWebhook { tenant, .. } = &mut theirs {
+        *tenant = "theirs".parse().expect("a tenant");
+    }
+    assert!(matches!(change(&fixture, theirs).await, ConfigAnswer::NotFound));
+    let ConfigAnswer::Updated(same) = change(&fixture, stale).await else { panic!("not updated") };
+    assert_eq!(same, webhook, "nothing changed, and no version is spent on it");
+
+    let tags = Subscription::to([EventTypeName::new("ADD_TAG")].into());
+    let metadata = [("team".to_owned(), "crm".to_owned())].into();
+    let settings = Settings { subscription: tags, display_name: "CRM".into(), metadata, ..webhook.settings.clone() };
+    let decision = update(&webhook, settings.clone(), true, 2);
+    let ConfigAnswer::Updated(updated) = change(&fixture, decision.clone()).await else { panic!("not updated") };
+    assert_eq!((&updated.settings, updated.update_time), (&settings, at(2)));
+    assert_eq!((updated.no, updated.id, updated.create_time), (webhook.no, webhook.id, webhook.create_time));
+    assert_ne!(updated.etag(), webhook.etag());
+    assert!(matches!(change(&fixture, decision).await, ConfigAnswer::VersionMismatch));
+    for reopened in [false, true] {
+        if reopened {
+            fixture.reopen::<E>().await;
+        }
+        let now = fixture.store.catalog().find(&webhook.tenant, webhook.id).expect("it exists").webhook;
+        assert_eq!(*now, updated, "reopened: {reopened}");
+        let targets = |name| fixture.store.catalog().targets(&webhook.tenant, &EventTypeName::new(name)).webhooks;
+        assert_eq!(targets("ADD_TAG").len(), 1);
+        assert!(targets("NEW_LEAD").is_empty());
+    }
+    fixture.delete(&updated).await;
+    let late = update(&updated, settings, true, 3);
+    assert!(matches!(change(&fixture, late).await, ConfigAnswer::NotFound));
+}
+
+pub(crate) async fn a_webhook_that_is_enabled_again_makes_what_it_held<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    fixture.publish(0, 2).await;
+    let off = update(&webhook, webhook.settings.clone(), false, 1);
+    let ConfigAnswer::Updated(disabled) = change(&fixture, off).await else { panic!("not updated") };
+    let requested = Switch::Disabled { reason: DisableReason::Requested, since: at(1) };
+    assert_eq!(disabled.switch, requested);
+    fixture.publish(2, 1).await;
+    fixture.reopen::<E>().await;
+    let again = update(&disabled, webhook.settings.clone(), false, 5);
+    let ConfigAnswer::Updated(still) = change(&fixture, again).await else { panic!("not updated") };
+    assert_eq!(still.switch, requested, "since it was disabled first");
+    let on = update(&still, webhook.settings.clone(), true, 6);
+    let ConfigAnswer::Updated(enabled) = change(&fixture, on).await else { panic!("not updated") };
+    assert!(enabled.is_enabled());
+    assert_eq!(fixture.due(&enabled, at(10)).await.hints.len(), 3);
+    assert_eq!(fixture.store.catalog().webhook(webhook.no).expect("it exists").pending(), 3);
 }
 
 pub(crate) async fn a_request_is_answered_once<E: Engine>() {

@@ -52,6 +52,8 @@ macro_rules! suite {
         },
         config::{
             webhooks_come_and_go_with_their_conditions,
+            updates_count_at_once_and_under_their_condition,
+            a_webhook_that_is_enabled_again_makes_what_it_held,
             a_request_is_answered_once,
             changes_have_one_order,
             deleting_cancels_at_once_and_says_how_many,

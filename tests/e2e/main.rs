@@ -17,6 +17,7 @@ mod request_id;
 mod restart;
 mod retries;
 mod shutdown;
+mod update;
 mod verifier;
 
 use postrider_tests::daemon::Setup;

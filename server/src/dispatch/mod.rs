@@ -307,9 +307,9 @@ impl Dispatch {
             let registered = self.deps.store.catalog().webhook(key.webhook);
             let webhook = registered.map(|registered| registered.webhook).filter(|webhook| webhook.is_enabled());
             match (webhook, read) {
-                (Some(webhook), Some((event, room))) => {
+                (Some(webhook), Some((event, permit))) => {
                     let delivery_id = self.deps.store.sealer().delivery_id(key);
-                    let job = Job { key, delivery_id, attempt, webhook, event, body_permit: Some(room) };
+                    let job = Job { key, delivery_id, attempt, webhook, event, body_permit: Some(permit) };
                     batches[loop_of(key.webhook, self.deps.jobs.len())].push(job);
                 }
                 (None, _) => self.scheduler.unmade(key, Unmade::NotWanted, now),

@@ -152,7 +152,7 @@ fn show(format: Format, receipt: &Receipt) -> Result<(), Failure> {
     }
 }
 
-fn parse_label(text: &str) -> Result<(String, String), &'static str> {
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), &'static str> {
     let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -1,12 +1,19 @@
 //! `postrider webhooks`.
 
-use std::io::{self, IsTerminal as _, Write as _};
+mod settings;
+mod update;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 use clap::{Args, Subcommand};
 use futures::TryStreamExt as _;
 use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
 use serde_json::json;
 
+use self::{settings::SettingsArgs, update::UpdateArgs};
 use crate::{
     cli::Session,
     failure::Failure,
@@ -32,6 +39,25 @@ pub(crate) enum WebhooksCommand {
     /// List webhooks, oldest first.
     #[command(after_help = "Example: postrider webhooks list --output json")]
     List,
+    /// Change a webhook; the next attempt is made as it says then.
+    #[command(after_help = "Examples:
+  postrider webhooks update wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --url https://example.com/new
+  postrider webhooks update wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --display-name CRM --clear metadata")]
+    Update(UpdateArgs),
+    /// Make deliveries again, those that were held first.
+    #[command(after_help = "Example: postrider webhooks enable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
+    Enable {
+        /// The webhook's id.
+        #[arg(value_parser = parse_webhook_id)]
+        id: String,
+    },
+    /// Make no deliveries: they are recorded and held.
+    #[command(after_help = "Example: postrider webhooks disable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
+    Disable {
+        /// The webhook's id.
+        #[arg(value_parser = parse_webhook_id)]
+        id: String,
+    },
     /// Delete a webhook for good, and cancel what is pending for it.
     #[command(after_help = "Examples:
   postrider webhooks delete wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
@@ -47,9 +73,8 @@ pub(crate) struct CreateArgs {
     /// An event type it receives, or `*` for all. Repeatable, or separated by commas.
     #[arg(long = "event-type", value_name = "TYPE", required = true, value_delimiter = ',')]
     event_types: Vec<String>,
-    /// Free text for people.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    description: String,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Create it disabled: its deliveries are recorded and held.
     #[arg(long)]
     disabled: bool,
@@ -77,19 +102,22 @@ impl WebhooksCommand {
             Self::Create(args) => create(session, args).await,
             Self::Get { id } => get(session, id).await,
             Self::List => list(session).await,
+            Self::Update(args) => update::update(session, args).await,
+            Self::Enable { id } => update::switch(session, id, true).await,
+            Self::Disable { id } => update::switch(session, id, false).await,
             Self::Delete(args) => delete(session, args).await,
         }
     }
 }
 
 async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
-    let webhook = Webhook {
+    let mut webhook = Webhook {
         url: args.url,
         event_types: args.event_types,
-        description: args.description,
         enabled: args.disabled.then_some(false),
         ..Webhook::default()
     };
+    let _all_of_them = args.settings.apply(&mut webhook);
     let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id };
     let reply = session.client.create_webhook(request).await?;
     let webhook = reply.webhook.unwrap_or_default();
@@ -186,7 +214,9 @@ fn describe(webhook: &Webhook) -> String {
         ("tenant", webhook.tenant.clone()),
         ("url", webhook.url.clone()),
         ("event types", webhook.event_types.join(", ")),
+        ("name", webhook.display_name.clone()),
         ("description", webhook.description.clone()),
+        ("metadata", pairs(&webhook.metadata)),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
@@ -194,6 +224,10 @@ fn describe(webhook: &Webhook) -> String {
         ("updated", time(webhook.update_time.as_ref())),
         ("etag", webhook.etag.clone()),
     ])
+}
+
+fn pairs(map: &BTreeMap<String, String>) -> String {
+    map.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
 }
 
 /// The one it receives, or how many.
