@@ -7,6 +7,7 @@ mod convert;
 mod deliveries;
 mod event_types;
 mod events;
+mod explain;
 mod health;
 mod json;
 mod page;
@@ -89,8 +90,8 @@ impl Config {
         let Deps { store, accept, watch, clock, names, stop, stop_watching } = deps;
         let webhooks =
             WebhookService { store: store.clone(), clock, rules: self.target_rules, names, stop: stop.clone() };
-        let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
-        let events = EventService { accept, stop: stop.clone() };
+        let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
+        let events = EventService { accept, store: store.clone(), stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();

@@ -52,7 +52,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
     ) -> Result<Response<v1::CreateWebhookResponse>, Status> {
         refuse_if(&self.stop)?;
         let request = request.into_inner();
-        let checked = match webhook::create(request.clone(), &self.rules) {
+        let checked = match webhook::create(request.clone(), &self.rules, self.store.catalog()) {
             Ok((spec, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, guard)),
             Err(failure) => Err(failure),
         };
@@ -160,7 +160,7 @@ impl WebhookService {
             if !update.etag.is_empty() && update.etag != webhook.etag() {
                 return Err(Failure::etag_mismatch());
             }
-            let (settings, enabled) = update.apply(&webhook, &self.rules)?;
+            let (settings, enabled) = update.apply(&webhook, &self.rules, self.store.catalog())?;
             if update.moves() {
                 self.judge(&settings.target).await?;
             }
@@ -188,7 +188,7 @@ impl WebhookService {
         &self,
         request: v1::CreateWebhookRequest,
     ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
-        let Ok((spec, Some(guard))) = webhook::create(request, &TargetRules::unjudged()) else {
+        let Ok((spec, Some(guard))) = webhook::create(request, &TargetRules::unjudged(), self.store.catalog()) else {
             return Ok(None);
         };
         let now = self.clock.now();
@@ -225,6 +225,14 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         ConfigAnswer::VersionMismatch => Failure::etag_mismatch(),
         ConfigAnswer::RequestReused => Failure::request_id_reused(),
         ConfigAnswer::TooManyWebhooks => Failure::too_many_webhooks(),
-        ConfigAnswer::Created(_) | ConfigAnswer::Updated(_) | ConfigAnswer::Deleted { .. } => Failure::store_confused(),
+        ConfigAnswer::UnknownEventType(name) => Failure::event_type_gone(name.as_str()),
+        ConfigAnswer::Created(_)
+        | ConfigAnswer::Updated(_)
+        | ConfigAnswer::Deleted { .. }
+        | ConfigAnswer::EventTypePut(_)
+        | ConfigAnswer::EventTypeDeleted
+        | ConfigAnswer::EventTypeExists
+        | ConfigAnswer::EventTypeInUse { .. }
+        | ConfigAnswer::TooManyEventTypes => Failure::store_confused(),
     }
 }

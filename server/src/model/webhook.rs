@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    scope::{Scope, Verdict, View},
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -30,6 +31,11 @@ impl Subscription {
             Self::All => true,
             Self::Types(types) => types.binary_search(event_type).is_ok(),
         }
+    }
+
+    /// Whether this type is asked for by its name.
+    pub fn names(&self, event_type: &EventTypeName) -> bool {
+        matches!(self, Self::Types(_)) && self.wants(event_type)
     }
 }
 
@@ -74,6 +80,8 @@ pub struct Settings {
     pub target: Target,
     /// Which events it receives.
     pub subscription: Subscription,
+    /// Which of those; `None`: all.
+    pub scope: Option<Box<Scope>>,
     /// What people call it.
     pub display_name: Box<str>,
     /// Free text for people.
@@ -88,10 +96,19 @@ impl Settings {
         Self {
             target,
             subscription,
+            scope: None,
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
         }
+    }
+
+    /// Whether the event that is looked at is one to receive, or why not.
+    pub fn verdict(&self, view: &mut View<'_>) -> Verdict<'_> {
+        if !self.subscription.wants(&view.event().event_type) {
+            return Verdict::OtherType;
+        }
+        self.scope.as_ref().map_or(Verdict::Admitted, |scope| scope.admits(view))
     }
 }
 

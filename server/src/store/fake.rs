@@ -165,6 +165,10 @@ impl Store for FakeStore {
         Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
     }
 
+    async fn event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        unreachable!("not asked")
+    }
+
     fn owner(&self) -> Owner {
         Owner(0)
     }
@@ -210,6 +214,9 @@ impl Store for FakeStore {
             ConfigChange::CreateWebhook { .. } => return Ok(self.create(change)),
             ConfigChange::UpdateWebhook { tenant, id, expect, .. } => (tenant, *id, Some(*expect)),
             ConfigChange::DeleteWebhook { tenant, id, expect, .. } => (tenant, *id, *expect),
+            ConfigChange::CreateEventType { .. }
+            | ConfigChange::UpdateEventType { .. }
+            | ConfigChange::DeleteEventType { .. } => unreachable!("not asked"),
         };
         let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
         if expect.is_some_and(|version| version != found.webhook.version) {

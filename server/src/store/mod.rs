@@ -8,12 +8,15 @@
 //! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
 
 mod catalog;
+mod event_types;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod redb;
+mod troubles;
 mod types;
 
 pub use catalog::{Catalog, Registered};
+pub use troubles::FilterTroubles;
 pub use types::*;
 
 use async_trait::async_trait;
@@ -21,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::model::{
     event::StoredEvent,
-    ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+    ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
     seal::Sealer,
     time::Timestamp,
 };
@@ -46,6 +49,9 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Outcomes of deliveries that were cancelled meanwhile are left out without an error.
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError>;
+
+    /// An event by its id; `None` if it is not retained.
+    async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError>;
 
     /// Who this process is to [`Store::commit`].
     fn owner(&self) -> Owner;
@@ -78,7 +84,7 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<ConfigAnswer>, StoreError>;
 
-    /// Changes of configuration after `after`, oldest first; after 0 it adds up to what exists.
+    /// Changes of webhooks after `after`, oldest first; after 0 it adds up to what exists.
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError>;
 
     /// The configuration as of the last commit, in memory.

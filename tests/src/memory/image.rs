@@ -8,14 +8,16 @@ use postrider_server::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
-        event::StoredEvent,
-        ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
+        event::{Event, StoredEvent},
+        event_type::{EventType, EventTypeKey},
+        ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, Tenant, WebhookId, WebhookNo},
+        scope::{Verdict, View},
         time::Timestamp,
         webhook::{DisableReason, Webhook},
     },
     store::{
-        ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Targets,
-        WebhookCancelled,
+        ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish, Published,
+        Targets, WebhookCancelled,
     },
 };
 
@@ -49,6 +51,7 @@ pub struct Image {
     /// With the number of their last change.
     pub(super) webhooks: BTreeMap<WebhookNo, (ConfigSeq, Webhook)>,
     /// Deleted ones: the number of the deletion, and its time.
+    pub(super) event_types: BTreeMap<EventTypeKey, EventType>,
     pub(super) tombstones: BTreeMap<WebhookNo, (ConfigSeq, Webhook, Timestamp)>,
     tenants: BTreeMap<Tenant, ConfigSeq>,
     pub(super) requests: BTreeMap<(Tenant, String), Request>,
@@ -130,6 +133,8 @@ pub struct Effects {
     pub fresh: Vec<(WebhookNo, Hint)>,
     /// Changes of configuration.
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
+    /// Changes of event types.
+    pub event_types: Vec<EventTypeStep>,
     /// Entries added to the log.
     pub log: Vec<LogEntry>,
     /// Webhooks whose number of pending deliveries changed.
@@ -147,6 +152,7 @@ impl Image {
             next_webhook: 1,
             config_seq: 0,
             webhooks: BTreeMap::new(),
+            event_types: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             tenants: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -215,7 +221,7 @@ impl Image {
         if let Some(&(_, known, deliveries)) = self.ids.get(&id) {
             return if known == hash { Published::Duplicate { deliveries } } else { Published::Conflict };
         }
-        let targets = self.targets(&event.tenant, &event.event_type, &publish.targets);
+        let targets = self.targets(event, &publish.targets);
         if targets.len() > TARGETS_MAX {
             return Published::TooManyTargets;
         }
@@ -252,12 +258,13 @@ impl Image {
     }
 
     /// As they were matched, or matched again if the tenant's configuration has moved since.
-    fn targets(&self, tenant: &Tenant, event_type: &EventTypeName, matched: &Targets) -> Vec<WebhookNo> {
-        if self.tenants.get(tenant).is_none_or(|changed_at| *changed_at <= matched.matched_at) {
+    fn targets(&self, event: &Event, matched: &Targets) -> Vec<WebhookNo> {
+        if self.tenants.get(&event.tenant).is_none_or(|changed_at| *changed_at <= matched.matched_at) {
             return matched.webhooks.to_vec();
         }
         let all = self.webhooks.values().map(|(_, webhook)| webhook);
-        all.filter(|webhook| webhook.tenant == *tenant && webhook.settings.subscription.wants(event_type))
+        let mut view = View::of(event);
+        all.filter(|webhook| webhook.tenant == event.tenant && webhook.settings.verdict(&mut view) == Verdict::Admitted)
             .map(|webhook| webhook.no)
             .collect()
     }
@@ -366,6 +373,9 @@ impl Image {
                 {
                     return known.answer(request.hash);
                 }
+                if let Some(name) = self.unknown_type(&spec.tenant, &spec.settings.subscription) {
+                    return ConfigAnswer::UnknownEventType(name);
+                }
                 let no = WebhookNo(self.next_webhook);
                 self.next_webhook += 1;
                 let webhook = spec.clone().register(no, self.webhook_id(no), secret.clone(), *time);
@@ -382,6 +392,13 @@ impl Image {
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete(tenant, *id, *expect, *time, effects)
             }
+            ConfigChange::CreateEventType { key, content, time } => {
+                self.create_event_type(key, content, *time, effects)
+            }
+            ConfigChange::UpdateEventType { key, expect, content, time } => {
+                self.update_event_type(key, *expect, content, *time, effects)
+            }
+            ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(key, *expect, effects),
         }
     }
 
@@ -414,6 +431,9 @@ impl Image {
             return ConfigAnswer::VersionMismatch;
         }
         let changed = change(webhook);
+        if let Some(name) = self.unknown_type(tenant, &changed.settings.subscription) {
+            return ConfigAnswer::UnknownEventType(name);
+        }
         if changed != *webhook {
             self.put(changed.clone(), effects);
         }

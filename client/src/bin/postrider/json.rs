@@ -3,7 +3,7 @@
 
 use postrider_client::{
     Update,
-    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, Outcome, Webhook},
+    v1::{Delivery, DeliveryState, DisableReason, ErrorClass, EventType, MatchVerdict, Outcome, Webhook, WebhookMatch},
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,8 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "display_name": webhook.display_name,
         "description": webhook.description,
         "metadata": webhook.metadata,
+        "label_filter": label_filter(webhook),
+        "payload_filter": webhook.payload_filter,
         "enabled": webhook.enabled,
         "disable_reason": named(webhook.disable_reason, DisableReason::as_str_name),
         "disable_time": time(webhook.disable_time.as_ref()),
@@ -32,7 +34,27 @@ pub(crate) fn event_type(event_type: &EventType) -> Value {
         "title": event_type.title,
         "description": event_type.description,
         "example": event_type.example,
+        "tenant": event_type.tenant,
+        "json_schema": event_type.json_schema,
+        "built_in": event_type.built_in,
+        "etag": event_type.etag,
+        "create_time": time(event_type.create_time.as_ref()),
+        "update_time": time(event_type.update_time.as_ref()),
     })
+}
+
+pub(crate) fn webhook_match(said: &WebhookMatch) -> Value {
+    json!({
+        "webhook_id": said.webhook_id,
+        "display_name": said.display_name,
+        "verdict": named(said.verdict, MatchVerdict::as_str_name),
+        "detail": said.detail,
+    })
+}
+
+/// Labels, each with the values it may have, without the message in between.
+fn label_filter(webhook: &Webhook) -> Value {
+    webhook.label_filter.iter().map(|(label, allowed)| (label.clone(), allowed.values.clone().into())).collect()
 }
 
 pub(crate) fn delivery(delivery: &Delivery) -> Value {
@@ -141,6 +163,7 @@ mod tests {
         for (value, debug) in [
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
+            (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
         ] {

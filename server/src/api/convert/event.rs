@@ -1,9 +1,9 @@
 //! Contract → model for events: every rule that `Event` documents.
 
 use bytes::Bytes;
-use postrider_proto::v1;
+use postrider_proto::{error_info as reason, v1};
 
-use super::{event_type, labels, tenant};
+use super::{Types, event_type, labels, tenant};
 use crate::{
     api::{
         json::{JsonError, to_json},
@@ -11,17 +11,20 @@ use crate::{
     },
     limits::{CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
+        catalogue,
         event::{Event, JSON, is_json},
         ids::{EventId, InvalidId},
+        schema::Mismatch,
         time::Timestamp,
     },
+    store::Catalog,
 };
 
 /// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, in seconds since the Unix epoch: what `google.protobuf.Timestamp` may hold.
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// The event a caller means; an id is assigned if it has none.
-pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> {
+pub(in crate::api) fn event(event: Option<v1::Event>, catalog: &Catalog) -> Result<Event, Failure> {
     let mut violations = Violations::default();
     let Some(event) = event else {
         violations.add("event", "must be set");
@@ -29,7 +32,8 @@ pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> 
     };
     let id = violations.note("event.id", event_id(&event.id));
     let tenant = tenant(&mut violations, "event.tenant", &event.tenant);
-    let event_type = event_type(&mut violations, || "event.type".into(), &event.r#type);
+    let types = Types::of(catalog, tenant.as_ref());
+    let event_type = event_type(&mut violations, types, || "event.type".into(), &event.r#type);
     let labels = labels(&mut violations, "event.labels", event.labels);
     if event.ordering_key.len() > ORDERING_KEY_BYTES_MAX {
         violations.add("event.ordering_key", format!("must not be longer than {ORDERING_KEY_BYTES_MAX} bytes"));
@@ -40,7 +44,7 @@ pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> 
     let body = body(&mut violations, event.payload);
     violations.check()?;
 
-    Ok(Event {
+    let event = Event {
         id: id.expect("no violations"),
         tenant: tenant.expect("no violations"),
         event_type: event_type.expect("no violations"),
@@ -49,6 +53,22 @@ pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> 
         occur_time,
         content_type,
         body: body.expect("no violations"),
+    };
+    hold_to_schema(&event, if is_data { "event.data" } else { "event.body" }, catalog)?;
+    Ok(event)
+}
+
+/// Refuses a body that does not hold to its type's schema.
+fn hold_to_schema(event: &Event, field: &str, catalog: &Catalog) -> Result<(), Failure> {
+    let name = event.event_type.as_str();
+    if catalogue::find(name).is_some() {
+        return Ok(());
+    }
+    let known = catalog.event_type(Some(&event.tenant), name);
+    let schema = known.as_ref().and_then(|known| known.content.schema.as_ref());
+    let checked = schema.map_or(Ok(()), |schema| schema.check(event));
+    checked.map_err(|Mismatch { pointer, problem }| {
+        Failure::field(reason::SCHEMA_MISMATCH, format!("{field}{pointer}"), problem)
     })
 }
 

@@ -4,7 +4,7 @@ use postrider_proto::v1;
 use prost_types::FieldMask;
 
 use super::{
-    tenant,
+    Types, mask, tenant,
     webhook::{decided, settings},
 };
 use crate::{
@@ -14,12 +14,9 @@ use crate::{
         target::TargetRules,
         webhook::{Settings, Webhook},
     },
+    store::Catalog,
 };
 
-/// What a mask says that means every field.
-const ALL_FIELDS: &str = "*";
-/// Most paths of a mask.
-const PATHS_MAX: usize = 64;
 /// The field whose value is judged against what this server may call.
 const URL: &str = "url";
 
@@ -41,7 +38,8 @@ macro_rules! fields {
 }
 
 /// Every field that may be updated.
-const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled];
+const FIELDS: &[Field] =
+    fields![url, event_types, display_name, description, metadata, enabled, label_filter, payload_filter];
 
 /// Fields that replies have and nobody decides on, and those that never change.
 const FIXED: &[&str] =
@@ -80,7 +78,12 @@ impl Update {
     }
 
     /// What it makes of the webhook: its settings, and whether it is enabled. A URL that stays is not judged again.
-    pub(in crate::api) fn apply(&self, webhook: &Webhook, rules: &TargetRules) -> Result<(Settings, bool), Failure> {
+    pub(in crate::api) fn apply(
+        &self,
+        webhook: &Webhook,
+        rules: &TargetRules,
+        catalog: &Catalog,
+    ) -> Result<(Settings, bool), Failure> {
         let mut merged = decided(&webhook.settings);
         merged.enabled = Some(webhook.is_enabled());
         for field in FIELDS.iter().filter(|field| self.paths.contains(&field.path)) {
@@ -89,7 +92,8 @@ impl Update {
         let enabled = merged.enabled.unwrap_or(true);
         let mut violations = Violations::default();
         let unjudged = TargetRules::unjudged();
-        let settings = settings(&mut violations, merged, if self.moves() { rules } else { &unjudged });
+        let types = Types::of(catalog, Some(&self.tenant));
+        let settings = settings(&mut violations, merged, if self.moves() { rules } else { &unjudged }, types);
         violations.check()?;
         Ok((settings.expect("no violations"), enabled))
     }
@@ -97,39 +101,9 @@ impl Update {
 
 /// The fields an update is about.
 fn paths(violations: &mut Violations, webhook: &v1::Webhook, mask: Option<&FieldMask>) -> Vec<&'static str> {
-    const FIELD: &str = "update_mask";
-    let all = FIELDS.iter().map(|field| field.path);
-    let Some(mask) = mask.filter(|mask| !mask.paths.is_empty()) else {
-        let set: Vec<_> = FIELDS.iter().filter(|field| (field.is_set)(webhook)).map(|field| field.path).collect();
-        if set.is_empty() {
-            violations.add("webhook", "must set at least one field that can be updated, or `update_mask` name one");
-        }
-        return set;
-    };
-    if mask.paths.len() > PATHS_MAX {
-        violations.add(FIELD, format!("must not name more than {PATHS_MAX} fields"));
-        return Vec::new();
-    }
-    if let [only] = mask.paths.as_slice()
-        && only == ALL_FIELDS
-    {
-        return all.collect();
-    }
-    let mut paths = Vec::new();
-    for (index, path) in mask.paths.iter().enumerate() {
-        let field = || format!("{FIELD}.paths[{index}]");
-        if let Some(known) = all.clone().find(|known| known == path) {
-            paths.push(known);
-        } else if path == ALL_FIELDS {
-            violations.add(field(), "`*` must stand alone");
-        } else if FIXED.contains(&path.as_str()) {
-            violations.add(field(), format!("{path} cannot be updated"));
-        } else {
-            let path: String = path.chars().take(super::ECHO_CHARS_MAX).collect();
-            violations.add(field(), format!("a webhook has no field {path:?}; fields are named as in the .proto file"));
-        }
-    }
-    paths
+    let all: Vec<_> = FIELDS.iter().map(|field| field.path).collect();
+    let set: Vec<_> = FIELDS.iter().filter(|field| (field.is_set)(webhook)).map(|field| field.path).collect();
+    mask::paths(violations, mask, &mask::Fields { noun: "webhook", all: &all, fixed: FIXED, set: &set })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use postrider_proto::{error_info as reason, v1};
 use prost::Message as _;
 use twox_hash::XxHash3_128;
 
-use super::{count, event_type, labels, tenant, text, time};
+use super::{Types, count, event_type, labels, scope, tenant, text, time};
 use crate::{
     api::status::{Failure, Violations},
     limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
@@ -15,7 +15,7 @@ use crate::{
         target::{Target, TargetError, TargetRules},
         webhook::{DisableReason, Settings, Subscription, Switch, Webhook, WebhookSpec},
     },
-    store::RequestKey,
+    store::{Catalog, RequestKey},
 };
 
 /// What an event type says that means every type.
@@ -25,6 +25,7 @@ const ALL_TYPES: &str = "*";
 pub(in crate::api) fn create(
     request: v1::CreateWebhookRequest,
     rules: &TargetRules,
+    catalog: &Catalog,
 ) -> Result<(WebhookSpec, Option<RequestKey>), Failure> {
     let mut violations = Violations::default();
     if !request.request_id.is_empty() && !is_id(&request.request_id) {
@@ -36,7 +37,7 @@ pub(in crate::api) fn create(
     };
     let tenant = tenant(&mut violations, "webhook.tenant", &webhook.tenant);
     let enabled = webhook.enabled.unwrap_or(true);
-    let settings = settings(&mut violations, webhook, rules);
+    let settings = settings(&mut violations, webhook, rules, Types::of(catalog, tenant.as_ref()));
     violations.check()?;
 
     let (tenant, settings) = (tenant.expect("no violations"), settings.expect("no violations"));
@@ -55,13 +56,19 @@ fn request_hash(spec: &WebhookSpec) -> u128 {
 }
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
-pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &TargetRules) -> Option<Settings> {
+pub(super) fn settings(
+    violations: &mut Violations,
+    webhook: v1::Webhook,
+    rules: &TargetRules,
+    types: Types<'_>,
+) -> Option<Settings> {
     let target = target(violations, &webhook.url, rules);
-    let subscription = subscription(violations, &webhook.event_types);
+    let subscription = subscription(violations, &webhook.event_types, types);
+    let scope = scope::scope(violations, webhook.label_filter, &webhook.payload_filter);
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
-    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata })
+    Some(Settings { target: target?, subscription: subscription?, scope, display_name, description, metadata })
 }
 
 /// The fields that say what a webhook's owner decided; the others are left empty.
@@ -69,6 +76,8 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
     v1::Webhook {
         url: settings.target.url().to_string(),
         event_types: event_types(&settings.subscription),
+        label_filter: scope::label_filter(settings.scope.as_deref()),
+        payload_filter: scope::payload_filter(settings.scope.as_deref()),
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
@@ -99,7 +108,7 @@ pub(in crate::api) fn name_not_allowed(why: &str) -> Failure {
     Failure::field(reason::URL_NOT_ALLOWED, "webhook.url", why)
 }
 
-fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscription> {
+fn subscription(violations: &mut Violations, names: &[String], types: Types<'_>) -> Option<Subscription> {
     const FIELD: &str = "webhook.event_types";
     if names.is_empty() {
         violations.add(FIELD, "must name at least one event type; `*` means all");
@@ -112,15 +121,15 @@ fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscri
     if names.iter().all(|name| name == ALL_TYPES) {
         return Some(Subscription::All);
     }
-    let mut types = BTreeSet::new();
+    let mut wanted = BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
         if name == ALL_TYPES {
             violations.add(format!("{FIELD}[{index}]"), "`*` must stand alone");
             continue;
         }
-        types.extend(event_type(violations, || format!("{FIELD}[{index}]"), name));
+        wanted.extend(event_type(violations, types, || format!("{FIELD}[{index}]"), name));
     }
-    Some(Subscription::to(types))
+    Some(Subscription::to(wanted))
 }
 
 /// A webhook as callers see it.

@@ -13,7 +13,7 @@ use crate::{
     limits::{PUBLISH_BATCH_EVENTS_MAX, STREAM_EVENTS_IN_FLIGHT_MAX},
     metrics::AcceptMetrics,
     model::event::Event,
-    store::fake::FakeStore,
+    store::{Catalog, fake::FakeStore},
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "a stream of messages may hold failures too")]
@@ -144,7 +144,9 @@ async fn room_is_given_back_by_the_commit_and_not_by_a_caller_who_leaves() {
     let tasks = crate::tasks::Tasks::default();
     let config = accept::Config { bytes_in_flight_max: 1_000 };
     let accept = config.build(store.clone(), crate::clock::Clock::start(), tasks.clone(), AcceptMetrics::default());
-    let batch = |id: &str| -> Vec<Event> { vec![crate::api::convert::event::event(Some(event(id))).unwrap(); 3] };
+    let batch = |id: &str| -> Vec<Event> {
+        vec![crate::api::convert::event::event(Some(event(id)), &Catalog::default()).unwrap(); 3]
+    };
 
     drop(accept.submit(batch("a")).await);
     assert!(accept.submit(batch("b")).now_or_never().is_none(), "a is still on its way");

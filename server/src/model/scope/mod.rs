@@ -88,6 +88,8 @@ impl Scope {
 pub enum Verdict<'a> {
     /// It passes.
     Admitted,
+    /// It is of a type that is not wanted.
+    OtherType,
     /// It lacks this label, or has it with another value.
     Label(&'a str),
     /// Its body does not pass.
@@ -100,6 +102,7 @@ impl fmt::Display for Verdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Admitted => f.write_str("the event passes"),
+            Self::OtherType => f.write_str("the event is of a type that the webhook does not receive"),
             Self::Label(label) => write!(f, "the event has label {label:?} not, or with another value"),
             Self::Payload => f.write_str("the payload filter is false for the event's body"),
             Self::Failed(error) => write!(f, "the payload filter failed: {error}"),

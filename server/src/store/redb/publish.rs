@@ -43,7 +43,7 @@ impl Change<'_> {
         let targets = if catalog.is_current(&event.tenant, publish.targets.matched_at) {
             publish.targets.webhooks.clone()
         } else {
-            catalog.targets(&event.tenant, &event.event_type).webhooks
+            catalog.targets(event).webhooks
         };
         if targets.len() > TARGETS_MAX {
             return Ok(Published::TooManyTargets);

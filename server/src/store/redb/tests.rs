@@ -59,7 +59,7 @@ async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Resu
         content_type: JSON.into(),
         body: Bytes::from_static(b"{}"),
     };
-    let targets = store.catalog().targets(&event.tenant, &event.event_type);
+    let targets = store.catalog().targets(&event);
     store.publish(vec![Publish { event, targets, accept_time }]).await
 }
 

@@ -1,5 +1,6 @@
 //! `postrider webhooks`.
 
+mod scope;
 mod settings;
 mod update;
 
@@ -27,7 +28,10 @@ pub(crate) enum WebhooksCommand {
     /// Register a webhook, and print it with its signing secret.
     #[command(after_help = "Examples:
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
-  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'")]
+  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
+  postrider webhooks create --url https://example.com/hook --event-type '*' --label-filter waba=919100000002,919100000003
+  postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED \\
+    --payload-filter \"body.message.type == 'TEXT'\"")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
@@ -217,6 +221,8 @@ fn describe(webhook: &Webhook) -> String {
         ("name", webhook.display_name.clone()),
         ("description", webhook.description.clone()),
         ("metadata", pairs(&webhook.metadata)),
+        ("labels", scope::labels(webhook)),
+        ("payload", webhook.payload_filter.clone()),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),

@@ -3,6 +3,7 @@
 use clap::Args;
 use postrider_client::v1::Webhook;
 
+use super::scope::ScopeArgs;
 use crate::publish::parse_label;
 
 /// Settings that need not be made. One group of flags a subject; each says which fields it sets.
@@ -17,6 +18,8 @@ pub(super) struct SettingsArgs {
     /// A note of your own, never sent. Repeatable; all of them together replace those there were.
     #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = parse_label)]
     metadata: Vec<(String, String)>,
+    #[command(flatten)]
+    scope: ScopeArgs,
 }
 
 impl SettingsArgs {
@@ -35,6 +38,7 @@ impl SettingsArgs {
             webhook.metadata = self.metadata.into_iter().collect();
             set.push("metadata");
         }
+        set.extend(self.scope.apply(webhook));
         set
     }
 }

@@ -2,12 +2,14 @@
 
 mod delivery;
 mod event;
+mod event_type;
 mod log;
 mod segment;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
+pub(super) use event_type::EventTypeRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
 pub(super) use webhook::{RequestRecord, TombstoneRecord, WebhookRecord};

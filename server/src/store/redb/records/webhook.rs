@@ -7,6 +7,7 @@ use prost::Message;
 use super::{Corrupt, decode};
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
+    scope::{LabelFilter, PayloadFilter, Scope},
     signing::Secret,
     target::Target,
     time::Timestamp,
@@ -103,6 +104,19 @@ pub(in super::super) struct SettingsRecord {
     description: String,
     #[prost(btree_map = "string, string", tag = "5")]
     metadata: BTreeMap<String, String>,
+    /// Empty: any labels.
+    #[prost(btree_map = "string, message", tag = "6")]
+    label_filter: BTreeMap<String, ValuesRecord>,
+    /// Empty: any body.
+    #[prost(string, tag = "7")]
+    payload_filter: String,
+}
+
+/// The values that a label may have.
+#[derive(Clone, PartialEq, Message)]
+struct ValuesRecord {
+    #[prost(string, repeated, tag = "1")]
+    values: Vec<String>,
 }
 
 impl SettingsRecord {
@@ -111,18 +125,24 @@ impl SettingsRecord {
             Subscription::All => Vec::new(),
             Subscription::Types(types) => types.iter().map(|name| name.as_str().to_owned()).collect(),
         };
+        let payload_filter = settings.scope.as_ref().and_then(|scope| scope.payload());
         Self {
             url: settings.target.url().as_str().to_owned(),
             event_types,
             display_name: settings.display_name.clone().into(),
             description: settings.description.clone().into(),
             metadata: settings.metadata.clone(),
+            label_filter: settings.scope.as_ref().map(|scope| label_filter(scope.labels())).unwrap_or_default(),
+            payload_filter: payload_filter.map_or_else(String::new, |filter| filter.text().to_owned()),
         }
     }
 
     fn settings(self) -> Result<Settings, Corrupt> {
         let types: BTreeSet<_> = self.event_types.iter().map(|name| EventTypeName::new(name)).collect();
+        let labels = LabelFilter::new(self.label_filter.into_iter().map(|(label, allowed)| (label, allowed.values)));
+        let payload = (!self.payload_filter.is_empty()).then(|| PayloadFilter::from_stored(&self.payload_filter));
         Ok(Settings {
+            scope: Scope::new(labels, payload),
             target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
             subscription: Subscription::to(types),
             display_name: self.display_name.into(),
@@ -130,6 +150,11 @@ impl SettingsRecord {
             metadata: self.metadata,
         })
     }
+}
+
+fn label_filter(filter: &LabelFilter) -> BTreeMap<String, ValuesRecord> {
+    let record = |values: &[Box<str>]| ValuesRecord { values: values.iter().map(|value| value.to_string()).collect() };
+    filter.labels().map(|(label, values)| (label.to_owned(), record(values))).collect()
 }
 
 /// What is remembered of a deleted webhook.
