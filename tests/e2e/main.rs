@@ -16,6 +16,7 @@ mod publish_stream;
 mod request_id;
 mod restart;
 mod retries;
+mod scope;
 mod shutdown;
 mod update;
 mod verifier;

@@ -17,7 +17,7 @@ use crate::{
     limits::{DISPATCH_BODY_BYTES_MAX, EVENT_BODY_BYTES_MAX},
     model::{
         event::{Event, JSON, StoredEvent},
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, WebhookId},
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -119,6 +119,10 @@ impl Store for Memory {
     }
 
     async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
         Err(StoreError::Closed)
     }
 

@@ -261,12 +261,17 @@ mod tests {
         check(r#"{"$dynamicRef": "\#a"}"#.replace('\\', "").as_str(), "is not available");
         check(r#"{"items": {"$id": "https://example.com/x"}}"#, "may only stand at the top");
         check(&format!("\"{}\"", "x".repeat(70_000)), "must not be longer");
-        let doubling: Vec<_> = (0..30)
-            .map(|n| {
-                format!(r##""d{n}": {{"allOf": [{{"$ref": "#/$defs/d{0}"}}, {{"$ref": "#/$defs/d{0}"}}]}}"##, n + 1)
-            })
-            .collect();
-        check(&format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{{}, "d30": true}}}}"##, doubling.join(",")), "parts");
+        let growing = |levels: usize, width: usize| {
+            let level = |n: usize| {
+                let next = format!(r##"{{"$ref": "#/$defs/d{}"}}"##, n + 1);
+                format!(r#""d{n}": {{"allOf": [{}]}}"#, vec![next; width].join(","))
+            };
+            let all: Vec<_> = (0..levels).map(level).collect();
+            format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{{}, "d{levels}": true}}}}"##, all.join(","))
+        };
+        check(&growing(14, 10), "parts");
+        check(&growing(40, 1), "leads through too many others");
+        assert!(Schema::compile(&growing(8, 2)).is_ok());
         assert!(Schema::compile(&"[".repeat(60_000)).is_err());
         assert!(Schema::compile("true").is_ok());
     }

@@ -50,11 +50,7 @@ fn every_wrong_field_of_a_webhook_is_named() {
         (|w| w.event_types.push("*".into()), reason::INVALID_FIELD, &["webhook.event_types[1]"]),
         (|w| w.event_types.push("ADD_TAGS".into()), reason::UNKNOWN_EVENT_TYPE, &["webhook.event_types[1]"]),
         (|w| w.display_name = "x".repeat(129), reason::INVALID_FIELD, &["webhook.display_name"]),
-        (
-            |w| drop(w.metadata.insert("a b".into(), "x".repeat(257))),
-            reason::INVALID_FIELD,
-            &["webhook.metadata[\"a b\"]"],
-        ),
+        (|w| drop(w.metadata.insert("a b".into(), "x".into())), reason::INVALID_FIELD, &["webhook.metadata[\"a b\"]"]),
         (
             |w| drop(w.label_filter.insert("a b".into(), v1::LabelValues { values: vec!["x".into()] })),
             reason::INVALID_FIELD,

@@ -307,8 +307,9 @@ impl Check<'_> {
             return Err(self.refuse(word, format!("{:?} is not available", echo(word))));
         }
         let orders = [op::LESS, op::LESS_EQUALS, op::GREATER, op::GREATER_EQUALS].contains(&name);
-        let compares = [op::EQUALS, op::NOT_EQUALS].contains(&name) && !call.args.iter().any(is_literal);
-        let mut among = orders || compares;
+        let compares = [op::EQUALS, op::NOT_EQUALS, "startsWith", "endsWith"].contains(&name);
+        let measures = ["size", "contains", "int", "double", "bool"].contains(&name);
+        let mut among = orders || measures || (compares && !call.args.iter().any(is_literal));
         if name == op::IN
             && let [_, list] = call.args.as_slice()
         {
