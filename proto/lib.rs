@@ -55,6 +55,8 @@ pub mod error_info {
     pub const TOO_MANY_TARGETS: &str = "TOO_MANY_TARGETS";
     /// The store holds as many webhooks as it may.
     pub const TOO_MANY_WEBHOOKS: &str = "TOO_MANY_WEBHOOKS";
+    /// As many test events are on their way as may be.
+    pub const TOO_MANY_TRIALS: &str = "TOO_MANY_TRIALS";
     /// As many deliveries are pending as may be.
     pub const BACKLOG_FULL: &str = "BACKLOG_FULL";
     /// The server's disk is full, or almost.

@@ -15,11 +15,11 @@ use crate::{
         CreateEventTypeRequest, CreateWebhookRequest, CreateWebhookResponse, DeleteEventTypeRequest,
         DeleteWebhookRequest, Delivery, Event, EventType, ExplainEventRequest, ExplainEventResponse,
         GetDeliveryRequest, GetDeliveryResponse, GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse,
-        ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, PublishEventRequest,
-        UpdateEventTypeRequest, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
-        delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
-        event_type_service_client::EventTypeServiceClient, publish_event_response,
-        webhook_service_client::WebhookServiceClient,
+        ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome,
+        PublishEventRequest, SendTestEventRequest, UpdateEventTypeRequest, UpdateWebhookRequest,
+        WatchDeliveriesRequest, Webhook, WebhookMatch, delivery_service_client::DeliveryServiceClient,
+        event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
+        publish_event_response, webhook_service_client::WebhookServiceClient,
     },
 };
 
@@ -163,6 +163,18 @@ impl Client {
         webhook.tenant = self.tenant_or(std::mem::take(&mut webhook.tenant));
         let reply = self.call(self.webhook_service().update_webhook(request)).await?;
         reply.webhook.ok_or_else(|| incomplete("webhook"))
+    }
+
+    /// Sends an event type's example to a webhook, once, and says what that led to. Takes as long as the attempt.
+    pub async fn send_test_event(
+        &self,
+        id: impl Into<String>,
+        event_type: impl Into<String>,
+    ) -> Result<Outcome, Error> {
+        let request =
+            SendTestEventRequest { tenant: self.tenant.clone(), id: id.into(), event_type: event_type.into() };
+        let reply = self.call(self.webhook_service().send_test_event(request)).await?;
+        reply.outcome.ok_or_else(|| incomplete("outcome"))
     }
 
     /// Deletes a webhook for good, and says how many pending deliveries were cancelled with it.

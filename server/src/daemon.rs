@@ -13,9 +13,9 @@ use crate::{
     clock::Clock,
     config::Config,
     deliver, dispatch,
-    flow::News,
+    flow::{Job, News},
     metrics::{Metrics, Queues},
-    model::target::Target,
+    model::{delivery::AttemptResult, target::Target},
     ops::{self, Ops},
     shutdown::{Levers, Overdue},
     store::{
@@ -81,7 +81,8 @@ impl Daemon {
         let queues = queues.with_channels("progress", slice::from_ref(&progress));
         let wanted = wanted(store.clone());
         let counted = metrics.deliver.clone();
-        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
+        let deliver::Deliver { jobs, trials } =
+            config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
         let queues = queues.with_channels("jobs", &jobs);
         let dispatch = config.dispatch.clone().build(dispatch::Deps {
             store: store.clone(),
@@ -101,6 +102,7 @@ impl Daemon {
             watch: config.watch.build(store.clone(), metrics.watch.clone()),
             clock,
             names: Arc::new(config.deliver.names()),
+            trial: Arc::new(trials),
             stop: calls.clone(),
             stop_watching: watches.clone(),
         });
@@ -177,6 +179,13 @@ async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Que
 impl api::NameJudge for deliver::Names {
     async fn judge(&self, target: &Target) -> Result<(), String> {
         deliver::Names::judge(self, target).await
+    }
+}
+
+#[async_trait]
+impl api::Trial for deliver::Trials {
+    async fn attempt(&self, job: Job) -> Option<AttemptResult> {
+        deliver::Trials::attempt(self, job).await
     }
 }
 

@@ -106,6 +106,8 @@ pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Most test events on their way at a time; one more is refused.
+pub const TRIALS_MAX: usize = 16;
 /// Longest an attempt may be allowed to take.
 pub const ATTEMPT_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 

@@ -78,7 +78,7 @@ pub(crate) async fn a_full_backlog_refuses_and_a_smaller_event_still_fits<E: Eng
 /// Webhooks of a wide event.
 const WIDE: usize = 2_500;
 
-async fn wide<E: Engine>(fixture: &Fixture) -> Vec<postrider_server::model::webhook::Webhook> {
+async fn wide<E: Engine>(fixture: &Fixture) -> Vec<Webhook> {
     let mut webhooks = Vec::with_capacity(WIDE);
     let created = futures::future::join_all((0..WIDE).map(|_| fixture.webhook())).await;
     webhooks.extend(created);

@@ -18,6 +18,7 @@ mod restart;
 mod retries;
 mod scope;
 mod shutdown;
+mod test_event;
 mod update;
 mod verifier;
 

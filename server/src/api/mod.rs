@@ -13,6 +13,7 @@ mod json;
 mod page;
 mod publish;
 mod status;
+mod trial;
 mod webhooks;
 
 #[cfg(test)]
@@ -29,11 +30,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
-pub use self::health::Health;
 use self::{
     deliveries::DeliveryService, event_types::EventTypeService, events::EventService, status::Failure,
     webhooks::WebhookService,
 };
+pub use self::{health::Health, trial::Trial};
 use crate::{
     accept::Accept,
     clock::Clock,
@@ -70,6 +71,8 @@ pub struct Deps {
     pub clock: Clock,
     /// Judges host names.
     pub names: Arc<dyn NameJudge>,
+    /// Sends test events.
+    pub trial: Arc<dyn Trial>,
     /// Fires when calls are no longer taken and publish streams are to wind up.
     pub stop: CancellationToken,
     /// Fires when the last outcome is committed and watch streams are to end.
@@ -87,9 +90,9 @@ pub struct Api {
 impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
-        let Deps { store, accept, watch, clock, names, stop, stop_watching } = deps;
+        let Deps { store, accept, watch, clock, names, trial, stop, stop_watching } = deps;
         let webhooks =
-            WebhookService { store: store.clone(), clock, rules: self.target_rules, names, stop: stop.clone() };
+            WebhookService { store: store.clone(), clock, rules: self.target_rules, names, trial, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let events = EventService { accept, store: store.clone(), stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, stop, stop_watching };

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, async_trait};
 use tracing::info;
 
 use super::{
-    NameJudge,
+    NameJudge, Trial,
     convert::{
         self,
         update::{Update, update},
@@ -19,6 +19,7 @@ use super::{
     page::{self, Scope},
     refuse_if,
     status::{Failure, Violations},
+    trial,
 };
 use crate::{
     clock::Clock,
@@ -41,6 +42,7 @@ pub(super) struct WebhookService {
     pub(super) clock: Clock,
     pub(super) rules: TargetRules,
     pub(super) names: Arc<dyn NameJudge>,
+    pub(super) trial: Arc<dyn Trial>,
     pub(super) stop: CancellationToken,
 }
 
@@ -124,6 +126,22 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, version = webhook.version, "updated a webhook");
         let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
         Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(webhook::reply(&webhook, pending)) }))
+    }
+
+    async fn send_test_event(
+        &self,
+        request: Request<v1::SendTestEventRequest>,
+    ) -> Result<Response<v1::SendTestEventResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let (tenant, id, event_type) = trial::request(&request.into_inner(), self.store.catalog())?;
+        let webhook = self.find(&tenant, id)?.webhook;
+        let (catalog, now) = (self.store.catalog(), self.clock.now());
+        let job = trial::job(webhook.clone(), event_type, catalog, self.store.sealer(), now);
+        let sent = trial::Sent::of(&job);
+        let Some(result) = self.trial.attempt(job).await else { return Err(Failure::too_many_trials().into()) };
+        let outcome = trial::outcome(&webhook, sent, result);
+        info!(webhook.id = %id, event.id = outcome.event_id, http_status = outcome.http_status, "sent a test event");
+        Ok(Response::new(v1::SendTestEventResponse { outcome: Some(outcome) }))
     }
 
     async fn delete_webhook(

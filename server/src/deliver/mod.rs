@@ -16,6 +16,7 @@ mod result;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trial;
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
@@ -25,12 +26,12 @@ use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub use self::names::Names;
 use self::{
     attempt::Attempts,
     client::GuardedClient,
     resolver::{Dns, DnsConfig},
 };
+pub use self::{names::Names, trial::Trials};
 use crate::{
     clock::Clock,
     flow::{Attempted, Job},
@@ -38,6 +39,14 @@ use crate::{
     model::{ids::WebhookNo, target::TargetRules},
     tasks::Tasks,
 };
+
+/// The running stage.
+pub struct Deliver {
+    /// Where each loop takes its jobs.
+    pub jobs: Vec<mpsc::Sender<Vec<Job>>>,
+    /// For attempts that somebody waits for.
+    pub trials: Trials,
+}
 
 /// Whether attempts of a webhook are still wanted: it exists and is enabled.
 pub type Wanted = Arc<dyn Fn(WebhookNo) -> bool + Send + Sync>;
@@ -92,7 +101,7 @@ pub enum BuildError {
 }
 
 impl Config {
-    /// Starts the loops and returns where each takes its jobs.
+    /// Starts the loops.
     ///
     /// `attempted` must hold as many batches of results as attempts may be in flight; the loops' inboxes hold as many batches
     /// of jobs, so that handing one over never fails for lack of room. Jobs wait their turn in the loop; whether one is still
@@ -106,13 +115,14 @@ impl Config {
         abort: CancellationToken,
         metrics: DeliverMetrics,
         wanted: Wanted,
-    ) -> Result<Vec<mpsc::Sender<Vec<Job>>>, BuildError> {
+    ) -> Result<Deliver, BuildError> {
         let dns = resolver::system_config().unwrap_or_else(|problem| {
             warn!(error = %problem, "no usable DNS configuration: only hosts in the hosts file can be delivered to by name");
             resolver::hosts_file_only()
         });
         let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort, metrics, wanted };
-        (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect()
+        let jobs = (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect::<Result<_, _>>()?;
+        Ok(Deliver { jobs, trials: parts.start_trials(tasks)? })
     }
 }
 
@@ -129,15 +139,29 @@ struct Parts {
 }
 
 impl Parts {
-    fn start_loop(&self, tasks: &Tasks) -> Result<mpsc::Sender<Vec<Job>>, BuildError> {
+    /// What makes attempts, with connections and a resolver of its own.
+    fn attempts(&self, metrics: DeliverMetrics) -> Result<Attempts, BuildError> {
         let dns = Dns::new(&self.dns, self.config.connect_timeout);
-        let attempts = Attempts {
+        Ok(Attempts {
             client: GuardedClient::build(&self.config, &self.tls, &dns)?,
             user_agent: HeaderValue::from_str(&self.config.user_agent)?,
             clock: self.clock,
             timeout: self.config.attempt_timeout,
-            metrics: self.metrics.clone(),
-        };
+            metrics,
+        })
+    }
+
+    fn start_trials(&self, tasks: &Tasks) -> Result<Trials, BuildError> {
+        let (trials, asked) = Trials::new();
+        let attempts = self.attempts(DeliverMetrics::default())?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let abort = self.abort.clone();
+        tasks.thread("trials", move || runtime.block_on(trial::run(attempts, asked, abort)))?;
+        Ok(trials)
+    }
+
+    fn start_loop(&self, tasks: &Tasks) -> Result<mpsc::Sender<Vec<Job>>, BuildError> {
+        let attempts = self.attempts(self.metrics.clone())?;
         let (inbox, jobs) = mpsc::channel(self.attempted.max_capacity());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (attempted, abort, wanted) = (self.attempted.clone(), self.abort.clone(), self.wanted.clone());

@@ -189,7 +189,8 @@ async fn a_delivery_arrives_signed_and_byte_for_byte() {
     let tasks = Tasks::default();
     let inboxes = loopback()
         .build(Clock::start(), attempted, &tasks, CancellationToken::new(), DeliverMetrics::default(), always())
-        .unwrap();
+        .unwrap()
+        .jobs;
     let body = b"{ \"b\":1, \"a\":\xff\x00 12345678901234567890 }\r\n";
     inboxes[0].send(vec![job(&receiver.url(), body)]).await.unwrap();
 
@@ -242,7 +243,7 @@ async fn a_job_whose_webhook_is_gone_when_it_would_start_is_given_back() {
     let (tasks, abort) = (Tasks::default(), CancellationToken::new());
     let inboxes =
         loopback().build(Clock::start(), attempted, &tasks, abort, DeliverMetrics::default(), Arc::new(|_| false));
-    inboxes.unwrap()[0].send(vec![job(&receiver.url(), b"")]).await.unwrap();
+    inboxes.unwrap().jobs[0].send(vec![job(&receiver.url(), b"")]).await.unwrap();
     assert_eq!(results.recv().await.unwrap().remove(0).result, None);
     tasks.ended().await;
     assert_eq!(receiver.connections(), 0);
@@ -255,8 +256,10 @@ async fn a_loop_finishes_what_it_has_unless_it_is_aborted() {
     let tasks = Tasks::default();
     let abort = CancellationToken::new();
     let config = Config { loops: 2, ..loopback() };
-    let inboxes =
-        config.build(Clock::start(), attempted, &tasks, abort.clone(), DeliverMetrics::default(), always()).unwrap();
+    let inboxes = config
+        .build(Clock::start(), attempted, &tasks, abort.clone(), DeliverMetrics::default(), always())
+        .unwrap()
+        .jobs;
     assert_eq!(inboxes.len(), 2);
     inboxes[1].send(vec![job(&slow.url(), b""), job(&slow.url(), b"")]).await.unwrap();
     drop(inboxes);

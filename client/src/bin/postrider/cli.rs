@@ -222,6 +222,8 @@ mod tests {
             ("postrider webhooks update --url https://a.example", Some(MissingRequiredArgument)),
             ("postrider webhooks update WEBHOOK --metadata a", Some(ValueValidation)),
             ("postrider webhooks enable WEBHOOK", None),
+            ("postrider webhooks test WEBHOOK --event-type ADD_TAG", None),
+            ("postrider webhooks test WEBHOOK", Some(MissingRequiredArgument)),
             ("postrider webhooks disable DELIVERY_ID", Some(ValueValidation)),
             ("postrider deliveries get dlv_0193", Some(ValueValidation)),
             ("postrider deliveries list --webhook WEBHOOK --event any", None),

@@ -16,15 +16,16 @@ use v1::{
 use super::{accept, event, stop, told};
 use crate::{
     api::{
-        Api, Config, Deps, NameJudge, deliveries::DeliveryService, event_types::EventTypeService,
+        Api, Config, Deps, NameJudge, Trial, deliveries::DeliveryService, event_types::EventTypeService,
         webhooks::WebhookService,
     },
     clock::Clock,
+    flow::Job,
     limits::{GRPC_MESSAGE_BYTES_MAX, WATCH_HEARTBEAT},
     metrics::WatchMetrics,
     model::{
         address::AddressPolicy,
-        delivery::DeliveryState,
+        delivery::{AttemptResult, DeliveryState},
         ids::{DeliveryId, DeliveryKey, EventSeq, EventTypeName, WebhookId, WebhookNo},
         target::{Target, TargetRules},
         time::Timestamp,
@@ -32,6 +33,16 @@ use crate::{
     store::{Delivery, DeliveryDetail, DeliveryView, fake::FakeStore},
     watch,
 };
+
+/// As many test events are on their way as may be.
+struct NoTrial;
+
+#[async_trait]
+impl Trial for NoTrial {
+    async fn attempt(&self, _: Job) -> Option<AttemptResult> {
+        None
+    }
+}
 
 /// Refuses every name that begins with `evil`, and never says a word about one that begins with `slow`.
 struct Judge;
@@ -52,7 +63,14 @@ fn rules() -> TargetRules {
 }
 
 fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
-    WebhookService { store: store.clone(), clock: Clock::start(), rules: rules(), names: Arc::new(Judge), stop: stop() }
+    WebhookService {
+        store: store.clone(),
+        clock: Clock::start(),
+        rules: rules(),
+        names: Arc::new(Judge),
+        trial: Arc::new(NoTrial),
+        stop: stop(),
+    }
 }
 
 fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
@@ -261,6 +279,7 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         watch: watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default()),
         clock: Clock::start(),
         names: Arc::new(Judge),
+        trial: Arc::new(NoTrial),
         stop: stop(),
         stop_watching: stop(),
     };

@@ -2,6 +2,7 @@
 
 mod scope;
 mod settings;
+mod test;
 mod update;
 
 use std::{
@@ -14,7 +15,7 @@ use futures::TryStreamExt as _;
 use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
 use serde_json::json;
 
-use self::{settings::SettingsArgs, update::UpdateArgs};
+use self::{settings::SettingsArgs, test::TestArgs, update::UpdateArgs};
 use crate::{
     cli::Session,
     failure::Failure,
@@ -62,6 +63,10 @@ pub(crate) enum WebhooksCommand {
         #[arg(value_parser = parse_webhook_id)]
         id: String,
     },
+    /// Send an event type's example to a webhook, once, and print what it answered. The exit code is 1 if that was not a 2xx.
+    #[command(after_help = "Example:
+  postrider webhooks test wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --event-type MESSAGE_RECEIVED")]
+    Test(TestArgs),
     /// Delete a webhook for good, and cancel what is pending for it.
     #[command(after_help = "Examples:
   postrider webhooks delete wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
@@ -109,6 +114,7 @@ impl WebhooksCommand {
             Self::Update(args) => update::update(session, args).await,
             Self::Enable { id } => update::switch(session, id, true).await,
             Self::Disable { id } => update::switch(session, id, false).await,
+            Self::Test(args) => test::test(session, args).await,
             Self::Delete(args) => delete(session, args).await,
         }
     }
