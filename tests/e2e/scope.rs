@@ -125,7 +125,7 @@ async fn a_payload_filter_decides_by_the_body_and_tells_when_it_cannot() {
     let log = daemon.log();
     assert!(log.contains("a payload filter could not be applied") && log.contains(&created.id), "{log}");
     assert!(!log.contains("919800000001"), "a log never holds a body: {log}");
-    for (id, expected) in [("keyless", "\"message\""), ("broken", "not JSON"), ("plain", "content type")] {
+    for (id, expected) in [("keyless", "there is no \"from\""), ("broken", "not JSON"), ("plain", "content type")] {
         let [said] = &explain(&client, Subject::EventId(id.into()), 10).await[..] else { panic!("one webhook") };
         assert_eq!(said.0, MatchVerdict::PayloadError, "{id}");
         assert!(said.1.contains(expected), "{id}: {}", said.1);
@@ -322,7 +322,7 @@ async fn registered_event_types_change_and_go_under_their_conditions() {
     }
 
     let receiver = Receiver::answering(200).await;
-    let webhook = client.create(&receiver.url("/"), &["order"]).await;
+    let naming = client.create(&receiver.url("/"), &["order"]).await;
     let delete = async |name: &str, etag: &str| {
         let request = DeleteEventTypeRequest { tenant: String::new(), name: name.into(), etag: etag.into() };
         client.event_types.clone().delete_event_type(request).await.map_err(|status| Rejection::from(&status))
@@ -330,7 +330,7 @@ async fn registered_event_types_change_and_go_under_their_conditions() {
     delete("order", "").await.expect_err("in use").check("used", Code::FailedPrecondition, "EVENT_TYPE_IN_USE", "");
     delete("order", "0").await.expect_err("stale").check("stale", Code::Aborted, "ETAG_MISMATCH", "");
     delete("ADD_TAG", "").await.expect_err("built in").check("built-in", Code::NotFound, "EVENT_TYPE_NOT_FOUND", "");
-    let gone = DeleteWebhookRequest { id: webhook.id(), ..DeleteWebhookRequest::default() };
+    let gone = DeleteWebhookRequest { id: naming.id(), ..DeleteWebhookRequest::default() };
     client.webhooks.clone().delete_webhook(gone).await.expect("the webhook is deleted");
     delete("order", &second.etag).await.expect("deleted");
     let refused = try_create(&client, webhook("", &receiver.url("/"), &["order"])).await;
