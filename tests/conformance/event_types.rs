@@ -34,10 +34,9 @@ async fn create(fixture: &Fixture, tenant: &str, name: &str) -> ConfigAnswer {
 }
 
 async fn created(fixture: &Fixture, tenant: &str, name: &str) -> EventType {
-    match create(fixture, tenant, name).await {
-        ConfigAnswer::EventTypePut(event_type) => event_type,
-        answer => panic!("not created: {answer:?}"),
-    }
+    let answer = create(fixture, tenant, name).await;
+    let ConfigAnswer::EventTypePut(event_type) = answer else { panic!("not created: {answer:?}") };
+    event_type
 }
 
 async fn delete(fixture: &Fixture, tenant: &str, name: &str, expect: Option<u64>) -> ConfigAnswer {

@@ -40,8 +40,8 @@ fn labelled(id: &str, labels: &[(&str, &str)], body: &str) -> Event {
 
 /// The ids of the first `count` requests to come, sorted.
 async fn ids(receiver: &Receiver, count: usize) -> Vec<String> {
-    let received = receiver.received(count).await;
-    let mut ids: Vec<_> = received.iter().map(|request: &Received| request.header("webhook-id").to_owned()).collect();
+    let requests = receiver.received(count).await;
+    let mut ids: Vec<_> = requests.iter().map(|request: &Received| request.header("webhook-id").to_owned()).collect();
     ids.sort_unstable();
     ids
 }

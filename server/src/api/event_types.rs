@@ -74,13 +74,10 @@ impl v1::event_type_service_server::EventTypeService for EventTypeService {
         }
         // The store looks again: the event type may change between here and there.
         let change = ConfigChange::DeleteEventType { key, expect: guarded.then_some(known.version) };
-        match self.store.put_config(change).await.map_err(Failure::from)? {
-            ConfigAnswer::EventTypeDeleted => {
-                tell(&known, "deleted an event type");
-                Ok(Response::new(v1::DeleteEventTypeResponse {}))
-            }
-            answer => Err(refusal(&answer).into()),
-        }
+        let answer = self.store.put_config(change).await.map_err(Failure::from)?;
+        let ConfigAnswer::EventTypeDeleted = answer else { return Err(refusal(&answer).into()) };
+        tell(&known, "deleted an event type");
+        Ok(Response::new(v1::DeleteEventTypeResponse {}))
     }
 
     async fn list_event_types(
@@ -126,10 +123,8 @@ impl EventTypeService {
     }
 
     async fn put(&self, change: ConfigChange) -> Result<EventType, Failure> {
-        match self.store.put_config(change).await? {
-            ConfigAnswer::EventTypePut(event_type) => Ok(event_type),
-            answer => Err(refusal(&answer)),
-        }
+        let answer = self.store.put_config(change).await?;
+        if let ConfigAnswer::EventTypePut(event_type) = answer { Ok(event_type) } else { Err(refusal(&answer)) }
     }
 
     /// Changes the event type as it is, and again as it is then if it changes meanwhile, unless the caller wants it as it saw it.
@@ -141,10 +136,12 @@ impl EventTypeService {
             }
             let (key, content) = (update.key.clone(), update.apply(&known)?);
             let change = ConfigChange::UpdateEventType { key, expect: known.version, content, time: self.clock.now() };
-            match self.store.put_config(change).await? {
-                ConfigAnswer::EventTypePut(event_type) => return Ok(event_type),
-                ConfigAnswer::VersionMismatch => {}
-                answer => return Err(refusal(&answer)),
+            let answer = self.store.put_config(change).await?;
+            if let ConfigAnswer::EventTypePut(event_type) = answer {
+                return Ok(event_type);
+            }
+            if !matches!(answer, ConfigAnswer::VersionMismatch) {
+                return Err(refusal(&answer));
             }
         }
         Err(Failure::event_type_etag_mismatch())

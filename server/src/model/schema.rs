@@ -159,7 +159,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn keyword(&mut self, key: &str, part: &'a Value, pointer: &mut String) -> Result<(), InvalidSchema> {
+    fn keyword(&mut self, key: &str, part: &'a Value, pointer: &str) -> Result<(), InvalidSchema> {
         let refuse = |problem: &str| Err(InvalidSchema::new(pointer, format!("`{key}` {problem}")));
         let Value::String(reference) = part else { return Ok(()) };
         match key {

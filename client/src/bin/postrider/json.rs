@@ -54,7 +54,7 @@ pub(crate) fn webhook_match(said: &WebhookMatch) -> Value {
 
 /// Labels, each with the values it may have, without the message in between.
 fn label_filter(webhook: &Webhook) -> Value {
-    webhook.label_filter.iter().map(|(label, allowed)| (label.clone(), allowed.values.clone().into())).collect()
+    webhook.label_filter.iter().map(|(label, allowed)| (label.clone(), json!(allowed.values))).collect()
 }
 
 pub(crate) fn delivery(delivery: &Delivery) -> Value {

@@ -32,8 +32,8 @@ pub(in crate::api) fn create(request: v1::CreateEventTypeRequest) -> Result<(Eve
     let content = content(&mut violations, event_type);
     violations.check()?;
     match key.expect("no violations") {
-        Some(key) => Ok((key, content.expect("no violations"))),
-        None => Err(Failure::event_type_exists()),
+        Named::Free(key) => Ok((key, content.expect("no violations"))),
+        Named::BuiltIn => Err(Failure::event_type_exists()),
     }
 }
 
@@ -42,18 +42,31 @@ pub(in crate::api) fn registered(tenant: &str, name: &str) -> Result<EventTypeKe
     let mut violations = Violations::default();
     let key = key(&mut violations, "", tenant, name);
     violations.check()?;
-    key.expect("no violations").ok_or_else(Failure::event_type_not_found)
+    key.expect("no violations").registered()
 }
 
-/// The inner `None`: it is a built-in one.
-fn key(violations: &mut Violations, prefix: &str, whose: &str, name: &str) -> Option<Option<EventTypeKey>> {
-    let name = violations.note(&format!("{prefix}name"), new_name(name));
-    if whose == ALL_TENANTS {
-        return Some(name?.map(|name| EventTypeKey { tenant: None, name }));
+/// Whose name it is.
+enum Named {
+    /// A built-in event type's.
+    BuiltIn,
+    /// A registered one's, or nobody's.
+    Free(EventTypeKey),
+}
+
+impl Named {
+    /// Nobody registered a built-in one.
+    fn registered(self) -> Result<EventTypeKey, Failure> {
+        match self {
+            Self::BuiltIn => Err(Failure::event_type_not_found()),
+            Self::Free(key) => Ok(key),
+        }
     }
-    let tenant = tenant(violations, &format!("{prefix}tenant"), whose);
-    let (name, tenant) = (name?, tenant?);
-    Some(name.map(|name| EventTypeKey { tenant: Some(tenant), name }))
+}
+
+fn key(violations: &mut Violations, prefix: &str, whose: &str, name: &str) -> Option<Named> {
+    let name = violations.note(&format!("{prefix}name"), new_name(name));
+    let tenant = if whose == ALL_TENANTS { None } else { Some(tenant(violations, &format!("{prefix}tenant"), whose)?) };
+    Some(name?.map_or(Named::BuiltIn, |name| Named::Free(EventTypeKey { tenant, name })))
 }
 
 fn content(violations: &mut Violations, event_type: v1::EventType) -> Option<EventTypeContent> {
@@ -90,7 +103,7 @@ pub(in crate::api) fn update(request: v1::UpdateEventTypeRequest) -> Result<Upda
     let key = key(&mut violations, "event_type.", &event_type.tenant, &event_type.name);
     let paths = paths(&mut violations, &event_type, request.update_mask.as_ref());
     violations.check()?;
-    let key = key.expect("no violations").ok_or_else(Failure::event_type_not_found)?;
+    let key = key.expect("no violations").registered()?;
     Ok(Update { key, etag: std::mem::take(&mut event_type.etag), event_type, paths })
 }
 

@@ -1,5 +1,6 @@
 //! Which events of the types it subscribes to a webhook receives: those whose labels and body pass its filters.
 
+mod check;
 mod filter;
 mod view;
 

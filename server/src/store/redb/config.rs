@@ -6,6 +6,7 @@ use prost::Message as _;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    event_types::unknown_type,
     records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, WebhookRecord},
     tables::delivery_row,
 };
@@ -67,7 +68,7 @@ impl Change<'_> {
             return Ok(ConfigAnswer::TooManyWebhooks);
         }
 
-        if let Some(name) = self.unknown_type(tables, &spec.tenant, &spec.settings.subscription)? {
+        if let Some(name) = unknown_type(tables, &spec.tenant, &spec.settings.subscription)? {
             return Ok(ConfigAnswer::UnknownEventType(name));
         }
 
@@ -102,7 +103,7 @@ impl Change<'_> {
             return Ok(ConfigAnswer::VersionMismatch);
         }
         let changed = change(&webhook);
-        if let Some(name) = self.unknown_type(tables, tenant, &changed.settings.subscription)? {
+        if let Some(name) = unknown_type(tables, tenant, &changed.settings.subscription)? {
             return Ok(ConfigAnswer::UnknownEventType(name));
         }
         if changed != webhook {

@@ -77,24 +77,6 @@ impl Change<'_> {
         Ok(ConfigAnswer::EventTypeDeleted)
     }
 
-    /// The first type that the webhook names and that there is not: it was deleted while the webhook was on its way here.
-    pub(super) fn unknown_type(
-        &self,
-        tables: &Tables<'_>,
-        tenant: &Tenant,
-        subscription: &Subscription,
-    ) -> Result<Option<EventTypeName>, EngineError> {
-        let Subscription::Types(types) = subscription else { return Ok(None) };
-        for name in types.iter().filter(|name| catalogue::find(name.as_str()).is_none()) {
-            let known = tables.event_types.get(row(Some(tenant), name).as_slice())?.is_some()
-                || tables.event_types.get(row(None, name).as_slice())?.is_some();
-            if !known {
-                return Ok(Some(name.clone()));
-            }
-        }
-        Ok(None)
-    }
-
     fn put_event_type(&mut self, tables: &mut Tables<'_>, event_type: EventType) -> Result<ConfigAnswer, EngineError> {
         let key = row(event_type.key.tenant.as_ref(), &event_type.key.name);
         tables.event_types.insert(key.as_slice(), EventTypeRecord::new(&event_type).encode_to_vec().as_slice())?;
@@ -107,14 +89,12 @@ impl Change<'_> {
         if tables.event_types.get(row(None, &key.name).as_slice())?.is_some() {
             return Ok(true);
         }
-        match &key.tenant {
-            Some(tenant) => Ok(tables.event_types.get(row(Some(tenant), &key.name).as_slice())?.is_some()),
-            None => {
-                let put = |step: &EventTypeStep| matches!(step, EventTypeStep::Put(put) if put.key.name == key.name);
-                let known = self.shared.catalog.event_type(None, key.name.as_str());
-                Ok(known.is_some() || self.event_types.iter().any(put))
-            }
+        if let Some(tenant) = &key.tenant {
+            return Ok(tables.event_types.get(row(Some(tenant), &key.name).as_slice())?.is_some());
         }
+        let put = |step: &EventTypeStep| matches!(step, EventTypeStep::Put(put) if put.key.name == key.name);
+        let known = self.shared.catalog.event_type(None, key.name.as_str());
+        Ok(known.is_some() || self.event_types.iter().any(put))
     }
 
     /// Counts what this transaction adds, and not what it takes away.
@@ -146,6 +126,23 @@ impl Change<'_> {
             .count(key.tenant.as_ref(), |webhook| !changed.contains_key(&webhook.no) && names(webhook, key));
         (now + before) as u64
     }
+}
+
+/// The first type that the webhook names and that there is not: it was deleted while the webhook was on its way here.
+pub(super) fn unknown_type(
+    tables: &Tables<'_>,
+    tenant: &Tenant,
+    subscription: &Subscription,
+) -> Result<Option<EventTypeName>, EngineError> {
+    let Subscription::Types(types) = subscription else { return Ok(None) };
+    for name in types.iter().filter(|name| catalogue::find(name.as_str()).is_none()) {
+        let known = tables.event_types.get(row(Some(tenant), name).as_slice())?.is_some()
+            || tables.event_types.get(row(None, name).as_slice())?.is_some();
+        if !known {
+            return Ok(Some(name.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the webhook asks for the type by its name.

@@ -153,7 +153,7 @@ impl SettingsRecord {
 }
 
 fn label_filter(filter: &LabelFilter) -> BTreeMap<String, ValuesRecord> {
-    let record = |values: &[Box<str>]| ValuesRecord { values: values.iter().map(|value| value.to_string()).collect() };
+    let record = |values: &[Box<str>]| ValuesRecord { values: values.iter().map(ToString::to_string).collect() };
     filter.labels().map(|(label, values)| (label.to_owned(), record(values))).collect()
 }
 
