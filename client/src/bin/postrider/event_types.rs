@@ -30,7 +30,7 @@ enum EventTypesCommand {
     List(TriggersArgs),
     /// Register an event type.
     #[command(after_help = "Examples:
-  postrider event-types create order.created --title 'Order created' --example '{\"id\": \"o-1\"}'
+  postrider event-types create order.created --title Order --example '{\"id\":\"o-1\"}'
   postrider event-types create order.created --schema order.schema.json --all-tenants")]
     Create(CreateArgs),
     /// Change a registered event type.

@@ -20,7 +20,7 @@ pub(crate) enum EventsCommand {
     /// Say for each webhook whether it wants an event, or why not: one that was published, or a draft.
     #[command(after_help = "Examples:
   postrider events explain evt_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
-  postrider events explain --type MESSAGE_RECEIVED --label waba=919100000002 --body '{\"message\": {\"type\": \"TEXT\"}}'")]
+  postrider events explain --type MESSAGE_RECEIVED --label waba=919100000002 --body '{\"from\":\"919800000001\"}'")]
     Explain(ExplainArgs),
 }
 

@@ -31,8 +31,7 @@ pub(crate) enum WebhooksCommand {
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
   postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
   postrider webhooks create --url https://example.com/hook --event-type '*' --label-filter waba=919100000002,919100000003
-  postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED \\
-    --payload-filter \"body.message.type == 'TEXT'\"")]
+  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --payload-filter 'has(body.referral)'")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
