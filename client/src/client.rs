@@ -16,10 +16,11 @@ use crate::{
         DeleteWebhookRequest, Delivery, Event, EventType, ExplainEventRequest, ExplainEventResponse,
         GetDeliveryRequest, GetDeliveryResponse, GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse,
         ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome,
-        PublishEventRequest, SendTestEventRequest, UpdateEventTypeRequest, UpdateWebhookRequest,
-        WatchDeliveriesRequest, Webhook, WebhookMatch, delivery_service_client::DeliveryServiceClient,
-        event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
-        publish_event_response, webhook_service_client::WebhookServiceClient,
+        PublishEventRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest,
+        UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
+        delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
+        event_type_service_client::EventTypeServiceClient, publish_event_response,
+        webhook_service_client::WebhookServiceClient,
     },
 };
 
@@ -163,6 +164,13 @@ impl Client {
         webhook.tenant = self.tenant_or(std::mem::take(&mut webhook.tenant));
         let reply = self.call(self.webhook_service().update_webhook(request)).await?;
         reply.webhook.ok_or_else(|| incomplete("webhook"))
+    }
+
+    /// Replaces what signs a webhook's deliveries. The reply holds the new secret, this once; under `STANDARD_V1A` it holds none, and
+    /// the webhook its new public key.
+    pub async fn rotate_secret(&self, mut request: RotateSecretRequest) -> Result<RotateSecretResponse, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        self.call(self.webhook_service().rotate_secret(request)).await
     }
 
     /// Sends an event type's example to a webhook, once, and says what that led to. Takes as long as the attempt.

@@ -13,7 +13,8 @@ use crate::{
     clock::Clock,
     config::Config,
     deliver, dispatch,
-    flow::{Job, News},
+    flow::{Gates, Job, News},
+    limits::STALLED_AFTER,
     metrics::{Metrics, Queues},
     model::{delivery::AttemptResult, target::Target},
     ops::{self, Ops},
@@ -67,6 +68,7 @@ impl Daemon {
         let address = config.serve.address;
         let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
         let address = server.address();
+        let gates = Arc::new(Gates::default());
         let (tasks, clock, news) = (Tasks::default(), Clock::start(), Arc::new(News::default()));
         let ops = open_ops(&config, clock, &tasks).await?;
         let metrics = Metrics::default();
@@ -90,16 +92,19 @@ impl Daemon {
             clock,
             jobs,
             progress: progress_ends,
+            gates: gates.clone(),
             metrics: metrics.dispatch.clone(),
             seed: rand::random(),
         });
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
-        let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
+        let limits = api::Config { target_rules: config.targets.clone(), policy_limits: config.policy_limits };
+        let api = limits.build(api::Deps {
             store: store.clone(),
             accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),
             watch: config.watch.build(store.clone(), metrics.watch.clone()),
+            gates: gates.clone(),
             clock,
             names: Arc::new(config.deliver.names()),
             trial: Arc::new(trials),
@@ -115,7 +120,7 @@ impl Daemon {
 
         api.health.set_serving(true).await;
         tasks.spawn("health", api.health.clone().follow(engine.works(), calls.clone()));
-        show(&ops, &engine, &metrics, queues, clock).await;
+        show(&ops, &engine, &metrics, queues, clock, gates).await;
         announce(&config, address);
         let quiet = ops.quiet();
         let levers = Levers {
@@ -155,7 +160,7 @@ async fn open_ops(config: &Config, clock: Clock, tasks: &Tasks) -> Result<Ops, S
 }
 
 /// Gives everything that is counted its name, and readiness what it is judged by.
-async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Queues, clock: Clock) {
+async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Queues, clock: Clock, gates: Arc<Gates>) {
     ops.register(|registry| {
         metrics.register(registry);
         engine.register(registry);
@@ -164,14 +169,18 @@ async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Que
     })
     .await;
     let (started, unreadable) = (metrics.deliver.started.clone(), metrics.dispatch.unreadable.clone());
+    let outcomes = metrics.outcomes.clone();
     let committer = engine.clone();
     ops.serving(ops::Deps {
         store: engine.clone(),
         works: engine.works(),
         silence: Box::new(move || committer.silence()),
         clock,
-        // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on.
-        moves: Box::new(move || started.get() + unreadable.get()),
+        // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on. And many
+        // deliveries may have expired before a single one is attempted again.
+        moves: Box::new(move || started.get() + unreadable.get() + outcomes.expired()),
+        // As long as it may take until something moves again.
+        held: Box::new(move |webhook| gates.holds(webhook, clock.now() - STALLED_AFTER)),
     });
 }
 

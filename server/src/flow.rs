@@ -5,13 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::{
     bodies::BodyPermit,
     limits::{HINTS_MAX, LANE_WINDOW_HINTS_MAX},
     model::{
+        breaker::{BreakerState, Health},
         delivery::AttemptResult,
         event::StoredEvent,
         ids::{DeliveryId, DeliveryKey, WebhookNo},
@@ -36,6 +38,14 @@ pub struct Job {
     pub event: StoredEvent,
     /// Gives the body's share of memory back when the attempt is over.
     pub body_permit: Option<BodyPermit>,
+}
+
+impl Job {
+    /// Gives back the memory of a body that is not needed any more.
+    pub fn forget_body(&mut self) {
+        self.event.event.body = Bytes::new();
+        self.body_permit = None;
+    }
 }
 
 /// deliver → outcomes: one attempt made.
@@ -68,8 +78,12 @@ pub struct Settled {
     pub attempts: u32,
     /// When the next attempt is due, if there will be one.
     pub next_attempt: Option<Timestamp>,
-    /// Whether the receiver was slow: it timed out, or took longer than a healthy one may.
-    pub slow: bool,
+    /// Whether the receiver was slow: it timed out, or took longer than a healthy one may. `None`: it was not asked.
+    pub slow: Option<bool>,
+    /// What the attempt says about the receiver.
+    pub health: Health,
+    /// The receiver is overloaded: nothing more is sent to it before.
+    pub pause_until: Option<Timestamp>,
     /// Reads from this one on see the outcome.
     pub as_of: AsOf,
 }
@@ -156,6 +170,50 @@ impl News {
     /// Completes after a post. One reader only; a post before the call counts.
     pub async fn posted(&self) {
         self.posted.notified().await;
+    }
+}
+
+/// dispatch → others: which webhooks have failed of late and which are held back, for a look at any moment.
+///
+/// Invariant: bounded, as dispatch remembers a bounded number of them.
+#[derive(Debug, Default)]
+pub struct Gates {
+    views: RwLock<HashMap<WebhookNo, GateView>>,
+}
+
+/// What holds a webhook back, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateView {
+    /// Where its breaker stands.
+    pub state: BreakerState,
+    /// Since when that is not closed.
+    pub since: Option<Timestamp>,
+    /// Attempts that failed since the last success.
+    pub failures: u32,
+    /// Nothing is sent before; it may have passed.
+    pub held_until: Option<Timestamp>,
+}
+
+impl Gates {
+    /// What there is to see of a webhook; `None`: all is well.
+    pub fn get(&self, webhook: WebhookNo) -> Option<GateView> {
+        self.views.read().get(&webhook).copied()
+    }
+
+    /// Whether nothing is sent to a webhook at `now` because it asked for that, or because its breaker is open.
+    pub fn holds(&self, webhook: WebhookNo, now: Timestamp) -> bool {
+        self.get(webhook).and_then(|view| view.held_until).is_some_and(|until| until > now)
+    }
+
+    /// For dispatch: these have changed.
+    pub fn update(&self, changes: impl IntoIterator<Item = (WebhookNo, Option<GateView>)>) {
+        let mut views = self.views.write();
+        for (webhook, view) in changes {
+            match view {
+                Some(view) => drop(views.insert(webhook, view)),
+                None => drop(views.remove(&webhook)),
+            }
+        }
     }
 }
 

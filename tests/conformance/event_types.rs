@@ -123,7 +123,7 @@ pub(crate) async fn a_type_that_webhooks_name_stays<E: Engine>() {
     }
     let create = ConfigChange::CreateWebhook {
         spec: spec("ours", naming(&["a"])),
-        secret: secret(),
+        keys: secret().into(),
         request: None,
         time: at(3),
     };
@@ -136,6 +136,7 @@ pub(crate) async fn a_type_that_webhooks_name_stays<E: Engine>() {
         expect: webhook.version,
         settings: Settings { subscription: naming(&["a"]), ..webhook.settings },
         enabled: true,
+        pair: None,
         time: at(4),
     };
     let refused = change(&fixture, update).await;

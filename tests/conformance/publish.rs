@@ -76,7 +76,7 @@ pub(crate) async fn a_full_backlog_refuses_and_a_smaller_event_still_fits<E: Eng
 }
 
 /// Webhooks of a wide event.
-const WIDE: usize = 2_500;
+pub(crate) const WIDE: usize = 2_500;
 
 async fn wide<E: Engine>(fixture: &Fixture) -> Vec<Webhook> {
     let mut webhooks = Vec::with_capacity(WIDE);
@@ -88,7 +88,7 @@ async fn wide<E: Engine>(fixture: &Fixture) -> Vec<Webhook> {
 }
 
 /// Waits until the slices have made the event due for every webhook.
-async fn all_due(fixture: &Fixture) {
+pub(crate) async fn all_due(fixture: &Fixture) {
     let reached = async {
         loop {
             let page = fixture.store.lanes(None, 10_000).await.expect("the store answers");
@@ -133,7 +133,7 @@ async fn filtering(fixture: &Fixture, label: &str, payload: Option<&str>) -> Web
     let payload = payload.map(|text| PayloadFilter::compile(text).expect("a filter"));
     let mut spec = spec("default", Subscription::All);
     spec.settings = Settings { scope: Scope::new(labels, payload), ..spec.settings };
-    let create = ConfigChange::CreateWebhook { spec, secret: secret(), request: None, time: START };
+    let create = ConfigChange::CreateWebhook { spec, keys: secret().into(), request: None, time: START };
     let answer = fixture.store.put_config(create).await.expect("the store answers");
     let ConfigAnswer::Created(webhook) = answer else { panic!("not created: {answer:?}") };
     webhook

@@ -24,7 +24,7 @@ fn allowing(labels: &[(&str, &[&str])]) -> std::collections::BTreeMap<String, La
 }
 
 async fn try_create(client: &Client, webhook: Webhook) -> Result<Webhook, Status> {
-    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+    let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
     let call = within("CreateWebhook", async { client.webhooks.clone().create_webhook(request).await }).await;
     Ok(call?.into_inner().webhook.expect("a reply holds the webhook"))
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use postrider_proto::v1::{DeliveryState, ErrorClass, Outcome, SendTestEventRequest, UpdateWebhookRequest, Webhook};
+use postrider_proto::v1::{
+    DeliveryState, ErrorClass, ListDeliveriesRequest, Outcome, SendTestEventRequest, UpdateWebhookRequest, Webhook,
+};
 use postrider_tests::{
     client::Client,
     deadline::within,
@@ -46,7 +48,7 @@ async fn a_test_event_arrives_whatever_the_webhook_asked_for() {
     assert!(body.get("tagAdded").is_some(), "{body}");
 
     assert_eq!(client.webhook(&created.id()).await, before);
-    assert!(client.deliveries(Default::default()).await.is_empty());
+    assert!(client.deliveries(ListDeliveriesRequest::default()).await.is_empty());
     let mut watch = client.watch_from_beginning().await;
     client.create(&receiver.url("/other"), &["*"]).await;
     client.publish([event("e", "ADD_TAG", "{}")]).await;

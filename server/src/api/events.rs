@@ -117,11 +117,11 @@ impl UnaryService<Result<v1::ExplainEventRequest, DecodeError>> for ExplainEvent
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::ExplainEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { store, stop, .. } = self.0.clone();
+        let EventService { accept, store, stop } = self.0.clone();
         Box::pin(async move {
             refuse_if(&stop)?;
             let request = request.into_inner().map_err(Failure::unreadable)?;
-            Ok(Response::new(explain(&store, request).await?))
+            Ok(Response::new(explain(&store, request, || accept.schedules_until()).await?))
         })
     }
 }

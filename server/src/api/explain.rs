@@ -13,21 +13,22 @@ use super::{
 };
 use crate::{
     limits::{PAGE_BYTES, PAGE_SIZE_DEFAULT},
-    model::{event::Event, ids::WebhookNo, scope::View},
+    model::{event::Event, ids::WebhookNo, scope::View, time::Timestamp},
     store::Store,
 };
 
-/// Answers one page.
+/// Answers one page. `latest` says until when a draft may be scheduled, as if it were published.
 pub(super) async fn explain(
     store: &Arc<dyn Store>,
     request: v1::ExplainEventRequest,
+    latest: impl FnOnce() -> Timestamp,
 ) -> Result<v1::ExplainEventResponse, Failure> {
     let sealer = store.sealer();
     let mut violations = Violations::default();
     let size = page::size(&mut violations, request.page_size, PAGE_SIZE_DEFAULT);
     violations.check()?;
     let named = matches!(request.subject, Some(v1::explain_event_request::Subject::EventId(_)));
-    let event = event(store, &request.tenant, request.subject).await?;
+    let event = event(store, &request.tenant, request.subject, latest).await?;
     // A draft that has no id is given another one each time: it is told by its content.
     let id = if named { event.id.to_string() } else { format!("{:x}", event.content_hash()) };
     let scope = Scope::new("ExplainEvent").with(event.tenant.as_str()).with(&id);
@@ -65,8 +66,9 @@ async fn event(
     store: &Arc<dyn Store>,
     tenant: &str,
     asked: Option<v1::explain_event_request::Subject>,
+    latest: impl FnOnce() -> Timestamp,
 ) -> Result<Event, Failure> {
-    match subject(tenant, asked, store.catalog())? {
+    match subject(tenant, asked, store.catalog(), latest)? {
         Subject::Draft(draft) => Ok(draft),
         Subject::Published(tenant, id) => {
             let stored = store.event(&tenant, &id).await?;

@@ -30,14 +30,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
+pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
-    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, status::Failure,
-    webhooks::WebhookService,
+    convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
+    status::Failure, webhooks::WebhookService,
 };
-pub use self::{health::Health, trial::Trial};
 use crate::{
     accept::Accept,
     clock::Clock,
+    flow::Gates,
     limits::GRPC_MESSAGE_BYTES_MAX,
     model::target::{Target, TargetRules},
     store::Store,
@@ -49,6 +50,8 @@ use crate::{
 pub struct Config {
     /// Which URLs webhooks may have.
     pub target_rules: TargetRules,
+    /// How long and how often webhooks may have deliveries attempted.
+    pub policy_limits: PolicyLimits,
 }
 
 /// Judges host names when a webhook is created.
@@ -67,6 +70,8 @@ pub struct Deps {
     pub accept: Accept,
     /// Follows outcomes.
     pub watch: Watch,
+    /// Which webhooks are held back.
+    pub gates: Arc<Gates>,
     /// Says when.
     pub clock: Clock,
     /// Judges host names.
@@ -90,9 +95,9 @@ pub struct Api {
 impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
-        let Deps { store, accept, watch, clock, names, trial, stop, stop_watching } = deps;
-        let webhooks =
-            WebhookService { store: store.clone(), clock, rules: self.target_rules, names, trial, stop: stop.clone() };
+        let Deps { store, accept, watch, gates, clock, names, trial, stop, stop_watching } = deps;
+        let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
+        let webhooks = WebhookService { store: store.clone(), gates, clock, rules, names, trial, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let events = EventService { accept, store: store.clone(), stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, stop, stop_watching };

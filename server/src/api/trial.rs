@@ -64,6 +64,8 @@ pub(super) fn job(
         occur_time: None,
         content_type: JSON.to_owned(),
         body: example,
+        deliver_at: None,
+        max_age: None,
     };
     let event = StoredEvent { seq: key.event, accept_time: now, event };
     Job { key, delivery_id: sealer.delivery_id(key), attempt: 1, webhook, event, body_permit: None }

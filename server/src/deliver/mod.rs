@@ -13,6 +13,8 @@ mod names;
 mod request;
 mod resolver;
 mod result;
+mod shape;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -35,6 +37,7 @@ pub use self::{names::Names, trial::Trials};
 use crate::{
     clock::Clock,
     flow::{Attempted, Job},
+    limits::ATTEMPT_TIMEOUT_MAX,
     metrics::DeliverMetrics,
     model::{ids::WebhookNo, target::TargetRules},
     tasks::Tasks,
@@ -58,6 +61,8 @@ pub struct Config {
     pub rules: TargetRules,
     /// How long one attempt may take, from looking up the host to the end of the answer.
     pub attempt_timeout: Duration,
+    /// How long a webhook may have its attempts take.
+    pub attempt_timeout_max: Duration,
     /// How long of that may pass until there is a connection, TLS included.
     pub connect_timeout: Duration,
     /// How many loops there are; at least one.
@@ -75,6 +80,7 @@ impl Default for Config {
         Self {
             rules: TargetRules::default(),
             attempt_timeout: Duration::from_secs(15),
+            attempt_timeout_max: ATTEMPT_TIMEOUT_MAX,
             connect_timeout: Duration::from_secs(5),
             loops: (cores / 2).clamp(1, 4),
             idle_per_host: 64,
@@ -147,6 +153,7 @@ impl Parts {
             user_agent: HeaderValue::from_str(&self.config.user_agent)?,
             clock: self.clock,
             timeout: self.config.attempt_timeout,
+            timeout_max: self.config.attempt_timeout_max,
             metrics,
         })
     }

@@ -16,8 +16,10 @@ use crate::{
     flow::Settled,
     limits::{DISPATCH_BODY_BYTES_MAX, EVENT_BODY_BYTES_MAX},
     model::{
+        breaker::Health,
         event::{Event, JSON, StoredEvent},
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, WebhookId},
+        failing::Failing,
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -126,6 +128,10 @@ impl Store for Memory {
         Err(StoreError::Closed)
     }
 
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
     fn owner(&self) -> Owner {
         Owner(0)
     }
@@ -185,7 +191,7 @@ fn webhook(no: WebhookNo) -> Webhook {
         version: 1,
         create_time: Timestamp::UNIX_EPOCH,
         update_time: Timestamp::UNIX_EPOCH,
-        secret: Secret::from_bytes(&[7; 32]).unwrap(),
+        keys: Secret::from_bytes(&[7; 32]).unwrap().into(),
     }
 }
 
@@ -199,6 +205,8 @@ fn stored(seq: EventSeq, body: Bytes) -> StoredEvent {
         occur_time: None,
         content_type: JSON.into(),
         body,
+        deliver_at: None,
+        max_age: None,
     };
     StoredEvent { seq, accept_time: Timestamp::UNIX_EPOCH, event }
 }
@@ -229,6 +237,7 @@ fn start_with(store: Arc<Memory>, config: Config) -> Stage {
         clock,
         jobs: vec![jobs_sender],
         progress: progress_receiver,
+        gates: Arc::default(),
         metrics: DispatchMetrics::default(),
         seed: 1,
     };
@@ -260,7 +269,15 @@ impl Stage {
         };
         let key = job.key;
         drop(job);
-        let settled = Settled { key, attempts: 1, next_attempt, slow: false, as_of: AsOf(1) };
+        let settled = Settled {
+            key,
+            attempts: 1,
+            next_attempt,
+            slow: Some(false),
+            health: Health::Well,
+            pause_until: None,
+            as_of: AsOf(1),
+        };
         self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
         self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }

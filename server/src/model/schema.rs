@@ -208,6 +208,8 @@ mod tests {
             occur_time: None,
             content_type: JSON.into(),
             body: body.to_owned().into(),
+            deliver_at: None,
+            max_age: None,
         }
     }
 

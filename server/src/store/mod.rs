@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::model::{
     event::StoredEvent,
+    failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
     seal::Sealer,
     time::Timestamp,
@@ -52,6 +53,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// An event by its id; `None` if it is not retained.
     async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError>;
+
+    /// The webhooks that fail continuously, as [`OutcomeGroup::failing`] said last of each; without those that were deleted.
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError>;
 
     /// Who this process is to [`Store::commit`].
     fn owner(&self) -> Owner;

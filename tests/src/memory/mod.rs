@@ -17,6 +17,7 @@ use postrider_server::{
     flow::News,
     model::{
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -142,6 +143,10 @@ impl Store for MemoryStore {
     async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
         let find = |image: &Image| image.events.get(&image.event_seq(tenant, id)?).cloned();
         self.read(|storage| find(&storage.image)).await
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        self.read(|storage| storage.image.failing.iter().map(|(no, failing)| (*no, *failing)).collect()).await
     }
 
     fn owner(&self) -> Owner {

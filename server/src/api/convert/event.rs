@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use postrider_proto::{error_info as reason, v1};
 
-use super::{Types, event_type, labels, tenant};
+use super::{Types, duration, event_type, labels, tenant, timestamp};
 use crate::{
     api::{
         json::{JsonError, to_json},
         status::{Failure, Violations},
     },
-    limits::{CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
+    limits::{AGE_MAX, AGE_MIN, CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
         catalogue,
         event::{Event, JSON, is_json},
@@ -20,11 +20,12 @@ use crate::{
     store::Catalog,
 };
 
-/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, in seconds since the Unix epoch: what `google.protobuf.Timestamp` may hold.
-const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
-
-/// The event a caller means; an id is assigned if it has none.
-pub(in crate::api) fn event(event: Option<v1::Event>, catalog: &Catalog) -> Result<Event, Failure> {
+/// The event a caller means; an id is assigned if it has none. `latest` says until when it may be scheduled.
+pub(in crate::api) fn event(
+    event: Option<v1::Event>,
+    catalog: &Catalog,
+    latest: impl FnOnce() -> Timestamp,
+) -> Result<Event, Failure> {
     let mut violations = Violations::default();
     let Some(event) = event else {
         violations.add("event", "must be set");
@@ -38,7 +39,9 @@ pub(in crate::api) fn event(event: Option<v1::Event>, catalog: &Catalog) -> Resu
     if event.ordering_key.len() > ORDERING_KEY_BYTES_MAX {
         violations.add("event.ordering_key", format!("must not be longer than {ORDERING_KEY_BYTES_MAX} bytes"));
     }
-    let occur_time = event.occur_time.and_then(|time| occur_time(&mut violations, time));
+    let occur_time = event.occur_time.and_then(|time| timestamp(&mut violations, "event.occur_time", time));
+    let deliver_at = event.deliver_at.and_then(|time| deliver_at(&mut violations, time, latest()));
+    let max_age = event.max_age.and_then(|age| duration(&mut violations, "event.max_age", age, &(AGE_MIN..=AGE_MAX)));
     let is_data = matches!(event.payload, Some(v1::event::Payload::Data(_)));
     let content_type = content_type(&mut violations, event.content_type, is_data);
     let body = body(&mut violations, event.payload);
@@ -53,6 +56,8 @@ pub(in crate::api) fn event(event: Option<v1::Event>, catalog: &Catalog) -> Resu
         occur_time,
         content_type,
         body: body.expect("no violations"),
+        deliver_at,
+        max_age,
     };
     hold_to_schema(&event, if is_data { "event.data" } else { "event.body" }, catalog)?;
     Ok(event)
@@ -76,18 +81,14 @@ fn event_id(text: &str) -> Result<EventId, InvalidId> {
     if text.is_empty() { Ok(EventId::generate()) } else { text.parse() }
 }
 
-/// To the microsecond, rounded down.
-fn occur_time(violations: &mut Violations, time: prost_types::Timestamp) -> Option<Timestamp> {
-    const FIELD: &str = "event.occur_time";
-    if !TIMESTAMP_SECONDS.contains(&time.seconds) {
-        violations.add(FIELD, "must be in the years 0001 to 9999");
-        return None;
+/// When it is to be sent; not too far ahead.
+fn deliver_at(violations: &mut Violations, time: prost_types::Timestamp, latest: Timestamp) -> Option<Timestamp> {
+    const FIELD: &str = "event.deliver_at";
+    let time = timestamp(violations, FIELD, time)?;
+    if time > latest {
+        violations.add(FIELD, "must not be further ahead than 30 days, nor than events are retained");
     }
-    if !(0..1_000_000_000).contains(&time.nanos) {
-        violations.add(FIELD, "must have 0 to 999,999,999 nanoseconds");
-        return None;
-    }
-    Some(Timestamp::from_micros(time.seconds * 1_000_000 + i64::from(time.nanos / 1_000)))
+    Some(time)
 }
 
 /// The media type of the body; never empty.

@@ -10,6 +10,7 @@ use crate::{
         event::Event,
         ids::{EventId, Tenant},
         scope::{Verdict, View},
+        time::Timestamp,
         webhook::Webhook,
     },
     store::Catalog,
@@ -23,11 +24,12 @@ pub(in crate::api) enum Subject {
     Draft(Event),
 }
 
-/// What a request asks about.
+/// What a request asks about. `latest` says until when a draft may be scheduled.
 pub(in crate::api) fn subject(
     tenant_text: &str,
     subject: Option<v1::explain_event_request::Subject>,
     catalog: &Catalog,
+    latest: impl FnOnce() -> Timestamp,
 ) -> Result<Subject, Failure> {
     use v1::explain_event_request::Subject::{Event, EventId};
     let mut violations = Violations::default();
@@ -47,7 +49,7 @@ pub(in crate::api) fn subject(
                 violations.add("event.tenant", "must be that of the request");
             }
             violations.check()?;
-            return Ok(Subject::Draft(event(Some(draft), catalog)?));
+            return Ok(Subject::Draft(event(Some(draft), catalog, latest)?));
         }
     }
     Err(violations.into())

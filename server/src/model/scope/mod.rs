@@ -131,6 +131,8 @@ mod tests {
             occur_time: None,
             content_type: JSON.into(),
             body: body.into(),
+            deliver_at: None,
+            max_age: None,
         }
     }
 

@@ -42,6 +42,7 @@ pub(super) struct Tables<'txn> {
     pub(super) pending: Table<'txn, u64, u64>,
     pub(super) fan_outs: Table<'txn, u64, u64>,
     pub(super) cancels: Table<'txn, u64, ()>,
+    pub(super) failing: Table<'txn, u64, (i64, i64, u32)>,
     pub(super) segments: Table<'txn, u64, &'static [u8]>,
 }
 
@@ -67,6 +68,7 @@ impl<'txn> Tables<'txn> {
             pending: txn.open_table(tables::PENDING)?,
             fan_outs: txn.open_table(tables::FAN_OUTS)?,
             cancels: txn.open_table(tables::CANCELS)?,
+            failing: txn.open_table(tables::FAILING)?,
             segments: txn.open_table(tables::SEGMENTS)?,
         })
     }

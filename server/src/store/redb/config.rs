@@ -14,7 +14,7 @@ use crate::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX},
     model::{
         ids::{ConfigSeq, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
-        signing::Secret,
+        signing::Keys,
         time::Timestamp,
         webhook::{Webhook, WebhookSpec},
     },
@@ -32,11 +32,15 @@ impl Change<'_> {
         change: ConfigChange,
     ) -> Result<ConfigAnswer, EngineError> {
         match change {
-            ConfigChange::CreateWebhook { spec, secret, request, time } => {
-                self.create_webhook(tables, spec, secret, request, time)
+            ConfigChange::CreateWebhook { spec, keys, request, time } => {
+                self.create_webhook(tables, spec, keys, request, time)
             }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, time } => {
-                self.change_webhook(tables, &tenant, id, expect, |webhook| webhook.updated(settings, enabled, time))
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, pair, time } => {
+                let change = |webhook: &Webhook| webhook.with_pair(pair).updated(settings, enabled, time);
+                self.change_webhook(tables, &tenant, id, expect, change)
+            }
+            ConfigChange::RotateSecret { tenant, id, expect, key, overlap, time } => {
+                self.change_webhook(tables, &tenant, id, expect, |webhook| webhook.rotated(key, overlap, time))
             }
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete_webhook(tables, &tenant, id, expect, time)
@@ -53,7 +57,7 @@ impl Change<'_> {
         &mut self,
         tables: &mut Tables<'_>,
         spec: WebhookSpec,
-        secret: Secret,
+        keys: Keys,
         request: Option<RequestKey>,
         time: Timestamp,
     ) -> Result<ConfigAnswer, EngineError> {
@@ -74,7 +78,7 @@ impl Change<'_> {
 
         self.counters.last_webhook += 1;
         let no = WebhookNo(self.counters.last_webhook);
-        let webhook = spec.register(no, WebhookId::generate(), secret, time);
+        let webhook = spec.register(no, WebhookId::generate(), keys, time);
         tables.webhook_ids.insert(webhook.id.as_bytes(), webhook.no.0)?;
         if let Some((key, hash)) = request {
             let record = RequestRecord {
@@ -109,6 +113,9 @@ impl Change<'_> {
         if changed != webhook {
             self.put_webhook(tables, changed.clone())?;
         }
+        if webhook.is_enabled() {
+            self.report_if_disabled(tables, &changed)?;
+        }
         Ok(ConfigAnswer::Updated(changed))
     }
 
@@ -132,6 +139,7 @@ impl Change<'_> {
         self.counters.pending = self.counters.pending.saturating_sub(cancelled);
         *self.pending.entry(no).or_default() -= i64::try_from(pending).expect("counts fit");
         tables.webhooks.remove(no)?;
+        tables.failing.remove(no)?;
         tables.tombstones.insert(no, TombstoneRecord::new(&webhook, time).encode_to_vec().as_slice())?;
         tables.config_log.remove(before)?;
         self.counters.config_seq += 1;

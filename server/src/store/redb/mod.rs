@@ -24,6 +24,7 @@ mod images;
 mod inbox;
 mod mover;
 mod open;
+mod operational;
 mod outcomes;
 mod publish;
 mod reads;
@@ -65,6 +66,7 @@ use crate::{
     limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -89,6 +91,8 @@ pub struct Config {
     pub pending_max: u64,
     /// Most webhooks.
     pub webhooks_max: usize,
+    /// Whose webhooks receive operational events.
+    pub operator: Option<Tenant>,
     /// Events are refused while the file system has less free than this, in bytes; what ends deliveries and frees space goes on.
     pub disk_reserve: u64,
     /// Pause before a store that failed again is opened again.
@@ -105,6 +109,7 @@ impl Default for Config {
             retention: Duration::from_hours(720),
             pending_max: 10_000_000,
             webhooks_max: 1_000_000,
+            operator: None,
             disk_reserve: 128 * 1024 * 1024,
             reopen_pause: Duration::from_secs(1),
         }
@@ -222,6 +227,10 @@ impl Store for RedbStore {
     async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
         let (tenant, id) = (tenant.clone(), id.clone());
         self.read_for_caller(move |shared| views::event(shared, &tenant, &id).map_err(StoreError::from)).await
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        self.read(|shared| reads::failing(shared).map_err(StoreError::from)).await
     }
 
     fn owner(&self) -> Owner {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::redb::{ReadTransaction, TableError};
+use ::redb::{ReadTransaction, ReadableTable as _, TableError};
 use bytes::Bytes;
 
 use super::{
@@ -16,6 +16,7 @@ use crate::{
     limits::{FEED_EXAMINED_MAX, REQUEST_ID_WINDOW},
     model::{
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, EventSeq, Position, Tenant, WebhookNo},
         time::Timestamp,
     },
@@ -289,6 +290,18 @@ pub(super) fn config_since(shared: &Shared, after: ConfigSeq, limit: usize) -> R
         page.steps.push((ConfigSeq(seq.value()), step));
     }
     Ok(page)
+}
+
+/// The webhooks that fail continuously.
+pub(super) fn failing(shared: &Shared) -> Result<Vec<(WebhookNo, Failing)>, EngineError> {
+    let (txn, _) = shared.read()?;
+    let mut all = Vec::new();
+    for row in txn.open_table(tables::FAILING)?.iter()? {
+        let (no, value) = row?;
+        let (since, hour, hours) = value.value();
+        all.push((WebhookNo(no.value()), Failing { since: Timestamp::from_micros(since), hour, hours }));
+    }
+    Ok(all)
 }
 
 /// What a request was answered before, if that is remembered.

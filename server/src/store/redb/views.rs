@@ -130,8 +130,8 @@ impl<'a> Viewer<'a> {
         }
         let accept_time = event.accept_time();
         let (mut state, mut update_time, mut next_attempt) = match &record {
-            Some(record) => (record.state()?, Some(record.update_time()), record.due()),
-            None => (DeliveryState::Pending, None, Some(accept_time)),
+            Some(record) => (record.state()?, record.update_time(), record.due()),
+            None => (DeliveryState::Pending, None, Some(event.scheduled().unwrap_or(accept_time))),
         };
         // The decision counts from when it was made, though the row may not say so yet.
         if let Some(time) = deleted.filter(|_| state == DeliveryState::Pending) {

@@ -1,7 +1,11 @@
 //! `postrider webhooks`.
 
+mod policy;
+mod protection;
+mod request;
 mod scope;
 mod settings;
+mod signature;
 mod test;
 mod update;
 
@@ -15,7 +19,12 @@ use futures::TryStreamExt as _;
 use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
 use serde_json::json;
 
-use self::{settings::SettingsArgs, test::TestArgs, update::UpdateArgs};
+use self::{
+    settings::SettingsArgs,
+    signature::{RotateSecretArgs, SecretArg},
+    test::TestArgs,
+    update::UpdateArgs,
+};
 use crate::{
     cli::Session,
     failure::Failure,
@@ -31,7 +40,8 @@ pub(crate) enum WebhooksCommand {
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
   postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
   postrider webhooks create --url https://example.com/hook --event-type '*' --label-filter waba=919100000002,919100000003
-  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --payload-filter 'has(body.referral)'")]
+  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --payload-filter 'has(body.referral)'
+  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --retry-delays 5s,1m,1h --max-age 1d")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
@@ -62,6 +72,12 @@ pub(crate) enum WebhooksCommand {
         #[arg(value_parser = parse_webhook_id)]
         id: String,
     },
+    /// Replace what signs a webhook's deliveries, and print the new secret.
+    #[command(after_help = "Examples:
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --overlap 0s
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --secret -")]
+    RotateSecret(RotateSecretArgs),
     /// Send an event type's example to a webhook, once, and print what it answered. The exit code is 1 if that was not a 2xx.
     #[command(after_help = "Example:
   postrider webhooks test wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --event-type MESSAGE_RECEIVED")]
@@ -75,7 +91,7 @@ pub(crate) enum WebhooksCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Where deliveries are sent (POST).
+    /// Where deliveries are sent.
     #[arg(long)]
     url: String,
     /// An event type it receives, or `*` for all. Repeatable, or separated by commas.
@@ -83,6 +99,9 @@ pub(crate) struct CreateArgs {
     event_types: Vec<String>,
     #[command(flatten)]
     settings: SettingsArgs,
+    /// The secret to sign with, if it is not to be made by the server; `-` reads it from standard input, out of sight of `ps`.
+    #[arg(long, value_name = "SECRET", value_parser = signature::parse_secret, allow_hyphen_values = true)]
+    secret: Option<SecretArg>,
     /// Create it disabled: its deliveries are recorded and held.
     #[arg(long)]
     disabled: bool,
@@ -113,6 +132,7 @@ impl WebhooksCommand {
             Self::Update(args) => update::update(session, args).await,
             Self::Enable { id } => update::switch(session, id, true).await,
             Self::Disable { id } => update::switch(session, id, false).await,
+            Self::RotateSecret(args) => signature::rotate_secret(session, args).await,
             Self::Test(args) => test::test(session, args).await,
             Self::Delete(args) => delete(session, args).await,
         }
@@ -127,7 +147,8 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
         ..Webhook::default()
     };
     let _all_of_them = args.settings.apply(&mut webhook);
-    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id };
+    let signing_secret = signature::brought(args.secret)?;
+    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id, signing_secret };
     let reply = session.client.create_webhook(request).await?;
     let webhook = reply.webhook.unwrap_or_default();
     match session.format {
@@ -135,11 +156,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
             say_json(&json!({ "webhook": json::webhook(&webhook), "signing_secret": reply.signing_secret }))
         }
         Format::Table => {
-            let secret = printable(&reply.signing_secret);
-            say(format_args!(
-                "{}\n\nsigning secret  {secret}\nThis is the only time the secret is shown: keep it where the receiver can read it.",
-                describe(&webhook)
-            ))
+            say(format_args!("{}\n\n{}", describe(&webhook), signature::shown_once(&reply.signing_secret, &webhook)))
         }
     }
 }
@@ -218,7 +235,8 @@ fn is_yes(answer: &str) -> bool {
 }
 
 fn describe(webhook: &Webhook) -> String {
-    properties(&[
+    let [attempt_timeout, retry, max_age] = policy::describe(webhook);
+    let identity = [
         ("id", webhook.id.clone()),
         ("tenant", webhook.tenant.clone()),
         ("url", webhook.url.clone()),
@@ -228,13 +246,24 @@ fn describe(webhook: &Webhook) -> String {
         ("metadata", pairs(&webhook.metadata)),
         ("labels", scope::labels(webhook)),
         ("payload", webhook.payload_filter.clone()),
+        ("protection", protection::decided(webhook)),
+        ("breaker", protection::breaker(webhook)),
+    ];
+    let state = [
+        attempt_timeout,
+        retry,
+        max_age,
+        ("signature", signature::described(webhook)),
+        ("public key", webhook.public_key.clone()),
+        ("old secrets until", time(webhook.previous_secret_expire_time.as_ref())),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
         ("created", time(webhook.create_time.as_ref())),
         ("updated", time(webhook.update_time.as_ref())),
         ("etag", webhook.etag.clone()),
-    ])
+    ];
+    properties(&[&identity[..], &request::properties(webhook), &state].concat())
 }
 
 fn pairs(map: &BTreeMap<String, String>) -> String {
@@ -256,6 +285,7 @@ fn status(webhook: &Webhook) -> String {
     }
     match webhook.disable_reason() {
         DisableReason::Gone => "disabled (the receiver answered 410 Gone)".into(),
+        DisableReason::Failing => "disabled (it failed for too long)".into(),
         DisableReason::Requested | DisableReason::Unspecified => "disabled".into(),
     }
 }

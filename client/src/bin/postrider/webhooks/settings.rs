@@ -3,7 +3,9 @@
 use clap::Args;
 use postrider_client::v1::Webhook;
 
-use super::scope::ScopeArgs;
+use super::{
+    policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs, scope::ScopeArgs, signature::SignatureArgs,
+};
 use crate::publish::parse_label;
 
 /// Settings that need not be made. One group of flags a subject; each says which fields it sets.
@@ -18,6 +20,14 @@ pub(super) struct SettingsArgs {
     /// A note of your own, never sent. Repeatable; all of them together replace those there were.
     #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = parse_label)]
     metadata: Vec<(String, String)>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    protection: ProtectionArgs,
+    #[command(flatten)]
+    request: RequestArgs,
+    #[command(flatten)]
+    signature: SignatureArgs,
     #[command(flatten)]
     scope: ScopeArgs,
 }
@@ -39,6 +49,12 @@ impl SettingsArgs {
             set.push("metadata");
         }
         set.extend(self.scope.apply(webhook));
+        set.extend(self.policy.apply(webhook));
+        set.extend(self.protection.apply(webhook));
+        set.extend(self.request.apply(webhook));
+        if self.signature.apply(webhook) {
+            set.push("signature");
+        }
         set
     }
 }

@@ -9,7 +9,7 @@ use crate::model::{
     time::Timestamp,
 };
 
-/// Exists from the first outcome, or from cancellation.
+/// Exists from the first outcome, or from cancellation; of a delivery that was scheduled for later, from the beginning.
 #[derive(Clone, PartialEq, Message)]
 pub(in super::super) struct DeliveryRecord {
     #[prost(uint32, tag = "1")]
@@ -36,6 +36,16 @@ pub(in super::super) struct DeliveryRecord {
 impl DeliveryRecord {
     pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
         decode("delivery", bytes)
+    }
+
+    /// Of a delivery that waits for its first attempt.
+    pub(in super::super) fn scheduled(create_time: Timestamp, due: Timestamp) -> Self {
+        Self {
+            state: state::to_disk(DeliveryState::Pending),
+            create_time: create_time.micros(),
+            next_attempt: Some(due.micros()),
+            ..Self::default()
+        }
     }
 
     /// As an outcome at `entry` of the log leaves it; `before` is what was known until then.
@@ -78,8 +88,10 @@ impl DeliveryRecord {
         Timestamp::from_micros(self.create_time)
     }
 
-    pub(in super::super) fn update_time(&self) -> Timestamp {
-        Timestamp::from_micros(self.update_time)
+    /// `None` while nothing has happened to it.
+    pub(in super::super) fn update_time(&self) -> Option<Timestamp> {
+        let untouched = self.attempts == 0 && self.next_attempt.is_some();
+        (!untouched).then(|| Timestamp::from_micros(self.update_time))
     }
 
     pub(in super::super) fn due(&self) -> Option<Timestamp> {

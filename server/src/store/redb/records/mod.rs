@@ -4,7 +4,12 @@ mod delivery;
 mod event;
 mod event_type;
 mod log;
+mod operational;
+mod policy;
+mod protection;
+mod request;
 mod segment;
+mod signing;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
@@ -72,6 +77,7 @@ mod state {
             Some(ErrorClass::Protocol) => 6,
             Some(ErrorClass::HttpStatus) => 7,
             Some(ErrorClass::Internal) => 8,
+            Some(ErrorClass::Expired) => 9,
         }
     }
 
@@ -86,6 +92,7 @@ mod state {
             6 => ErrorClass::Protocol,
             7 => ErrorClass::HttpStatus,
             8 => ErrorClass::Internal,
+            9 => ErrorClass::Expired,
             other => return Err(Corrupt::new("error class", other)),
         }))
     }
