@@ -267,7 +267,7 @@ async fn registered_event_types_are_like_built_in_ones_and_hold_bodies_to_their_
     let listed =
         |types: &[EventType]| types.iter().filter(|it| !it.built_in).map(|it| it.name.clone()).collect::<Vec<_>>();
     let ours = types(&client, "").await;
-    assert_eq!((ours.len(), listed(&ours)), (13, vec!["order.created".to_owned(), "shared".to_owned()]));
+    assert_eq!((ours.len(), listed(&ours)), (17, vec!["order.created".to_owned(), "shared".to_owned()]));
     assert_eq!(listed(&types(&client, "theirs").await), ["shared"]);
     let good = r#"{"id":  "o-1", "lines": [{"count": 1}]}"#;
     assert_eq!(client.publish([event("good", "order.created", good), event("s", "shared", "not JSON")]).await, [1, 1]);
