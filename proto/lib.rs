@@ -40,6 +40,18 @@ pub mod error_info {
     pub const INVALID_FIELD: &str = "INVALID_FIELD";
     /// The event type is not in the catalogue.
     pub const UNKNOWN_EVENT_TYPE: &str = "UNKNOWN_EVENT_TYPE";
+    /// The body does not hold to its event type's schema.
+    pub const SCHEMA_MISMATCH: &str = "SCHEMA_MISMATCH";
+    /// There is an event type of this name.
+    pub const EVENT_TYPE_EXISTS: &str = "EVENT_TYPE_EXISTS";
+    /// Nobody registered this event type.
+    pub const EVENT_TYPE_NOT_FOUND: &str = "EVENT_TYPE_NOT_FOUND";
+    /// Webhooks name the event type.
+    pub const EVENT_TYPE_IN_USE: &str = "EVENT_TYPE_IN_USE";
+    /// There are as many event types, or as long schemas, as may be.
+    pub const TOO_MANY_EVENT_TYPES: &str = "TOO_MANY_EVENT_TYPES";
+    /// There is no such event in this tenant, or no longer.
+    pub const EVENT_NOT_FOUND: &str = "EVENT_NOT_FOUND";
     /// The URL points at something this server may not call.
     pub const URL_NOT_ALLOWED: &str = "URL_NOT_ALLOWED";
     /// The page token is malformed or belongs to another request.

@@ -12,13 +12,15 @@ use crate::{
     Batches, Error, PublishError, Publisher, PublisherConfig, Receipt, Watch, WatchConfig,
     publisher::{check_size, ensure_id, receipt},
     v1::{
-        CreateWebhookRequest, CreateWebhookResponse, DeleteWebhookRequest, Delivery, Event, EventType,
+        CreateEventTypeRequest, CreateWebhookRequest, CreateWebhookResponse, DeleteEventTypeRequest,
+        DeleteWebhookRequest, Delivery, Event, EventType, ExplainEventRequest, ExplainEventResponse,
         GetDeliveryRequest, GetDeliveryResponse, GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse,
         ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome,
-        PublishEventRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateWebhookRequest,
-        WatchDeliveriesRequest, Webhook, delivery_service_client::DeliveryServiceClient,
-        event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
-        publish_event_response, webhook_service_client::WebhookServiceClient,
+        PublishEventRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest,
+        UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
+        delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
+        event_type_service_client::EventTypeServiceClient, publish_event_response,
+        webhook_service_client::WebhookServiceClient,
     },
 };
 
@@ -197,8 +199,30 @@ impl Client {
     /// Reads one page of event types, in catalogue order.
     pub async fn list_event_types(&self, mut request: ListEventTypesRequest) -> Result<ListEventTypesResponse, Error> {
         request.tenant = self.tenant_or(request.tenant);
-        let mut service = EventTypeServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX);
-        self.call(service.list_event_types(request)).await
+        self.call(self.event_type_service().list_event_types(request)).await
+    }
+
+    /// Registers an event type. A tenant left empty becomes the client's; `-` is every tenant's.
+    pub async fn create_event_type(&self, mut event_type: EventType) -> Result<EventType, Error> {
+        event_type.tenant = self.tenant_or(event_type.tenant);
+        let request = CreateEventTypeRequest { event_type: Some(event_type) };
+        let reply = self.call(self.event_type_service().create_event_type(request)).await?;
+        reply.event_type.ok_or_else(|| incomplete("event_type"))
+    }
+
+    /// Changes a registered event type. `NOT_FOUND` if there is none of that name, `ABORTED` if its etag is given and has changed.
+    pub async fn update_event_type(&self, mut request: UpdateEventTypeRequest) -> Result<EventType, Error> {
+        let event_type = request.event_type.get_or_insert_default();
+        event_type.tenant = self.tenant_or(std::mem::take(&mut event_type.tenant));
+        let reply = self.call(self.event_type_service().update_event_type(request)).await?;
+        reply.event_type.ok_or_else(|| incomplete("event_type"))
+    }
+
+    /// Deletes a registered event type that no webhook names (`FAILED_PRECONDITION` otherwise).
+    pub async fn delete_event_type(&self, mut request: DeleteEventTypeRequest) -> Result<(), Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        self.call(self.event_type_service().delete_event_type(request)).await?;
+        Ok(())
     }
 
     /// All event types, in catalogue order, read page by page as the stream is.
@@ -230,6 +254,24 @@ impl Client {
             }
             Err(error) => Err(PublishError::Unanswered { event_id, error: Some(error) }),
         }
+    }
+
+    /// Reads one page of what webhooks say about an event, oldest webhooks first. A page may be short, and not the last.
+    pub async fn explain_event(&self, mut request: ExplainEventRequest) -> Result<ExplainEventResponse, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        let mut service = self.event_service().max_decoding_message_size(REPLY_BYTES_MAX);
+        self.call(service.explain_event(request)).await
+    }
+
+    /// What every webhook says about an event, oldest webhooks first, read page by page as the stream is.
+    pub fn explanations(&self, request: ExplainEventRequest) -> Pages<'_, WebhookMatch> {
+        pages(move |page_token| {
+            let request = ExplainEventRequest { page_token, ..request.clone() };
+            async move {
+                let page = self.explain_event(request).await?;
+                Ok((page.matches, page.next_page_token))
+            }
+        })
     }
 
     /// Starts a publisher. Must run inside a Tokio runtime.
@@ -286,6 +328,10 @@ impl Client {
 
     pub(crate) fn delivery_service(&self) -> DeliveryServiceClient<Channel> {
         DeliveryServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    fn event_type_service(&self) -> EventTypeServiceClient<Channel> {
+        EventTypeServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
     fn webhook_service(&self) -> WebhookServiceClient<Channel> {

@@ -20,9 +20,9 @@ use tonic::{
 use crate::{
     Client,
     v1::{
-        Accepted, GetDeliveryRequest, GetDeliveryResponse, ListDeliveriesRequest, ListDeliveriesResponse,
-        PublishEventRequest, PublishEventResponse, PublishEventsRequest, PublishEventsResponse, WatchDeliveriesRequest,
-        WatchDeliveriesResponse,
+        Accepted, ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse,
+        ListDeliveriesRequest, ListDeliveriesResponse, PublishEventRequest, PublishEventResponse, PublishEventsRequest,
+        PublishEventsResponse, WatchDeliveriesRequest, WatchDeliveriesResponse,
         delivery_service_server::{DeliveryService, DeliveryServiceServer},
         event_service_server::{EventService, EventServiceServer},
         publish_event_response, publish_events_response,
@@ -202,6 +202,10 @@ impl EventService for Fake {
         let event_id = request.into_inner().event.unwrap_or_default().id;
         let result = Some(publish_event_response::Result::Accepted(self.store(&event_id)));
         Ok(Response::new(PublishEventResponse { event_id, result }))
+    }
+
+    async fn explain_event(&self, _: Request<ExplainEventRequest>) -> Result<Response<ExplainEventResponse>, Status> {
+        Err(Status::unimplemented("not played"))
     }
 }
 

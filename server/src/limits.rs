@@ -40,6 +40,35 @@ pub const SECRET_OVERLAP_MAX: Duration = Duration::from_hours(7 * 24);
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Most event types one webhook may name, and most a filter may.
 pub const WEBHOOK_EVENT_TYPES_MAX: usize = 256;
+/// Most labels a label filter names.
+pub const LABEL_FILTER_LABELS_MAX: usize = LABELS_MAX;
+/// Most values, over all its labels, that a label filter allows.
+pub const LABEL_FILTER_VALUES_MAX: usize = 256;
+/// Longest payload filter.
+pub const PAYLOAD_FILTER_BYTES_MAX: usize = 1024;
+/// Most parts a payload filter has: names, literals, operators, calls.
+pub const PAYLOAD_FILTER_NODES_MAX: usize = 128;
+/// Deepest nesting of a payload filter.
+pub const PAYLOAD_FILTER_DEPTH_MAX: u16 = 24;
+/// Most that all payload filters of one event may cost: parts of filters, those that may look at all of the body times its
+/// values. Evaluation is some 0.1 µs each at worst.
+pub const PAYLOAD_FILTERS_COST_MAX: u64 = 4_000_000;
+/// Most registered event types, of all tenants together.
+pub const EVENT_TYPES_MAX: usize = 10_000;
+/// Longest title of an event type.
+pub const EVENT_TYPE_TITLE_BYTES_MAX: usize = 128;
+/// Longest example of an event type.
+pub const EVENT_TYPE_EXAMPLE_BYTES_MAX: usize = 16 * 1024;
+/// Longest schema of an event type.
+pub const EVENT_SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// All schemas together; compiled, they take some ten times as much memory.
+pub const EVENT_SCHEMAS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most values a schema holds, its references written out: how often each value of a body may be looked at.
+pub const EVENT_SCHEMA_PARTS_MAX: usize = 10_000;
+/// Most references that lead one to the next.
+pub const EVENT_SCHEMA_REFERENCES_MAX: usize = 16;
+/// Most memory that a pattern of a schema takes, compiled.
+pub const EVENT_SCHEMA_PATTERN_BYTES_MAX: usize = 256 * 1024;
 /// Most attempts under way at once that one webhook may ask for.
 pub const WEBHOOK_IN_FLIGHT_MAX: u32 = 65_536;
 /// Longest span of continuous failure after which a webhook is disabled.
@@ -105,6 +134,8 @@ pub const STATUS_MESSAGE_BYTES_MAX: usize = 1024;
 pub const STATUS_VIOLATIONS_MAX: usize = 10;
 /// Longest path, and longest description, of one wrong field in a status.
 pub const STATUS_VIOLATION_BYTES_MAX: usize = 200;
+/// Longest explanation of why a webhook does not want an event.
+pub const VERDICT_DETAIL_BYTES_MAX: usize = 512;
 /// A page is closed early at this size, so that every gRPC client can receive it under its default limit.
 pub const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Longest error text of one attempt.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use postrider_server::{
     model::{
         delivery::DeliveryState,
+        event::Event,
         ids::{ConfigSeq, EventTypeName, Position},
         signing::{Key, KeyPair, Keys, Previous, Scheme, Secret, SignatureSettings},
         webhook::{DisableReason, Settings, Subscription, Switch, Webhook},
@@ -15,7 +16,7 @@ use postrider_server::{
     },
 };
 
-use crate::fixture::{Engine, Fixture, START, at, nobody, secret, spec};
+use crate::fixture::{Engine, Fixture, START, at, event, nobody, secret, spec};
 
 async fn change(fixture: &Fixture, change: ConfigChange) -> ConfigAnswer {
     fixture.store.put_config(change).await.expect("the store answers")
@@ -84,7 +85,10 @@ pub(crate) async fn updates_count_at_once_and_under_their_condition<E: Engine>()
         }
         let now = fixture.store.catalog().find(&webhook.tenant, webhook.id).expect("it exists").webhook;
         assert_eq!(*now, updated, "reopened: {reopened}");
-        let targets = |name| fixture.store.catalog().targets(&webhook.tenant, &EventTypeName::new(name)).webhooks;
+        let targets = |name| {
+            let event = Event { event_type: EventTypeName::new(name), ..event("any") };
+            fixture.store.catalog().targets(&event).webhooks
+        };
         assert_eq!(targets("ADD_TAG").len(), 1);
         assert!(targets("NEW_LEAD").is_empty());
     }

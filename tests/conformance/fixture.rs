@@ -157,7 +157,7 @@ impl Fixture {
 
     /// An event with the targets that the catalogue says.
     pub(crate) fn matched(&self, event: Event, accept_time: Timestamp) -> Publish {
-        let targets = self.store.catalog().targets(&event.tenant, &event.event_type);
+        let targets = self.store.catalog().targets(&event);
         Publish { event, targets, accept_time }
     }
 
@@ -273,8 +273,8 @@ pub(crate) fn event(id: &str) -> Event {
 /// Targets that say they were matched just now.
 pub(crate) fn targets(fixture: &Fixture, webhooks: impl IntoIterator<Item = WebhookNo>) -> Targets {
     let event = event("any");
-    let now = fixture.store.catalog().targets(&event.tenant, &event.event_type).matched_at;
-    Targets { webhooks: webhooks.into_iter().collect(), matched_at: now }
+    let now = fixture.store.catalog().targets(&event).matched_at;
+    Targets { webhooks: webhooks.into_iter().collect(), matched_at: now, filtered: false }
 }
 
 /// An id nobody has.

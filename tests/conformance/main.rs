@@ -4,6 +4,7 @@
 
 mod config;
 mod deliveries;
+mod event_types;
 mod fixture;
 mod history;
 mod log;
@@ -32,6 +33,8 @@ macro_rules! suite {
             a_repeat_is_a_duplicate_and_other_content_a_conflict,
             repeats_are_known_after_reopening_and_after_archiving,
             targets_are_matched_again_when_configuration_moved,
+            filters_decide_when_matched_and_when_matched_again,
+            an_event_is_found_by_its_id,
             a_full_backlog_refuses_and_a_smaller_event_still_fits,
             wide_events_are_accepted_at_once_and_become_due_in_slices,
             wide_events_go_on_after_reopening,
@@ -84,6 +87,11 @@ macro_rules! suite {
             who_is_scheduled_keeps_its_place,
             who_expires_lets_the_next_one_go_on,
             retention_keeps_who_waits,
+        },
+        event_types::{
+            names_mean_one_type_to_a_tenant,
+            what_is_said_of_a_type_changes_under_its_condition_and_survives,
+            a_type_that_webhooks_name_stays,
         },
         history::{
             lists_page_newest_first_without_gaps_or_repeats,

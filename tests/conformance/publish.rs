@@ -5,11 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_server::{
     limits::TARGETS_MAX,
-    model::ids::WebhookNo,
-    store::{Publish, Published, Registered},
+    model::{
+        ids::WebhookNo,
+        scope::{LabelFilter, PayloadFilter, Scope},
+        webhook::{Settings, Subscription, Webhook},
+    },
+    store::{ConfigAnswer, ConfigChange, Publish, Published, Registered},
 };
 
-use crate::fixture::{Engine, Fixture, Limits, START, at, event, targets};
+use crate::fixture::{Engine, Fixture, Limits, START, at, event, secret, spec, targets};
 
 pub(crate) async fn a_repeat_is_a_duplicate_and_other_content_a_conflict<E: Engine>() {
     let fixture = Fixture::new::<E>();
@@ -74,7 +78,7 @@ pub(crate) async fn a_full_backlog_refuses_and_a_smaller_event_still_fits<E: Eng
 /// Webhooks of a wide event.
 pub(crate) const WIDE: usize = 2_500;
 
-async fn wide<E: Engine>(fixture: &Fixture) -> Vec<postrider_server::model::webhook::Webhook> {
+async fn wide<E: Engine>(fixture: &Fixture) -> Vec<Webhook> {
     let mut webhooks = Vec::with_capacity(WIDE);
     let created = futures::future::join_all((0..WIDE).map(|_| fixture.webhook())).await;
     webhooks.extend(created);
@@ -122,4 +126,73 @@ pub(crate) async fn too_wide_an_event_is_refused<E: Engine>() {
     let publish = Publish { targets: targets(&fixture, webhooks), ..fixture.matched(event("e"), START) };
     let published = fixture.store.publish(vec![publish]).await.expect("the store answers");
     assert_eq!(published, [Published::TooManyTargets]);
+}
+
+async fn filtering(fixture: &Fixture, label: &str, payload: Option<&str>) -> Webhook {
+    let labels = LabelFilter::new([("waba".to_owned(), vec![label.to_owned()])]);
+    let payload = payload.map(|text| PayloadFilter::compile(text).expect("a filter"));
+    let mut spec = spec("default", Subscription::All);
+    spec.settings = Settings { scope: Scope::new(labels, payload), ..spec.settings };
+    let create = ConfigChange::CreateWebhook { spec, keys: secret().into(), request: None, time: START };
+    let answer = fixture.store.put_config(create).await.expect("the store answers");
+    let ConfigAnswer::Created(webhook) = answer else { panic!("not created: {answer:?}") };
+    webhook
+}
+
+pub(crate) async fn filters_decide_when_matched_and_when_matched_again<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let all = fixture.webhook().await;
+    let one = filtering(&fixture, "1", None).await;
+    let labelled = |id: &str, waba: &str| {
+        let mut event = event(id);
+        event.labels.insert("waba".into(), waba.into());
+        event
+    };
+    let stale = fixture.matched(labelled("e1", "1"), START);
+    assert_eq!(*stale.targets.webhooks, [all.no, one.no]);
+    fixture.webhook_of("default", Subscription::All).await;
+    let both = filtering(&fixture, "1", Some("body.id == 'e1'")).await;
+    filtering(&fixture, "2", None).await;
+    filtering(&fixture, "1", Some("body.id == 'e2'")).await;
+    let published = fixture.store.publish(vec![stale]).await.expect("the store answers");
+    assert_eq!(
+        published,
+        [Published::New { deliveries: 4 }],
+        "those without filters, and those whose filters admit it"
+    );
+    assert_eq!(fixture.due(&both, START).await.hints.len(), 1);
+
+    fixture.reopen::<E>().await;
+    let catalog = fixture.store.catalog();
+    let known = catalog.find(&both.tenant, both.id).expect("it exists").webhook.settings.clone();
+    assert_eq!(known, both.settings, "filters survive");
+    let reached = |id: &str, waba: &str| fixture.matched(labelled(id, waba), at(1)).targets.webhooks.len();
+    let (mut unlabelled, expected) =
+        (event("e1"), [(("e1", "1"), 4), (("e2", "1"), 4), (("e3", "1"), 3), (("e1", "3"), 2)]);
+    for ((id, waba), webhooks) in expected {
+        assert_eq!(reached(id, waba), webhooks, "{id} {waba}");
+    }
+    unlabelled.labels.clear();
+    assert_eq!(
+        fixture.matched(unlabelled, at(1)).targets.webhooks.len(),
+        2,
+        "an event without the label does not match"
+    );
+}
+
+pub(crate) async fn an_event_is_found_by_its_id<E: Engine>() {
+    let mut fixture = Fixture::with::<E>(Limits { hot_bytes_max: 1, ..Limits::default() });
+    fixture.publish(0, 3).await;
+    let ours = event("e1");
+    for _ in 0..2 {
+        let found = fixture.store.event(&ours.tenant, &ours.id).await.expect("the store answers").expect("it is there");
+        assert_eq!(found.event, ours);
+        let none =
+            fixture.store.event(&"theirs".parse().expect("a tenant"), &ours.id).await.expect("the store answers");
+        assert_eq!(none, None);
+        fixture.upkeep(at(60)).await;
+        fixture.reopen::<E>().await;
+    }
+    let none = fixture.store.event(&ours.tenant, &event("e9").id).await.expect("the store answers");
+    assert_eq!(none, None);
 }

@@ -54,7 +54,7 @@ async fn create_webhook() {
     let long_url = format!("{URL}{}", "x".repeat(2048));
     let long = Webhook { description: "x".repeat(1025), ..with_types(&["*"]) };
     let (invalid, not_allowed, unknown) = ("INVALID_FIELD", "URL_NOT_ALLOWED", "UNKNOWN_EVENT_TYPE");
-    let cases = [
+    let cases = vec![
         ("no url", with_url(""), invalid, "webhook.url"),
         ("no scheme", with_url("receiver.invalid/x"), invalid, "webhook.url"),
         ("not a url", with_url("https://"), invalid, "webhook.url"),

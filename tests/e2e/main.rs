@@ -21,6 +21,7 @@ mod request_id;
 mod request_shape;
 mod restart;
 mod retries;
+mod scope;
 mod shutdown;
 mod signatures;
 mod test_event;

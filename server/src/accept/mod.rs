@@ -8,14 +8,17 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use thiserror::Error;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::yield_now,
+};
 use tracing::error;
 
 use crate::{
     clock::Clock,
     metrics::{AcceptMetrics, Reason},
     model::{event::Event, time::Timestamp},
-    store::{Publish, Published, Store, StoreError},
+    store::{Catalog, Publish, Published, Store, StoreError},
     tasks::Tasks,
 };
 
@@ -114,7 +117,7 @@ impl Accept {
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let permit = self.bytes.clone().acquire_many_owned(weight).await.expect("the semaphore is never closed");
 
-        let matched = self.matched(batch);
+        let matched = self.matched(batch).await;
         let (store, metrics, clock) = (self.store.clone(), self.metrics.clone(), self.clock);
         let mut commit: BoxFuture<'static, Answers> = Box::pin(async move {
             let published = store.publish(matched).await;
@@ -135,18 +138,29 @@ impl Accept {
         Submitted::Waiting { events, answered }
     }
 
+    /// What events are matched against.
+    pub fn catalog(&self) -> &Catalog {
+        self.store.catalog()
+    }
+
     /// Counts an event that was refused before it came here, for what it holds. `told` is the reason its caller is given.
     pub fn turned_away(&self, told: &str) {
         self.metrics.rejected.inc(Reason::of_content(told));
     }
 
-    fn matched(&self, batch: Vec<Event>) -> Vec<Publish> {
+    async fn matched(&self, batch: Vec<Event>) -> Vec<Publish> {
         let accept_time = self.clock.now();
         let catalog = self.store.catalog();
-        batch
-            .into_iter()
-            .map(|event| Publish { targets: catalog.targets(&event.tenant, &event.event_type), event, accept_time })
-            .collect()
+        let mut matched = Vec::with_capacity(batch.len());
+        for event in batch {
+            let targets = catalog.targets(&event);
+            if targets.filtered {
+                // Others on this thread do not wait for the filters of a whole batch.
+                yield_now().await;
+            }
+            matched.push(Publish { event, targets, accept_time });
+        }
+        matched
     }
 }
 

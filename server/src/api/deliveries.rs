@@ -35,7 +35,7 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         request: Request<v1::WatchDeliveriesRequest>,
     ) -> Result<Response<Self::WatchDeliveriesStream>, Status> {
         refuse_if(&self.stop)?;
-        let (filter, start, updates_max) = convert::delivery::watch(request.into_inner())?;
+        let (filter, start, updates_max) = convert::delivery::watch(request.into_inner(), self.store.catalog())?;
         let batches = self.watch.open(filter, start, updates_max).await.map_err(Failure::from)?;
         let replies = batches.map(|batch| match batch {
             Ok(batch) => Ok(convert::delivery::watch_reply(batch)),

@@ -1,10 +1,11 @@
-//! `EventService`: publishing.
+//! `EventService`: publishing, and explaining what an event goes to.
 //!
 //! The one service whose routing is written by hand: the generated one fails a whole call or stream at the first message it
 //! cannot decode (text that is not UTF-8, `data` nested too deeply), and here one bad event never touches its neighbours.
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -22,15 +23,18 @@ use tonic::{
 use tonic_prost::ProstEncoder;
 
 use super::{
+    explain::explain,
     publish::{Incoming, Reply, publish_all, publish_one},
+    refuse_if,
     status::Failure,
 };
-use crate::{accept::Accept, limits::GRPC_MESSAGE_BYTES_MAX};
+use crate::{accept::Accept, limits::GRPC_MESSAGE_BYTES_MAX, store::Store};
 
 /// Publishes what comes in, until told to stop.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct EventService {
     pub(super) accept: Accept,
+    pub(super) store: Arc<dyn Store>,
     pub(super) stop: CancellationToken,
 }
 
@@ -54,6 +58,7 @@ impl tower::Service<http::Request<Body>> for EventService {
             Ok(match method {
                 "PublishEvents" => grpc().streaming(PublishEvents(service), request).await,
                 "PublishEvent" => grpc().unary(PublishEvent(service), request).await,
+                "ExplainEvent" => grpc().unary(ExplainEvent(service), request).await,
                 _ => Status::unimplemented("").into_http(),
             })
         })
@@ -75,7 +80,7 @@ impl StreamingService<Incoming> for PublishEvents {
     type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Incoming>>) -> Self::Future {
-        let EventService { accept, stop } = self.0.clone();
+        let EventService { accept, stop, .. } = self.0.clone();
         if stop.is_cancelled() {
             return std::future::ready(Err(Failure::stopping().into()));
         }
@@ -91,7 +96,7 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::PublishEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { accept, stop } = self.0.clone();
+        let EventService { accept, stop, .. } = self.0.clone();
         Box::pin(async move {
             if stop.is_cancelled() {
                 return Err(Failure::stopping().into());
@@ -101,6 +106,22 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
                 Err(problem) => Reply::unreadable(&accept, &problem),
             };
             Ok(Response::new(reply.into()))
+        })
+    }
+}
+
+struct ExplainEvent(EventService);
+
+impl UnaryService<Result<v1::ExplainEventRequest, DecodeError>> for ExplainEvent {
+    type Response = v1::ExplainEventResponse;
+    type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
+
+    fn call(&mut self, request: Request<Result<v1::ExplainEventRequest, DecodeError>>) -> Self::Future {
+        let EventService { accept, store, stop } = self.0.clone();
+        Box::pin(async move {
+            refuse_if(&stop)?;
+            let request = request.into_inner().map_err(Failure::unreadable)?;
+            Ok(Response::new(explain(&store, request, || accept.schedules_until()).await?))
         })
     }
 }

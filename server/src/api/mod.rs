@@ -7,6 +7,7 @@ mod convert;
 mod deliveries;
 mod event_types;
 mod events;
+mod explain;
 mod health;
 mod json;
 mod page;
@@ -97,8 +98,8 @@ impl Config {
         let Deps { store, accept, watch, gates, clock, names, trial, stop, stop_watching } = deps;
         let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
         let webhooks = WebhookService { store: store.clone(), gates, clock, rules, names, trial, stop: stop.clone() };
-        let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
-        let events = EventService { accept, stop: stop.clone() };
+        let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
+        let events = EventService { accept, store: store.clone(), stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();

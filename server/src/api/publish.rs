@@ -68,7 +68,7 @@ impl Entry {
             // Not an id, and perhaps as large as a message may be.
             own_id.clear();
         }
-        Self { own_id, event: event::event(event, || accept.schedules_until()) }
+        Self { own_id, event: event::event(event, accept.catalog(), || accept.schedules_until()) }
     }
 
     fn read(message: Incoming, accept: &Accept) -> Self {

@@ -91,6 +91,47 @@ impl Failure {
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_WEBHOOKS, "the store holds as many webhooks as it may")
     }
 
+    /// A webhook names an event type that was deleted at the same time.
+    pub(super) fn event_type_gone(name: &str) -> Self {
+        let problem = format!("no event type is called {name:?} any more");
+        Self::field(reason::UNKNOWN_EVENT_TYPE, "webhook.event_types", problem)
+    }
+
+    /// There is an event type of this name.
+    pub(super) fn event_type_exists() -> Self {
+        Self::new(Code::AlreadyExists, reason::EVENT_TYPE_EXISTS, "there is an event type of this name")
+    }
+
+    /// Nobody registered this event type.
+    pub(super) fn event_type_not_found() -> Self {
+        let message = "nobody registered this event type for this tenant, or for all if it is asked of all";
+        Self::new(Code::NotFound, reason::EVENT_TYPE_NOT_FOUND, message)
+    }
+
+    /// The caller's etag of an event type is not the present one.
+    pub(super) fn event_type_etag_mismatch() -> Self {
+        let message = "the event type has changed since this etag was read; read it again and decide anew";
+        Self::new(Code::Aborted, reason::ETAG_MISMATCH, message)
+    }
+
+    /// Webhooks name the event type.
+    pub(super) fn event_type_in_use(webhooks: u64) -> Self {
+        let message = format!("{webhooks} webhooks name this event type; update or delete them first");
+        Self::new(Code::FailedPrecondition, reason::EVENT_TYPE_IN_USE, message)
+    }
+
+    /// No more event types fit, or no longer schemas.
+    pub(super) fn too_many_event_types() -> Self {
+        let message = "there are as many event types, or as long schemas, as may be";
+        Self::new(Code::ResourceExhausted, reason::TOO_MANY_EVENT_TYPES, message)
+    }
+
+    /// The tenant has no such event, or none any more.
+    pub(super) fn event_not_found() -> Self {
+        let message = "this tenant has no such event, or it is no longer retained";
+        Self::new(Code::NotFound, reason::EVENT_NOT_FOUND, message)
+    }
+
     /// As many test events are on their way as may be.
     pub(super) fn too_many_trials() -> Self {
         let message = "as many test events are on their way as may be; try again when one has arrived";

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use postrider_proto::v1;
 
 use super::{
-    convert::{self, event_type},
+    convert::{self, Types, event_type},
     status::{Failure, Violations},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         time::Timestamp,
         webhook::Webhook,
     },
+    store::Catalog,
 };
 
 /// Makes an attempt at once.
@@ -31,19 +32,29 @@ pub trait Trial: Send + Sync + 'static {
 }
 
 /// Which webhook gets an event of which type.
-pub(super) fn request(request: &v1::SendTestEventRequest) -> Result<(Tenant, WebhookId, EventTypeName), Failure> {
+pub(super) fn request(
+    request: &v1::SendTestEventRequest,
+    catalog: &Catalog,
+) -> Result<(Tenant, WebhookId, EventTypeName), Failure> {
     let mut violations = Violations::default();
     let tenant = convert::tenant(&mut violations, "tenant", &request.tenant);
     let id = violations.note("id", request.id.parse());
-    let event_type = event_type(&mut violations, || "event_type".into(), &request.event_type);
+    let types = Types::of(catalog, tenant.as_ref());
+    let event_type = event_type(&mut violations, types, || "event_type".into(), &request.event_type);
     violations.check()?;
     Ok((tenant.expect("no violations"), id.expect("no violations"), event_type.expect("no violations")))
 }
 
 /// The attempt that sends the type's example. No store has such an event: its number is that of none.
-pub(super) fn job(webhook: Arc<Webhook>, event_type: EventTypeName, sealer: &Sealer, now: Timestamp) -> Job {
+pub(super) fn job(
+    webhook: Arc<Webhook>,
+    event_type: EventTypeName,
+    catalog: &Catalog,
+    sealer: &Sealer,
+    now: Timestamp,
+) -> Job {
     let key = DeliveryKey { webhook: webhook.no, event: EventSeq(0), replay: 0 };
-    let example = catalogue::find(event_type.as_str()).map_or("{}", |event_type| event_type.example);
+    let example = example(&event_type, &webhook.tenant, catalog);
     let event = Event {
         id: EventId::generate_test(),
         tenant: webhook.tenant.clone(),
@@ -52,12 +63,23 @@ pub(super) fn job(webhook: Arc<Webhook>, event_type: EventTypeName, sealer: &Sea
         ordering_key: String::new(),
         occur_time: None,
         content_type: JSON.to_owned(),
-        body: Bytes::from_static(example.as_bytes()),
+        body: example,
         deliver_at: None,
         max_age: None,
     };
     let event = StoredEvent { seq: key.event, accept_time: now, event };
     Job { key, delivery_id: sealer.delivery_id(key), attempt: 1, webhook, event, body_permit: None }
+}
+
+/// The type's example; an empty object if nobody gave one.
+fn example(event_type: &EventTypeName, tenant: &Tenant, catalog: &Catalog) -> Bytes {
+    let name = event_type.as_str();
+    if let Some(built_in) = catalogue::find(name) {
+        return Bytes::from_static(built_in.example.as_bytes());
+    }
+    let registered = catalog.event_type(Some(tenant), name);
+    let given = registered.as_ref().map(|known| &known.content.example).filter(|given| !given.is_empty());
+    given.map_or(Bytes::from_static(b"{}"), |given| Bytes::copy_from_slice(given.as_bytes()))
 }
 
 /// What is said of an attempt beside what it led to.

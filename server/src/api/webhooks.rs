@@ -58,7 +58,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
     ) -> Result<Response<v1::CreateWebhookResponse>, Status> {
         refuse_if(&self.stop)?;
         let request = request.into_inner();
-        let checked = match webhook::create(request.clone(), &self.rules) {
+        let checked = match webhook::create(request.clone(), &self.rules, self.store.catalog()) {
             Ok((spec, key, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, key, guard)),
             Err(failure) => Err(failure),
         };
@@ -150,9 +150,10 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         request: Request<v1::SendTestEventRequest>,
     ) -> Result<Response<v1::SendTestEventResponse>, Status> {
         refuse_if(&self.stop)?;
-        let (tenant, id, event_type) = trial::request(&request.into_inner())?;
+        let (tenant, id, event_type) = trial::request(&request.into_inner(), self.store.catalog())?;
         let webhook = self.find(&tenant, id)?.webhook;
-        let job = trial::job(webhook.clone(), event_type, self.store.sealer(), self.clock.now());
+        let (catalog, now) = (self.store.catalog(), self.clock.now());
+        let job = trial::job(webhook.clone(), event_type, catalog, self.store.sealer(), now);
         let sent = trial::Sent::of(&job);
         let Some(result) = self.trial.attempt(job).await else { return Err(Failure::too_many_trials().into()) };
         let outcome = trial::outcome(&webhook, sent, result);
@@ -199,7 +200,7 @@ impl WebhookService {
             if !update.etag.is_empty() && update.etag != webhook.etag() {
                 return Err(Failure::etag_mismatch());
             }
-            let (settings, enabled) = update.apply(&webhook, &self.rules)?;
+            let (settings, enabled) = update.apply(&webhook, &self.rules, self.store.catalog())?;
             if update.moves() {
                 self.judge(&settings.target).await?;
             }
@@ -255,7 +256,8 @@ impl WebhookService {
         &self,
         request: v1::CreateWebhookRequest,
     ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
-        let Ok((spec, _, Some(guard))) = webhook::create(request, &webhook::Rules::unjudged()) else {
+        let Ok((spec, _, Some(guard))) = webhook::create(request, &webhook::Rules::unjudged(), self.store.catalog())
+        else {
             return Ok(None);
         };
         let now = self.clock.now();
@@ -289,6 +291,14 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         ConfigAnswer::VersionMismatch => Failure::etag_mismatch(),
         ConfigAnswer::RequestReused => Failure::request_id_reused(),
         ConfigAnswer::TooManyWebhooks => Failure::too_many_webhooks(),
-        ConfigAnswer::Created(_) | ConfigAnswer::Updated(_) | ConfigAnswer::Deleted { .. } => Failure::store_confused(),
+        ConfigAnswer::UnknownEventType(name) => Failure::event_type_gone(name.as_str()),
+        ConfigAnswer::Created(_)
+        | ConfigAnswer::Updated(_)
+        | ConfigAnswer::Deleted { .. }
+        | ConfigAnswer::EventTypePut(_)
+        | ConfigAnswer::EventTypeDeleted
+        | ConfigAnswer::EventTypeExists
+        | ConfigAnswer::EventTypeInUse { .. }
+        | ConfigAnswer::TooManyEventTypes => Failure::store_confused(),
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         breaker::Health,
         event::{Event, JSON, StoredEvent},
         failing::Failing,
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, Tenant, WebhookId},
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -121,6 +121,10 @@ impl Store for Memory {
     }
 
     async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
         Err(StoreError::Closed)
     }
 

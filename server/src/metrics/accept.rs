@@ -76,6 +76,8 @@ pub enum Reason {
     InvalidField,
     /// There is no such event type.
     UnknownEventType,
+    /// The body does not hold to its type's schema.
+    SchemaMismatch,
     /// The id belongs to another event.
     EventIdReused,
     /// Too many webhooks match.
@@ -93,7 +95,11 @@ pub enum Reason {
 impl Reason {
     /// Of an event whose content is wrong, from what its caller is told.
     pub fn of_content(told: &str) -> Self {
-        if told == reason::UNKNOWN_EVENT_TYPE { Self::UnknownEventType } else { Self::InvalidField }
+        match told {
+            reason::UNKNOWN_EVENT_TYPE => Self::UnknownEventType,
+            reason::SCHEMA_MISMATCH => Self::SchemaMismatch,
+            _ => Self::InvalidField,
+        }
     }
 }
 
@@ -102,6 +108,7 @@ impl Label for Reason {
     const ALL: &'static [Self] = &[
         Self::InvalidField,
         Self::UnknownEventType,
+        Self::SchemaMismatch,
         Self::EventIdReused,
         Self::TooManyTargets,
         Self::BacklogFull,
@@ -114,6 +121,7 @@ impl Label for Reason {
         match self {
             Self::InvalidField => reason::INVALID_FIELD,
             Self::UnknownEventType => reason::UNKNOWN_EVENT_TYPE,
+            Self::SchemaMismatch => reason::SCHEMA_MISMATCH,
             Self::EventIdReused => reason::EVENT_ID_REUSED,
             Self::TooManyTargets => reason::TOO_MANY_TARGETS,
             Self::BacklogFull => reason::BACKLOG_FULL,
@@ -137,6 +145,7 @@ mod tests {
         super::super::label::check::<Reason>();
         super::super::label::check::<Novelty>();
         assert_eq!(Reason::of_content(reason::UNKNOWN_EVENT_TYPE), Reason::UnknownEventType);
+        assert_eq!(Reason::of_content(reason::SCHEMA_MISMATCH), Reason::SchemaMismatch);
         assert_eq!(Reason::of_content(reason::INVALID_FIELD), Reason::InvalidField);
     }
 }

@@ -12,6 +12,7 @@
 mod accept;
 mod deliver;
 mod dispatch;
+mod filters;
 mod histogram;
 mod label;
 mod outcomes;

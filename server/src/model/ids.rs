@@ -85,6 +85,12 @@ pub fn is_id(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
+/// Whether `text` is `[A-Za-z0-9_.-]{1,64}`, the shape of label keys and names of event types.
+pub fn is_name(text: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
 impl FromStr for EventId {
     type Err = InvalidId;
 

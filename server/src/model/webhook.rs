@@ -11,6 +11,7 @@ use super::{
     policy::Policy,
     protection::{Pace, Protection},
     request::RequestShape,
+    scope::{Scope, Verdict, View},
     signing::{Key, KeyPair, Keys, Scheme, SignatureSettings},
     target::Target,
     time::Timestamp,
@@ -37,6 +38,11 @@ impl Subscription {
             Self::All => true,
             Self::Types(types) => types.binary_search(event_type).is_ok(),
         }
+    }
+
+    /// Whether this type is asked for by its name.
+    pub fn names(&self, event_type: &EventTypeName) -> bool {
+        matches!(self, Self::Types(_)) && self.wants(event_type)
     }
 }
 
@@ -83,6 +89,8 @@ pub struct Settings {
     pub target: Target,
     /// Which events it receives.
     pub subscription: Subscription,
+    /// Which of those; `None`: all.
+    pub scope: Option<Box<Scope>>,
     /// What people call it.
     pub display_name: Box<str>,
     /// Free text for people.
@@ -107,6 +115,7 @@ impl Settings {
         Self {
             target,
             subscription,
+            scope: None,
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
@@ -116,6 +125,14 @@ impl Settings {
             request: None,
             signature: None,
         }
+    }
+
+    /// Whether the event that is looked at is one to receive, or why not.
+    pub fn verdict(&self, view: &mut View<'_>) -> Verdict<'_> {
+        if !self.subscription.wants(&view.event().event_type) {
+            return Verdict::OtherType;
+        }
+        self.scope.as_ref().map_or(Verdict::Admitted, |scope| scope.admits(view))
     }
 
     /// What attempts have to keep to.

@@ -13,9 +13,16 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::types::Targets;
+use super::{
+    event_types::EventTypes,
+    troubles::FilterTroubles,
+    types::{EventTypeStep, Targets},
+};
 use crate::model::{
+    event::Event,
+    event_type::{EventType, EventTypeKey},
     ids::{ConfigSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
+    scope::{Verdict, View},
     webhook::Webhook,
 };
 
@@ -23,6 +30,8 @@ use crate::model::{
 #[derive(Debug, Default)]
 pub struct Catalog {
     inner: RwLock<Inner>,
+    troubles: FilterTroubles,
+    event_types: RwLock<EventTypes>,
 }
 
 #[derive(Debug, Default)]
@@ -66,12 +75,30 @@ struct TenantIndex {
     /// Those that are ordered, by number; `None`: there are none.
     ordered: Option<Arc<Vec<WebhookNo>>>,
     /// By type. Filled when first asked for, emptied by changes.
-    matches: Vec<(EventTypeName, Arc<[WebhookNo]>)>,
+    matches: Vec<(EventTypeName, Matching)>,
+}
+
+/// The webhooks that want a type.
+#[derive(Debug, Clone)]
+struct Matching {
+    /// Those that want all such events, ascending.
+    all: Arc<[WebhookNo]>,
+    /// Those that filter them, ascending. `None`, the usual case, costs an event nothing.
+    some: Option<Arc<[Arc<Webhook>]>>,
+}
+
+impl Matching {
+    fn of(webhooks: &[Arc<Webhook>], event_type: &EventTypeName) -> Self {
+        let wanting = || webhooks.iter().filter(|webhook| webhook.settings.subscription.wants(event_type));
+        let all = wanting().filter(|webhook| webhook.settings.scope.is_none()).map(|webhook| webhook.no).collect();
+        let some: Arc<[_]> = wanting().filter(|webhook| webhook.settings.scope.is_some()).cloned().collect();
+        Self { all, some: (!some.is_empty()).then_some(some) }
+    }
 }
 
 impl TenantIndex {
     /// The webhooks that want this type, or where they are to be put.
-    fn matching(&self, event_type: &EventTypeName) -> Result<&Arc<[WebhookNo]>, usize> {
+    fn matching(&self, event_type: &EventTypeName) -> Result<&Matching, usize> {
         let place = self.matches.binary_search_by_key(&event_type, |(known, _)| known);
         place.map(|index| &self.matches[index].1)
     }
@@ -102,30 +129,108 @@ impl TenantIndex {
 }
 
 impl Catalog {
-    /// The webhooks of the tenant that want events of this type, and the state of configuration that says so.
-    pub fn targets(&self, tenant: &Tenant, event_type: &EventTypeName) -> Targets {
+    /// The webhooks that want this event, and the state of configuration that says so.
+    pub fn targets(&self, event: &Event) -> Targets {
+        let (matching, matched_at) = self.matching(&event.tenant, &event.event_type);
+        let Some(some) = matching.some else {
+            return Targets { webhooks: matching.all, matched_at, filtered: false };
+        };
+        let mut view = View::of(event);
+        let webhooks = self.judged(&matching.all, &some, &mut view);
+        Targets { webhooks, matched_at, filtered: view.was_read() }
+    }
+
+    /// The webhooks that want every event or some events of this type.
+    fn matching(&self, tenant: &Tenant, event_type: &EventTypeName) -> (Matching, ConfigSeq) {
         let inner = self.inner.read();
         let Some(index) = inner.tenants.get(tenant) else {
-            return Targets { webhooks: Arc::from([]), matched_at: ConfigSeq(0) };
+            return (Matching { all: Arc::from([]), some: None }, ConfigSeq(0));
         };
-        if let Ok(webhooks) = index.matching(event_type) {
-            return Targets { webhooks: webhooks.clone(), matched_at: index.changed_at };
+        if let Ok(matching) = index.matching(event_type) {
+            return (matching.clone(), index.changed_at);
         }
         drop(inner);
 
         let mut inner = self.inner.write();
         let index = inner.tenants.entry(tenant.clone()).or_default();
-        let webhooks = match index.matching(event_type) {
-            Ok(webhooks) => webhooks.clone(),
+        let matching = match index.matching(event_type) {
+            Ok(matching) => matching.clone(),
             Err(place) => {
-                let wanting = |webhook: &&Arc<Webhook>| webhook.settings.subscription.wants(event_type);
-                let webhooks: Arc<[_]> = index.webhooks.iter().filter(wanting).map(|webhook| webhook.no).collect();
+                let matching = Matching::of(&index.webhooks, event_type);
                 index.matches.reserve_exact(1);
-                index.matches.insert(place, (event_type.clone(), webhooks.clone()));
-                webhooks
+                index.matches.insert(place, (event_type.clone(), matching.clone()));
+                matching
             }
         };
-        Targets { webhooks, matched_at: index.changed_at }
+        (matching, index.changed_at)
+    }
+
+    /// Those of `some` that admit the event, with all of `all`.
+    fn judged(&self, all: &[WebhookNo], some: &[Arc<Webhook>], view: &mut View<'_>) -> Arc<[WebhookNo]> {
+        let mut webhooks = all.to_vec();
+        for webhook in some {
+            match webhook.settings.verdict(view) {
+                Verdict::Admitted => webhooks.push(webhook.no),
+                Verdict::OtherType | Verdict::Label(_) | Verdict::Payload => {}
+                Verdict::Failed(error) => self.troubles.happened(webhook, &error),
+            }
+        }
+        webhooks.sort_unstable();
+        webhooks.into()
+    }
+
+    /// Filters that said neither yes nor no.
+    pub fn troubles(&self) -> &FilterTroubles {
+        &self.troubles
+    }
+
+    /// The registered event type that a tenant means by this name; without a tenant, any tenant's.
+    pub fn event_type(&self, tenant: Option<&Tenant>, name: &str) -> Option<Arc<EventType>> {
+        self.event_types.read().find(tenant, name).cloned()
+    }
+
+    /// A registered event type.
+    pub fn find_event_type(&self, key: &EventTypeKey) -> Option<Arc<EventType>> {
+        self.event_types.read().get(key).cloned()
+    }
+
+    /// Registered event types, a tenant's and every tenant's, in the order of their creation, after the one of this number.
+    pub fn event_types(&self, tenant: &Tenant, after: u64, limit: usize) -> Vec<Arc<EventType>> {
+        self.event_types.read().list(tenant, after, limit)
+    }
+
+    /// How many registered event types there are, and how long their schemas are together.
+    pub fn event_type_totals(&self) -> (usize, usize) {
+        let event_types = self.event_types.read();
+        (event_types.count(), event_types.schema_bytes())
+    }
+
+    /// How many webhooks of a tenant (`None`: of all) are such.
+    pub fn count(&self, tenant: Option<&Tenant>, is_such: impl Fn(&Webhook) -> bool) -> usize {
+        let inner = self.inner.read();
+        match tenant {
+            None => inner.webhooks.values().filter(|known| is_such(&known.webhook)).count(),
+            Some(tenant) => {
+                let webhooks = inner.tenants.get(tenant).into_iter().flat_map(|index| &index.webhooks);
+                webhooks.filter(|webhook| is_such(webhook)).count()
+            }
+        }
+    }
+
+    /// For the engine: an event type came, changed or went.
+    pub fn step_event_type(&self, step: EventTypeStep) {
+        let mut event_types = self.event_types.write();
+        match step {
+            EventTypeStep::Put(event_type) => event_types.put(event_type),
+            EventTypeStep::Removed(key) => event_types.remove(&key),
+        }
+    }
+
+    /// For the engine: these are all the event types there are.
+    pub fn load_event_types(&self, all: impl IntoIterator<Item = EventType>) {
+        let mut event_types = self.event_types.write();
+        event_types.clear();
+        all.into_iter().for_each(|event_type| event_types.put(event_type));
     }
 
     /// Whether targets matched at `matched_at` still hold, and which of the tenant's webhooks are ordered, by number; `None`:

@@ -166,6 +166,10 @@ impl Store for FakeStore {
         Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
     }
 
+    async fn event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        unreachable!("not asked")
+    }
+
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
         Ok(Vec::new())
     }
@@ -216,6 +220,9 @@ impl Store for FakeStore {
             ConfigChange::UpdateWebhook { tenant, id, expect, .. }
             | ConfigChange::RotateSecret { tenant, id, expect, .. } => (tenant, *id, Some(*expect)),
             ConfigChange::DeleteWebhook { tenant, id, expect, .. } => (tenant, *id, *expect),
+            ConfigChange::CreateEventType { .. }
+            | ConfigChange::UpdateEventType { .. }
+            | ConfigChange::DeleteEventType { .. } => unreachable!("not asked"),
         };
         let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
         if expect.is_some_and(|version| version != found.webhook.version) {
@@ -228,7 +235,11 @@ impl Store for FakeStore {
                 Some(found.webhook.with_pair(pair).updated(settings, enabled, time))
             }
             ConfigChange::RotateSecret { key, overlap, time, .. } => Some(found.webhook.rotated(key, overlap, time)),
-            ConfigChange::CreateWebhook { .. } | ConfigChange::DeleteWebhook { .. } => None,
+            ConfigChange::CreateWebhook { .. }
+            | ConfigChange::DeleteWebhook { .. }
+            | ConfigChange::CreateEventType { .. }
+            | ConfigChange::UpdateEventType { .. }
+            | ConfigChange::DeleteEventType { .. } => None,
         };
         if let Some(webhook) = changed {
             self.catalog.put(ConfigSeq(config.seq), webhook.clone());

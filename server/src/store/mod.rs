@@ -8,12 +8,15 @@
 //! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
 
 mod catalog;
+mod event_types;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod redb;
+mod troubles;
 mod types;
 
 pub use catalog::{Catalog, Registered};
+pub use troubles::FilterTroubles;
 pub use types::*;
 
 use async_trait::async_trait;
@@ -22,7 +25,7 @@ use tokio::sync::watch;
 use crate::model::{
     event::StoredEvent,
     failing::Failing,
-    ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+    ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
     seal::Sealer,
     time::Timestamp,
 };
@@ -47,6 +50,9 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Outcomes of deliveries that were cancelled meanwhile are left out without an error.
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError>;
+
+    /// An event by its id; `None` if it is not retained.
+    async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError>;
 
     /// The webhooks that fail continuously, as [`OutcomeGroup::failing`] said last of each; without those that were deleted.
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError>;
@@ -82,7 +88,7 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<ConfigAnswer>, StoreError>;
 
-    /// Changes of configuration after `after`, oldest first; after 0 it adds up to what exists.
+    /// Changes of webhooks after `after`, oldest first; after 0 it adds up to what exists.
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError>;
 
     /// The configuration as of the last commit, in memory.

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::model::{
     delivery::{DeliveryState, ErrorClass, Outcome},
     event::Event,
+    event_type::{EventType, EventTypeContent, EventTypeKey},
     failing::Failing,
     ids::{
         ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
@@ -51,6 +52,8 @@ pub struct Targets {
     pub webhooks: Arc<[WebhookNo]>,
     /// Matched against this.
     pub matched_at: ConfigSeq,
+    /// Whether filters looked at the event's body, which may have taken long.
+    pub filtered: bool,
 }
 
 /// What became of an event handed to [`super::Store::publish`].
@@ -380,6 +383,33 @@ pub enum ConfigChange {
         /// Now.
         time: Timestamp,
     },
+    /// Register an event type.
+    CreateEventType {
+        /// Which one.
+        key: EventTypeKey,
+        /// What its owner says about it.
+        content: EventTypeContent,
+        /// Now.
+        time: Timestamp,
+    },
+    /// Change what an event type's owner says about it.
+    UpdateEventType {
+        /// Which one.
+        key: EventTypeKey,
+        /// Only if this is its version: what it was when the decision was made.
+        expect: u64,
+        /// All of it, changed or not.
+        content: EventTypeContent,
+        /// Now.
+        time: Timestamp,
+    },
+    /// Delete an event type that no webhook names.
+    DeleteEventType {
+        /// Which one.
+        key: EventTypeKey,
+        /// Only if this is its version.
+        expect: Option<u64>,
+    },
     /// Delete a webhook and cancel what is pending for it.
     DeleteWebhook {
         /// Whose webhook.
@@ -414,10 +444,25 @@ pub enum ConfigAnswer {
         /// How many deliveries were pending.
         cancelled: u64,
     },
-    /// The tenant has no such webhook.
+    /// The tenant has no such webhook, or there is no such event type.
     NotFound,
-    /// The webhook's version is another one.
+    /// The version is another one.
     VersionMismatch,
+    /// The event type is now so.
+    EventTypePut(EventType),
+    /// The event type is gone.
+    EventTypeDeleted,
+    /// There is an event type of this name.
+    EventTypeExists,
+    /// Webhooks name the event type.
+    EventTypeInUse {
+        /// How many.
+        webhooks: u64,
+    },
+    /// No more event types fit, or no larger schema.
+    TooManyEventTypes,
+    /// The webhook names an event type that there is not, or no more.
+    UnknownEventType(EventTypeName),
     /// The request id was used with another request.
     RequestReused,
     /// No more webhooks fit.
@@ -431,6 +476,15 @@ pub enum ConfigStep {
     Put(Webhook),
     /// The webhook is gone.
     Removed(WebhookNo),
+}
+
+/// One step of what is known about event types.
+#[derive(Debug, Clone)]
+pub enum EventTypeStep {
+    /// The event type is now so.
+    Put(EventType),
+    /// The event type is gone.
+    Removed(EventTypeKey),
 }
 
 /// A page of [`super::Store::config_since`].

@@ -125,6 +125,7 @@ impl Committer {
     fn show(&self, effects: Effects, commit: Commit) {
         let shared = &self.shared;
         let mut storage = shared.storage.lock();
+        effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {

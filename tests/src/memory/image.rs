@@ -8,17 +8,19 @@ use postrider_server::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
-        event::StoredEvent,
+        event::{Event, StoredEvent},
+        event_type::{EventType, EventTypeKey},
         failing::Failing,
-        ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
+        ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, Tenant, WebhookId, WebhookNo},
         operational::{Occurrence, OperationalEvent},
         ordering::OrderKey,
+        scope::{Verdict, View},
         time::Timestamp,
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Targets,
-        WebhookCancelled,
+        ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish, Published,
+        Targets, WebhookCancelled,
     },
 };
 
@@ -51,6 +53,7 @@ pub struct Image {
     pub(super) config_seq: u64,
     /// With the number of their last change.
     pub(super) webhooks: BTreeMap<WebhookNo, (ConfigSeq, Webhook)>,
+    pub(super) event_types: BTreeMap<EventTypeKey, EventType>,
     /// Deleted ones: the number of the deletion, and its time.
     pub(super) tombstones: BTreeMap<WebhookNo, (ConfigSeq, Webhook, Timestamp)>,
     tenants: BTreeMap<Tenant, ConfigSeq>,
@@ -147,6 +150,8 @@ pub struct Effects {
     pub parked: Vec<(WebhookNo, EventSeq)>,
     /// Changes of configuration.
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
+    /// Changes of event types.
+    pub event_types: Vec<EventTypeStep>,
     /// Entries added to the log.
     pub log: Vec<LogEntry>,
     /// Webhooks whose number of pending deliveries changed.
@@ -164,6 +169,7 @@ impl Image {
             next_webhook: 1,
             config_seq: 0,
             webhooks: BTreeMap::new(),
+            event_types: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             tenants: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -236,7 +242,7 @@ impl Image {
         if let Some(&(_, known, deliveries)) = self.ids.get(&id) {
             return if known == hash { Published::Duplicate { deliveries } } else { Published::Conflict };
         }
-        let targets = self.targets(&event.tenant, &event.event_type, &publish.targets);
+        let targets = self.targets(event, &publish.targets);
         if targets.len() > TARGETS_MAX {
             return Published::TooManyTargets;
         }
@@ -273,12 +279,13 @@ impl Image {
     }
 
     /// As they were matched, or matched again if the tenant's configuration has moved since.
-    fn targets(&self, tenant: &Tenant, event_type: &EventTypeName, matched: &Targets) -> Vec<WebhookNo> {
-        if self.tenants.get(tenant).is_none_or(|changed_at| *changed_at <= matched.matched_at) {
+    fn targets(&self, event: &Event, matched: &Targets) -> Vec<WebhookNo> {
+        if self.tenants.get(&event.tenant).is_none_or(|changed_at| *changed_at <= matched.matched_at) {
             return matched.webhooks.to_vec();
         }
         let all = self.webhooks.values().map(|(_, webhook)| webhook);
-        all.filter(|webhook| webhook.tenant == *tenant && webhook.settings.subscription.wants(event_type))
+        let mut view = View::of(event);
+        all.filter(|webhook| webhook.tenant == event.tenant && webhook.settings.verdict(&mut view) == Verdict::Admitted)
             .map(|webhook| webhook.no)
             .collect()
     }
@@ -488,6 +495,9 @@ impl Image {
                 {
                     return known.answer(request.hash);
                 }
+                if let Some(name) = self.unknown_type(&spec.tenant, &spec.settings.subscription) {
+                    return ConfigAnswer::UnknownEventType(name);
+                }
                 let no = WebhookNo(self.next_webhook);
                 self.next_webhook += 1;
                 let webhook = spec.clone().register(no, self.webhook_id(no), keys.clone(), *time);
@@ -509,6 +519,13 @@ impl Image {
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete(tenant, *id, *expect, *time, effects)
             }
+            ConfigChange::CreateEventType { key, content, time } => {
+                self.create_event_type(key, content, *time, effects)
+            }
+            ConfigChange::UpdateEventType { key, expect, content, time } => {
+                self.update_event_type(key, *expect, content, *time, effects)
+            }
+            ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(key, *expect, effects),
         }
     }
 
@@ -541,6 +558,9 @@ impl Image {
             return ConfigAnswer::VersionMismatch;
         }
         let (changed, was_enabled) = (change(webhook), webhook.is_enabled());
+        if let Some(name) = self.unknown_type(tenant, &changed.settings.subscription) {
+            return ConfigAnswer::UnknownEventType(name);
+        }
         if changed != *webhook {
             if webhook.settings.ordering.ordered && !changed.settings.ordering.ordered {
                 self.releases.insert(webhook.no, EventSeq(self.next_event));

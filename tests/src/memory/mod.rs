@@ -5,6 +5,7 @@
 
 mod committer;
 mod disk;
+mod event_types;
 mod image;
 mod reads;
 
@@ -17,7 +18,7 @@ use postrider_server::{
     model::{
         event::StoredEvent,
         failing::Failing,
-        ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
     },
@@ -75,6 +76,7 @@ impl MemoryStore {
                 catalog.put(*seq, webhook.clone());
                 catalog.set_pending(webhook.no, image.pending.get(&webhook.no).copied().unwrap_or(0));
             }
+            catalog.load_event_types(image.event_types.values().cloned());
             (Position(image.log.len() as u64), Sealer::new(image.key), Owner(image.openings))
         };
         let shared = Arc::new(Shared { storage, disk, catalog, head: watch::Sender::new(head) });
@@ -136,6 +138,11 @@ impl Store for MemoryStore {
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         let fenced = owner != self.owner;
         submit(&self.inbox, Work::Outcomes { fenced, groups }, Answer::Outcomes).await
+    }
+
+    async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let find = |image: &Image| image.events.get(&image.event_seq(tenant, id)?).cloned();
+        self.read(|storage| find(&storage.image)).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

@@ -7,6 +7,8 @@ use postrider_client::Client;
 
 use crate::{
     deliveries::DeliveriesCommand,
+    event_types::EventTypesArgs,
+    events::EventsCommand,
     failure::{EXIT_CODES, Failure},
     listen::ListenArgs,
     output::Format,
@@ -49,8 +51,12 @@ enum Command {
     #[command(subcommand)]
     Webhooks(WebhooksCommand),
     /// List what can happen: the event types that webhooks subscribe to.
-    #[command(visible_alias = "event-types")]
     Triggers(TriggersArgs),
+    /// List, register, change and delete event types.
+    EventTypes(EventTypesArgs),
+    /// Explain which webhooks an event goes to, and why.
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Publish one event, or many from NDJSON.
     Publish(PublishArgs),
     /// Show and list deliveries.
@@ -124,6 +130,8 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Webhooks(command) => command.run(&session()?).await,
         Command::Triggers(args) => args.run(&session()?).await,
+        Command::EventTypes(args) => args.run(&session()?).await,
+        Command::Events(command) => command.run(&session()?).await,
         Command::Publish(args) => args.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
@@ -247,6 +255,20 @@ mod tests {
             ("postrider webhooks list --tenant -", None),
             ("postrider --server 127.0.0.1:1 --timeout 5s triggers --examples", None),
             ("postrider event-types", None),
+            ("postrider event-types list --examples", None),
+            ("postrider event-types create order.created --title Order --schema order.json --all-tenants", None),
+            ("postrider event-types create", Some(MissingRequiredArgument)),
+            ("postrider event-types update order.created --title Order --clear json_schema --etag 1", None),
+            ("postrider event-types delete order.created --etag 1", None),
+            ("postrider events explain evt_1", None),
+            ("postrider events explain --type ADD_TAG --body {} --label waba=1", None),
+            ("postrider events explain evt_1 --type ADD_TAG", Some(ArgumentConflict)),
+            ("postrider events explain", Some(MissingRequiredArgument)),
+            (
+                "postrider webhooks create --url https://a.example --event-type A --label-filter waba=1,2 --payload-filter true",
+                None,
+            ),
+            ("postrider webhooks update WEBHOOK --label-filter waba", Some(ValueValidation)),
             ("postrider event-types --timeout soon", Some(ValueValidation)),
             ("postrider triggers --output yaml", Some(InvalidValue)),
             ("postrider publish --type A --body {}", None),

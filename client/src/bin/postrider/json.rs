@@ -5,7 +5,8 @@ use postrider_client::{
     Update,
     v1::{
         BodyFormat, Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, HeadRule,
-        HttpMethod, OperationalEvent, Outcome, RetryPolicy, Signature, SignatureScheme, Webhook, authorization::Scheme,
+        HttpMethod, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Signature, SignatureScheme, Webhook,
+        WebhookMatch, authorization::Scheme,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -25,6 +26,8 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
             "head_rule": named(ordering.head_rule, HeadRule::as_str_name),
             "skip_after_attempts": ordering.skip_after_attempts,
         })),
+        "label_filter": label_filter(webhook),
+        "payload_filter": webhook.payload_filter,
         "method": named(webhook.method, HttpMethod::as_str_name),
         "headers": webhook.headers,
         "query": webhook.query,
@@ -113,7 +116,27 @@ pub(crate) fn event_type(event_type: &EventType) -> Value {
         "title": event_type.title,
         "description": event_type.description,
         "example": event_type.example,
+        "tenant": event_type.tenant,
+        "json_schema": event_type.json_schema,
+        "built_in": event_type.built_in,
+        "etag": event_type.etag,
+        "create_time": time(event_type.create_time.as_ref()),
+        "update_time": time(event_type.update_time.as_ref()),
     })
+}
+
+pub(crate) fn webhook_match(said: &WebhookMatch) -> Value {
+    json!({
+        "webhook_id": said.webhook_id,
+        "display_name": said.display_name,
+        "verdict": named(said.verdict, MatchVerdict::as_str_name),
+        "detail": said.detail,
+    })
+}
+
+/// Labels, each with the values it may have, without the message in between.
+fn label_filter(webhook: &Webhook) -> Value {
+    webhook.label_filter.iter().map(|(label, allowed)| (label.clone(), json!(allowed.values))).collect()
 }
 
 pub(crate) fn delivery(delivery: &Delivery) -> Value {
@@ -245,6 +268,7 @@ mod tests {
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
             (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
+            (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),

@@ -2,6 +2,8 @@
 
 mod cli;
 mod deliveries;
+mod event_types;
+mod events;
 mod failure;
 mod ids;
 mod json;

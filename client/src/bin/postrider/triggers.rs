@@ -12,7 +12,7 @@ use crate::{
     output::{Format, printable, rows_or, say, say_json, table},
 };
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Examples:
   postrider triggers
   postrider triggers --examples")]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use postrider_proto::v1;
 
-use super::{count, event_type, small, span, tenant_or_all, time, webhook::disable_reason};
+use super::{Types, count, event_type, small, span, tenant_or_all, time, webhook::disable_reason};
 use crate::{
     api::status::{Failure, Violations},
     limits::{WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
@@ -12,19 +12,23 @@ use crate::{
         delivery::{DeliveryState, ErrorClass, Outcome},
         operational::{Occurrence, OperationalEvent},
     },
-    store::{Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
+    store::{Catalog, Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
     watch::{Start, WatchBatch},
 };
 
 /// What a watcher wants, from where on, and how much of it at a time.
-pub(in crate::api) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(FeedFilter, Start, usize), Failure> {
+pub(in crate::api) fn watch(
+    request: v1::WatchDeliveriesRequest,
+    catalog: &Catalog,
+) -> Result<(FeedFilter, Start, usize), Failure> {
     let mut violations = Violations::default();
     let tenant = tenant_or_all(&mut violations, &request.tenant);
+    let types = Types::of(catalog, tenant.as_ref());
     let webhooks = each(&mut violations, "webhook_ids", &request.webhook_ids, |violations, field, id| {
         violations.note(&field, id.parse())
     });
     let event_types = each(&mut violations, "event_types", &request.event_types, |violations, field, name| {
-        event_type(violations, || field, name)
+        event_type(violations, types, || field, name)
     });
     let states = states_filter(&mut violations, &request.states);
     if request.max_updates < 0 {

@@ -1,9 +1,9 @@
 //! Contract → model for events: every rule that `Event` documents.
 
 use bytes::Bytes;
-use postrider_proto::v1;
+use postrider_proto::{error_info as reason, v1};
 
-use super::{duration, event_type, labels, tenant, timestamp};
+use super::{Types, duration, event_type, labels, tenant, timestamp};
 use crate::{
     api::{
         json::{JsonError, to_json},
@@ -11,14 +11,21 @@ use crate::{
     },
     limits::{AGE_MAX, AGE_MIN, CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
+        catalogue,
         event::{Event, JSON, is_json},
         ids::{EventId, InvalidId},
+        schema::Mismatch,
         time::Timestamp,
     },
+    store::Catalog,
 };
 
 /// The event a caller means; an id is assigned if it has none. `latest` says until when it may be scheduled.
-pub(in crate::api) fn event(event: Option<v1::Event>, latest: impl FnOnce() -> Timestamp) -> Result<Event, Failure> {
+pub(in crate::api) fn event(
+    event: Option<v1::Event>,
+    catalog: &Catalog,
+    latest: impl FnOnce() -> Timestamp,
+) -> Result<Event, Failure> {
     let mut violations = Violations::default();
     let Some(event) = event else {
         violations.add("event", "must be set");
@@ -26,7 +33,8 @@ pub(in crate::api) fn event(event: Option<v1::Event>, latest: impl FnOnce() -> T
     };
     let id = violations.note("event.id", event_id(&event.id));
     let tenant = tenant(&mut violations, "event.tenant", &event.tenant);
-    let event_type = event_type(&mut violations, || "event.type".into(), &event.r#type);
+    let types = Types::of(catalog, tenant.as_ref());
+    let event_type = event_type(&mut violations, types, || "event.type".into(), &event.r#type);
     let labels = labels(&mut violations, "event.labels", event.labels);
     if event.ordering_key.len() > ORDERING_KEY_BYTES_MAX {
         violations.add("event.ordering_key", format!("must not be longer than {ORDERING_KEY_BYTES_MAX} bytes"));
@@ -39,7 +47,7 @@ pub(in crate::api) fn event(event: Option<v1::Event>, latest: impl FnOnce() -> T
     let body = body(&mut violations, event.payload);
     violations.check()?;
 
-    Ok(Event {
+    let event = Event {
         id: id.expect("no violations"),
         tenant: tenant.expect("no violations"),
         event_type: event_type.expect("no violations"),
@@ -50,6 +58,22 @@ pub(in crate::api) fn event(event: Option<v1::Event>, latest: impl FnOnce() -> T
         body: body.expect("no violations"),
         deliver_at,
         max_age,
+    };
+    hold_to_schema(&event, if is_data { "event.data" } else { "event.body" }, catalog)?;
+    Ok(event)
+}
+
+/// Refuses a body that does not hold to its type's schema.
+fn hold_to_schema(event: &Event, field: &str, catalog: &Catalog) -> Result<(), Failure> {
+    let name = event.event_type.as_str();
+    if catalogue::find(name).is_some() {
+        return Ok(());
+    }
+    let known = catalog.event_type(Some(&event.tenant), name);
+    let schema = known.as_ref().and_then(|known| known.content.schema.as_ref());
+    let checked = schema.map_or(Ok(()), |schema| schema.check(event));
+    checked.map_err(|Mismatch { pointer, problem }| {
+        Failure::field(reason::SCHEMA_MISMATCH, format!("{field}{pointer}"), problem)
     })
 }
 

@@ -3,15 +3,19 @@
 
 pub(super) mod delivery;
 pub(super) mod event;
+pub(super) mod event_type;
+pub(super) mod explain;
+mod mask;
 mod ordering;
 pub(super) mod policy;
 pub(super) mod protection;
 mod request;
+pub(super) mod scope;
 pub(super) mod signature;
 pub(super) mod update;
 pub(super) mod webhook;
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use postrider_proto::error_info as reason;
 
@@ -20,9 +24,11 @@ use crate::{
     limits::{ID_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX},
     model::{
         catalogue,
-        ids::{EventTypeName, Tenant, WebhookId},
+        event_type::EventType,
+        ids::{EventTypeName, Tenant, WebhookId, is_name},
         time::Timestamp,
     },
+    store::Catalog,
 };
 
 /// What `tenant` says in a call that may ask for all of them.
@@ -49,14 +55,37 @@ pub(super) fn webhook_key(tenant_text: &str, id: &str) -> Result<(Tenant, Webhoo
     Ok((tenant.expect("no violations"), id.expect("no violations")))
 }
 
-/// An event type of the catalogue; of an unknown one the nearest is named.
+/// The event types there are: built-in ones, and those registered for a tenant or for all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Types<'a> {
+    catalog: &'a Catalog,
+    tenant: Option<&'a Tenant>,
+}
+
+impl<'a> Types<'a> {
+    /// Those of a tenant; without one, those of any.
+    pub(super) fn of(catalog: &'a Catalog, tenant: Option<&'a Tenant>) -> Self {
+        Self { catalog, tenant }
+    }
+
+    /// A registered one.
+    fn registered(self, name: &str) -> Option<Arc<EventType>> {
+        self.catalog.event_type(self.tenant, name)
+    }
+}
+
+/// An event type that there is; of an unknown one the nearest built-in one is named.
 pub(super) fn event_type(
     violations: &mut Violations,
+    types: Types<'_>,
     field: impl FnOnce() -> String,
     name: &str,
 ) -> Option<EventTypeName> {
     if let Some(known) = catalogue::find(name) {
         return Some(EventTypeName::new(known.name));
+    }
+    if let Some(known) = types.registered(name) {
+        return Some(known.key.name.clone());
     }
     if name.is_empty() {
         violations.add(field(), "must be set");
@@ -146,7 +175,7 @@ fn labels(
     }
     for (key, value) in &labels {
         let field = || format!("{field}[{:?}]", key.chars().take(ID_BYTES_MAX).collect::<String>());
-        if !is_label_key(key) {
+        if !is_name(key) {
             violations.add(field(), "its key must be [A-Za-z0-9_.-]{1,64}");
         }
         if value.len() > LABEL_VALUE_BYTES_MAX {
@@ -154,11 +183,6 @@ fn labels(
         }
     }
     labels
-}
-
-fn is_label_key(key: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    (1..=ID_BYTES_MAX).contains(&key.len()) && key.bytes().all(allowed)
 }
 
 /// Free text of at most so many bytes.

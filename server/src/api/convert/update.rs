@@ -4,7 +4,7 @@ use postrider_proto::v1;
 use prost_types::FieldMask;
 
 use super::{
-    request, tenant,
+    Types, mask, request, tenant,
     webhook::{Rules, decided, settings},
 };
 use crate::{
@@ -13,12 +13,9 @@ use crate::{
         ids::{Tenant, WebhookId},
         webhook::{Settings, Webhook},
     },
+    store::Catalog,
 };
 
-/// What a mask says that means every field.
-const ALL_FIELDS: &str = "*";
-/// Most paths of a mask.
-const PATHS_MAX: usize = 64;
 /// The field whose value is judged against what this server may call.
 const URL: &str = "url";
 /// Fields whose values are judged against what the operator allows.
@@ -50,6 +47,8 @@ const FIELDS: &[Field] = fields![
     description,
     metadata,
     enabled,
+    label_filter,
+    payload_filter,
     attempt_timeout,
     retry,
     max_age,
@@ -116,7 +115,12 @@ impl Update {
 
     /// What it makes of the webhook: its settings, and whether it is enabled. What stays is not judged again by rules that the
     /// operator may have changed since.
-    pub(in crate::api) fn apply(&self, webhook: &Webhook, rules: &Rules) -> Result<(Settings, bool), Failure> {
+    pub(in crate::api) fn apply(
+        &self,
+        webhook: &Webhook,
+        rules: &Rules,
+        catalog: &Catalog,
+    ) -> Result<(Settings, bool), Failure> {
         let mut merged = decided(&webhook.settings);
         merged.enabled = Some(webhook.is_enabled());
         for field in FIELDS.iter().filter(|field| self.paths.contains(&field.path)) {
@@ -125,7 +129,7 @@ impl Update {
         request::restore(&mut merged, webhook.settings.request.as_deref());
         let enabled = merged.enabled.unwrap_or(true);
         let mut violations = Violations::default();
-        let settings = settings(&mut violations, merged, &self.judged(rules));
+        let settings = settings(&mut violations, merged, &self.judged(rules), Types::of(catalog, Some(&self.tenant)));
         violations.check()?;
         Ok((settings.expect("no violations"), enabled))
     }
@@ -151,39 +155,9 @@ impl Update {
 
 /// The fields an update is about.
 fn paths(violations: &mut Violations, webhook: &v1::Webhook, mask: Option<&FieldMask>) -> Vec<&'static str> {
-    const FIELD: &str = "update_mask";
-    let all = FIELDS.iter().map(|field| field.path);
-    let Some(mask) = mask.filter(|mask| !mask.paths.is_empty()) else {
-        let set: Vec<_> = FIELDS.iter().filter(|field| (field.is_set)(webhook)).map(|field| field.path).collect();
-        if set.is_empty() {
-            violations.add("webhook", "must set at least one field that can be updated, or `update_mask` name one");
-        }
-        return set;
-    };
-    if mask.paths.len() > PATHS_MAX {
-        violations.add(FIELD, format!("must not name more than {PATHS_MAX} fields"));
-        return Vec::new();
-    }
-    if let [only] = mask.paths.as_slice()
-        && only == ALL_FIELDS
-    {
-        return all.collect();
-    }
-    let mut paths = Vec::new();
-    for (index, path) in mask.paths.iter().enumerate() {
-        let field = || format!("{FIELD}.paths[{index}]");
-        if let Some(known) = all.clone().find(|known| known == path) {
-            paths.push(known);
-        } else if path == ALL_FIELDS {
-            violations.add(field(), "`*` must stand alone");
-        } else if FIXED.contains(&path.as_str()) {
-            violations.add(field(), format!("{path} cannot be updated"));
-        } else {
-            let path: String = path.chars().take(super::ECHO_CHARS_MAX).collect();
-            violations.add(field(), format!("a webhook has no field {path:?}; fields are named as in the .proto file"));
-        }
-    }
-    paths
+    let all: Vec<_> = FIELDS.iter().map(|field| field.path).collect();
+    let set: Vec<_> = FIELDS.iter().filter(|field| (field.is_set)(webhook)).map(|field| field.path).collect();
+    mask::paths(violations, mask, &mask::Fields { noun: "webhook", all: &all, fixed: FIXED, set: &set })
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use prost::Message as _;
 use twox_hash::XxHash3_128;
 
 use super::{
-    count, event_type, labels, ordering,
+    Types, count, event_type, labels, ordering,
     policy::{self, PolicyLimits},
     protection::{self, protection},
-    request,
+    request, scope,
     signature::{self, brought, signature},
     tenant, text, time,
 };
@@ -23,7 +23,7 @@ use crate::{
         target::{Target, TargetError, TargetRules},
         webhook::{DisableReason, Settings, Subscription, Switch, Webhook, WebhookSpec},
     },
-    store::RequestKey,
+    store::{Catalog, RequestKey},
 };
 
 /// What an event type says that means every type.
@@ -49,6 +49,7 @@ impl Rules {
 pub(in crate::api) fn create(
     request: v1::CreateWebhookRequest,
     rules: &Rules,
+    catalog: &Catalog,
 ) -> Result<(WebhookSpec, Option<Key>, Option<RequestKey>), Failure> {
     let mut violations = Violations::default();
     if !request.request_id.is_empty() && !is_id(&request.request_id) {
@@ -60,7 +61,7 @@ pub(in crate::api) fn create(
     };
     let tenant = tenant(&mut violations, "webhook.tenant", &webhook.tenant);
     let enabled = webhook.enabled.unwrap_or(true);
-    let settings = settings(&mut violations, webhook, rules);
+    let settings = settings(&mut violations, webhook, rules, Types::of(catalog, tenant.as_ref()));
     let scheme = settings.as_ref().map(Settings::scheme);
     let key = brought(&mut violations, &request.signing_secret, scheme);
     violations.check()?;
@@ -83,10 +84,16 @@ fn request_hash(spec: &WebhookSpec, signing_secret: &str) -> u128 {
 }
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
-pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, rules: &Rules) -> Option<Settings> {
+pub(super) fn settings(
+    violations: &mut Violations,
+    mut webhook: v1::Webhook,
+    rules: &Rules,
+    types: Types<'_>,
+) -> Option<Settings> {
     let protection = protection(violations, &webhook);
     let target = target(violations, &webhook.url, &rules.targets);
-    let subscription = subscription(violations, &webhook.event_types);
+    let subscription = subscription(violations, &webhook.event_types, types);
+    let scope = scope::scope(violations, std::mem::take(&mut webhook.label_filter), &webhook.payload_filter);
     let request = request::request(violations, &mut webhook, target.as_ref());
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
@@ -97,6 +104,7 @@ pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, ru
     Some(Settings {
         target: target?,
         subscription: subscription?,
+        scope,
         display_name,
         description,
         metadata,
@@ -113,6 +121,8 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
     let mut webhook = v1::Webhook {
         url: settings.target.url().to_string(),
         event_types: event_types(&settings.subscription),
+        label_filter: scope::label_filter(settings.scope.as_deref()),
+        payload_filter: scope::payload_filter(settings.scope.as_deref()),
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
@@ -150,7 +160,7 @@ pub(in crate::api) fn name_not_allowed(why: &str) -> Failure {
     Failure::field(reason::URL_NOT_ALLOWED, "webhook.url", why)
 }
 
-fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscription> {
+fn subscription(violations: &mut Violations, names: &[String], types: Types<'_>) -> Option<Subscription> {
     const FIELD: &str = "webhook.event_types";
     if names.is_empty() {
         violations.add(FIELD, "must name at least one event type; `*` means all");
@@ -163,15 +173,15 @@ fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscri
     if names.iter().all(|name| name == ALL_TYPES) {
         return Some(Subscription::All);
     }
-    let mut types = BTreeSet::new();
+    let mut wanted = BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
         if name == ALL_TYPES {
             violations.add(format!("{FIELD}[{index}]"), "`*` must stand alone");
             continue;
         }
-        types.extend(event_type(violations, || format!("{FIELD}[{index}]"), name));
+        wanted.extend(event_type(violations, types, || format!("{FIELD}[{index}]"), name));
     }
-    Some(Subscription::to(types))
+    Some(Subscription::to(wanted))
 }
 
 /// A webhook as callers see it.

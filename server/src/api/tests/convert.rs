@@ -9,7 +9,7 @@ use crate::{
         status::{Failure, Violations},
     },
     model::{address::AddressPolicy, event::JSON, target::TargetRules, time::Timestamp, webhook::Subscription},
-    store::DeliveryView,
+    store::{Catalog, DeliveryView},
     watch::Start,
 };
 
@@ -51,7 +51,7 @@ fn refused<T>(result: Result<T, Failure>, reason: &str, fields: &[&str]) -> Stri
 #[test]
 fn every_wrong_field_of_a_webhook_is_named() {
     type Change = fn(&mut v1::Webhook);
-    let cases: [(Change, &str, &[&str]); 18] = [
+    let cases: [(Change, &str, &[&str]); 23] = [
         (|w| w.tenant = "Ü".into(), reason::INVALID_FIELD, &["webhook.tenant"]),
         (|w| w.tenant = "-".into(), reason::INVALID_FIELD, &["webhook.tenant"]),
         (|w| w.url.clear(), reason::INVALID_FIELD, &["webhook.url"]),
@@ -64,6 +64,27 @@ fn every_wrong_field_of_a_webhook_is_named() {
         (|w| w.event_types.push("ADD_TAGS".into()), reason::UNKNOWN_EVENT_TYPE, &["webhook.event_types[1]"]),
         (|w| w.display_name = "x".repeat(129), reason::INVALID_FIELD, &["webhook.display_name"]),
         (|w| drop(w.metadata.insert("a b".into(), "x".into())), reason::INVALID_FIELD, &["webhook.metadata[\"a b\"]"]),
+        (
+            |w| drop(w.label_filter.insert("a b".into(), v1::LabelValues { values: vec!["x".into()] })),
+            reason::INVALID_FIELD,
+            &["webhook.label_filter[\"a b\"]"],
+        ),
+        (
+            |w| drop(w.label_filter.insert("a".into(), v1::LabelValues::default())),
+            reason::INVALID_FIELD,
+            &["webhook.label_filter[\"a\"]"],
+        ),
+        (
+            |w| drop(w.label_filter.insert("a".into(), v1::LabelValues { values: vec!["x".repeat(257)] })),
+            reason::INVALID_FIELD,
+            &["webhook.label_filter[\"a\"].values[0]"],
+        ),
+        (
+            |w| drop(w.label_filter.insert("a".into(), v1::LabelValues { values: vec!["x".into(); 257] })),
+            reason::INVALID_FIELD,
+            &["webhook.label_filter"],
+        ),
+        (|w| w.payload_filter = "body.a ==".into(), reason::INVALID_FIELD, &["webhook.payload_filter"]),
         (|w| w.description = "x".repeat(1025), reason::INVALID_FIELD, &["webhook.description"]),
         (|w| sign(w, 77, "", ""), reason::INVALID_FIELD, &["webhook.signature.scheme"]),
         (|w| sign(w, 1, "x-amz", ""), reason::INVALID_FIELD, &["webhook.signature.header_prefix"]),
@@ -84,20 +105,32 @@ fn every_wrong_field_of_a_webhook_is_named() {
     for (change, reason, fields) in cases {
         let mut request = create();
         change(request.webhook.as_mut().unwrap());
-        refused(webhook::create(request, &rules()), reason, fields);
+        refused(webhook::create(request, &rules(), &Catalog::default()), reason, fields);
     }
     let no_webhook = v1::CreateWebhookRequest { request_id: "a.b".into(), ..v1::CreateWebhookRequest::default() };
-    refused(webhook::create(no_webhook, &rules()), reason::INVALID_FIELD, &["request_id", "webhook"]);
+    refused(
+        webhook::create(no_webhook, &rules(), &Catalog::default()),
+        reason::INVALID_FIELD,
+        &["request_id", "webhook"],
+    );
 
     for secret in ["secret", "whsec_", "whsk_", PAIR] {
         let request = v1::CreateWebhookRequest { signing_secret: secret.into(), ..create() };
-        let message = refused(webhook::create(request, &rules()), reason::INVALID_FIELD, &["signing_secret"]);
+        let message = refused(
+            webhook::create(request, &rules(), &Catalog::default()),
+            reason::INVALID_FIELD,
+            &["signing_secret"],
+        );
         assert!(!message.contains("6Xb"), "{message}");
     }
 
     let mut slip = create();
     slip.webhook.as_mut().unwrap().event_types = vec!["NEW_LAED".into()];
-    let message = refused(webhook::create(slip, &rules()), reason::UNKNOWN_EVENT_TYPE, &["webhook.event_types[0]"]);
+    let message = refused(
+        webhook::create(slip, &rules(), &Catalog::default()),
+        reason::UNKNOWN_EVENT_TYPE,
+        &["webhook.event_types[0]"],
+    );
     assert!(message.contains("did you mean NEW_LEAD?"), "{message}");
 }
 
@@ -107,7 +140,7 @@ fn a_webhook_is_read_with_its_defaults() {
     let webhook = request.webhook.as_mut().unwrap();
     webhook.event_types = vec!["NEW_LEAD".into(), "ADD_TAG".into(), "NEW_LEAD".into()];
     webhook.id = "ignored".into();
-    let (spec, key, guard) = webhook::create(request, &rules()).unwrap();
+    let (spec, key, guard) = webhook::create(request, &rules(), &Catalog::default()).unwrap();
     assert_eq!(spec.tenant.as_str(), "default");
     assert!(spec.enabled && key.is_none() && guard.is_none());
     let Subscription::Types(types) = spec.settings.subscription else { panic!("not all") };
@@ -115,7 +148,7 @@ fn a_webhook_is_read_with_its_defaults() {
 
     let mut all = create();
     all.webhook.as_mut().unwrap().event_types = vec!["*".into()];
-    assert_eq!(webhook::create(all, &rules()).unwrap().0.settings.subscription, Subscription::All);
+    assert_eq!(webhook::create(all, &rules(), &Catalog::default()).unwrap().0.settings.subscription, Subscription::All);
 }
 
 #[test]
@@ -124,7 +157,7 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
         let mut request = create();
         request.request_id = "r".into();
         change(request.webhook.as_mut().unwrap());
-        webhook::create(request, &rules()).unwrap().2.expect("it has an id").hash
+        webhook::create(request, &rules(), &Catalog::default()).unwrap().2.expect("it has an id").hash
     };
     let base = hash(|_| {});
     for same in [(|w| w.enabled = Some(true)) as fn(&mut v1::Webhook), |w| w.etag = "1".into(), |w| w.id = "x".into()] {
@@ -144,7 +177,11 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
         assert_ne!(hash(change), base, "change {index}");
     }
     let request = v1::CreateWebhookRequest { request_id: "r".into(), signing_secret: SECRET.into(), ..create() };
-    assert_ne!(webhook::create(request, &rules()).unwrap().2.expect("it has an id").hash, base, "a secret brought");
+    assert_ne!(
+        webhook::create(request, &rules(), &Catalog::default()).unwrap().2.expect("it has an id").hash,
+        base,
+        "a secret brought"
+    );
 }
 
 #[test]
@@ -186,19 +223,23 @@ fn every_wrong_field_of_an_event_is_named() {
     for (change, fields) in cases {
         let mut event = event("e");
         change(&mut event);
-        refused(event_fields::event(Some(event), latest), reason::INVALID_FIELD, fields);
+        refused(event_fields::event(Some(event), &Catalog::default(), latest), reason::INVALID_FIELD, fields);
     }
-    refused(event_fields::event(None, latest), reason::INVALID_FIELD, &["event"]);
+    refused(event_fields::event(None, &Catalog::default(), latest), reason::INVALID_FIELD, &["event"]);
 
     let mut unknown = event("e");
     unknown.r#type = "add_tag".into();
-    let message = refused(event_fields::event(Some(unknown), latest), reason::UNKNOWN_EVENT_TYPE, &["event.type"]);
+    let message = refused(
+        event_fields::event(Some(unknown), &Catalog::default(), latest),
+        reason::UNKNOWN_EVENT_TYPE,
+        &["event.type"],
+    );
     assert!(message.contains("did you mean ADD_TAG?"), "{message}");
 }
 
 #[test]
 fn an_event_keeps_what_it_says() {
-    let read = event_fields::event(Some(event("")), latest).unwrap();
+    let read = event_fields::event(Some(event("")), &Catalog::default(), latest).unwrap();
     assert!(read.id.as_str().starts_with("evt_"));
     assert_eq!((read.content_type.as_str(), read.occur_time, &read.body[..]), (JSON, None, b"{}".as_slice()));
 
@@ -209,7 +250,7 @@ fn an_event_keeps_what_it_says() {
     full.deliver_at = Some(prost_types::Timestamp { seconds: 2_000_000_000, nanos: 999 });
     full.max_age = Some(prost_types::Duration { seconds: 1, nanos: 1_999 });
     full.labels = [("a.B-9_".into(), "v".repeat(256))].into();
-    let read = event_fields::event(Some(full), latest).unwrap();
+    let read = event_fields::event(Some(full), &Catalog::default(), latest).unwrap();
     assert_eq!((read.deliver_at, read.max_age), (Some(latest()), Some(std::time::Duration::from_micros(1_000_001))));
     assert_eq!(read.content_type, "Application/Vnd.x+JSON; charset=utf-8");
     assert_eq!(read.occur_time, Some(Timestamp::from_micros(-1)));
@@ -219,7 +260,7 @@ fn an_event_keeps_what_it_says() {
         let mut event = event("e");
         event.content_type = json.into();
         event.payload = Some(v1::event::Payload::Data(Struct::default()));
-        assert!(event_fields::event(Some(event), latest).is_ok(), "{json}");
+        assert!(event_fields::event(Some(event), &Catalog::default(), latest).is_ok(), "{json}");
     }
 }
 
@@ -237,20 +278,20 @@ fn watch_filters_are_checked_whole() {
     };
     let fields =
         ["tenant", "webhook_ids[1]", "event_types[0]", "states[1]", "states[3]", "max_updates", "from_beginning"];
-    refused(delivery::watch(wrong), reason::UNKNOWN_EVENT_TYPE, &fields);
+    refused(delivery::watch(wrong, &Catalog::default()), reason::UNKNOWN_EVENT_TYPE, &fields);
     let many = v1::WatchDeliveriesRequest {
         webhook_ids: vec!["x".into(); 101],
         event_types: vec!["x".into(); 101],
         ..v1::WatchDeliveriesRequest::default()
     };
-    refused(delivery::watch(many), reason::INVALID_FIELD, &["webhook_ids", "event_types"]);
+    refused(delivery::watch(many, &Catalog::default()), reason::INVALID_FIELD, &["webhook_ids", "event_types"]);
 
     let all = v1::WatchDeliveriesRequest { tenant: "-".into(), ..v1::WatchDeliveriesRequest::default() };
-    let (filter, start, at_once) = delivery::watch(all).unwrap();
+    let (filter, start, at_once) = delivery::watch(all, &Catalog::default()).unwrap();
     assert_eq!((filter.tenant, start, at_once), (None, Start::Now, 500));
     let start = Some(Cursor("c".into()));
     let one = v1::WatchDeliveriesRequest { start, max_updates: 1, ..v1::WatchDeliveriesRequest::default() };
-    let (filter, start, at_once) = delivery::watch(one).unwrap();
+    let (filter, start, at_once) = delivery::watch(one, &Catalog::default()).unwrap();
     assert_eq!((filter.tenant.unwrap().as_str(), start, at_once), ("default", Start::At("c".into()), 1));
 }
 

@@ -13,7 +13,7 @@ use crate::{
     limits::{PUBLISH_BATCH_EVENTS_MAX, STREAM_EVENTS_IN_FLIGHT_MAX},
     metrics::AcceptMetrics,
     model::{event::Event, time::Timestamp},
-    store::fake::FakeStore,
+    store::{Catalog, fake::FakeStore},
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "a stream of messages may hold failures too")]
@@ -145,7 +145,7 @@ async fn room_is_given_back_by_the_commit_and_not_by_a_caller_who_leaves() {
     let config = accept::Config { bytes_in_flight_max: 1_000, deliver_ahead_max: Duration::ZERO };
     let accept = config.build(store.clone(), crate::clock::Clock::start(), tasks.clone(), AcceptMetrics::default());
     let batch = |id: &str| -> Vec<Event> {
-        vec![crate::api::convert::event::event(Some(event(id)), Timestamp::default).unwrap(); 3]
+        vec![crate::api::convert::event::event(Some(event(id)), &Catalog::default(), Timestamp::default).unwrap(); 3]
     };
 
     drop(accept.submit(batch("a")).await);

@@ -23,6 +23,7 @@ use crate::{
         time::Timestamp,
         webhook::Webhook,
     },
+    store::Catalog,
 };
 
 fn base() -> v1::Webhook {
@@ -64,7 +65,7 @@ fn full() -> v1::Webhook {
 
 fn created(webhook: v1::Webhook) -> Webhook {
     let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() };
-    let (spec, _, _) = create(request, &Rules::default()).unwrap();
+    let (spec, _, _) = create(request, &Rules::default(), &Catalog::default()).unwrap();
     let secret = Secret::generate(&mut StdRng::seed_from_u64(0));
     spec.register(WebhookNo(1), WebhookId::from_bytes([1; 16]), secret.into(), Timestamp::UNIX_EPOCH)
 }
@@ -74,7 +75,7 @@ fn updated(webhook: &Webhook, change: v1::Webhook, paths: &[&str]) -> Result<Web
     let update_mask = Some(FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() });
     let change = v1::Webhook { id: webhook.id.to_string(), ..change };
     let update = update(v1::UpdateWebhookRequest { webhook: Some(change), update_mask })?;
-    let (settings, enabled) = update.apply(webhook, &Rules::default())?;
+    let (settings, enabled) = update.apply(webhook, &Rules::default(), &Catalog::default())?;
     Ok(webhook.updated(settings, enabled, Timestamp::UNIX_EPOCH))
 }
 
@@ -163,7 +164,7 @@ fn a_secret_that_is_not_there_cannot_stay() {
     refused(updated(&created(full()), token, &[]), &["webhook.authorization.bearer.token"]);
     let webhook = v1::Webhook { headers: headers(), authorization: basic("u", "***"), ..base() };
     let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() };
-    refused(create(request, &Rules::default()), &[field, "webhook.authorization.basic.password"]);
+    refused(create(request, &Rules::default(), &Catalog::default()), &[field, "webhook.authorization.basic.password"]);
 }
 
 #[test]
@@ -205,7 +206,7 @@ fn every_wrong_field_is_named_and_no_secret_repeated() {
         let mut webhook = base();
         change(&mut webhook);
         let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() };
-        let said = refused(create(request, &Rules::default()), fields);
+        let said = refused(create(request, &Rules::default(), &Catalog::default()), fields);
         assert!(!said.contains("s3cret"), "{said}");
     }
 }
@@ -221,7 +222,7 @@ fn the_request_hash_covers_every_field() {
             request_id: "r".into(),
             ..v1::CreateWebhookRequest::default()
         };
-        create(request, &Rules::default()).unwrap().2.expect("it has an id").hash
+        create(request, &Rules::default(), &Catalog::default()).unwrap().2.expect("it has an id").hash
     };
     let changes: [Change; 7] = [
         |w| w.set_method(HttpMethod::Patch),

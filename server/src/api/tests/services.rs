@@ -167,7 +167,7 @@ async fn webhooks_are_listed_page_by_page() {
 
 #[tokio::test]
 async fn event_types_are_listed_page_by_page() {
-    let service = EventTypeService { store: FakeStore::new(), stop: stop() };
+    let service = EventTypeService { store: FakeStore::new(), clock: Clock::start(), stop: stop() };
     let list = async |page_size: i32, page_token: String| {
         let request = v1::ListEventTypesRequest { tenant: String::new(), page_size, page_token };
         service.list_event_types(Request::new(request)).await.unwrap().into_inner()

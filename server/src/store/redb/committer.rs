@@ -22,7 +22,7 @@ use super::{
 use crate::{
     metrics::CommitSize,
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
-    store::types::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Hint, LogEntry, Published},
+    store::types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
 };
 
 pub(super) struct Committer {
@@ -77,6 +77,7 @@ struct Effects {
     fresh: Vec<(WebhookNo, Hint)>,
     shown: Vec<Option<LogEntry>>,
     steps: Vec<(ConfigSeq, ConfigStep)>,
+    event_types: Vec<EventTypeStep>,
     fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     cancels_started: Vec<u64>,
     cancels_done: usize,
@@ -154,6 +155,7 @@ impl Committer {
         let shared = &self.shared;
         self.counters = effects.counters;
         *shared.counters.lock() = effects.counters;
+        effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {
@@ -275,6 +277,7 @@ impl Effects {
             fresh: change.fresh,
             shown: change.shown,
             steps: change.steps,
+            event_types: change.event_types,
             fan_outs: change.fan_outs,
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,

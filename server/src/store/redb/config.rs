@@ -6,6 +6,7 @@ use prost::Message as _;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    event_types::unknown_type,
     ordered,
     records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, WebhookRecord},
     tables::delivery_row,
@@ -45,6 +46,11 @@ impl Change<'_> {
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete_webhook(tables, &tenant, id, expect, time)
             }
+            ConfigChange::CreateEventType { key, content, time } => self.create_event_type(tables, key, content, time),
+            ConfigChange::UpdateEventType { key, expect, content, time } => {
+                self.update_event_type(tables, &key, expect, content, time)
+            }
+            ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(tables, &key, expect),
         }
     }
 
@@ -65,6 +71,10 @@ impl Change<'_> {
         let created = self.steps.iter().filter(|(_, step)| matches!(step, ConfigStep::Put(_))).count();
         if self.shared.catalog.len() + created >= self.shared.config.webhooks_max {
             return Ok(ConfigAnswer::TooManyWebhooks);
+        }
+
+        if let Some(name) = unknown_type(tables, &spec.tenant, &spec.settings.subscription)? {
+            return Ok(ConfigAnswer::UnknownEventType(name));
         }
 
         self.counters.last_webhook += 1;
@@ -98,6 +108,9 @@ impl Change<'_> {
             return Ok(ConfigAnswer::VersionMismatch);
         }
         let changed = change(&webhook);
+        if let Some(name) = unknown_type(tables, tenant, &changed.settings.subscription)? {
+            return Ok(ConfigAnswer::UnknownEventType(name));
+        }
         if changed != webhook {
             if webhook.settings.ordering.ordered && !changed.settings.ordering.ordered {
                 self.release(tables, webhook.no.0)?;

@@ -17,6 +17,7 @@ mod committer;
 mod config;
 mod disk;
 mod error;
+mod event_types;
 mod heartbeat;
 #[cfg(test)]
 mod images;
@@ -67,7 +68,7 @@ use crate::{
     model::{
         event::StoredEvent,
         failing::Failing,
-        ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
     },
@@ -222,6 +223,11 @@ impl Store for RedbStore {
 
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
+    }
+
+    async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.read_for_caller(move |shared| views::event(shared, &tenant, &id).map_err(StoreError::from)).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

@@ -18,7 +18,7 @@ use super::{
     disk::{Disk, OpenFile, make_folders},
     error::{EngineError, OpenError},
     reads,
-    records::{CountersRecord, SegmentRecord, WebhookRecord},
+    records::{CountersRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
     space::Space,
@@ -191,6 +191,12 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
             shared.catalog.remove(config_seq, registered.webhook.no);
         }
     }
+
+    let mut event_types = Vec::new();
+    for row in txn.open_table(tables::EVENT_TYPES)?.iter()? {
+        event_types.push(EventTypeRecord::decode_from(row?.1.value())?.event_type()?);
+    }
+    shared.catalog.load_event_types(event_types);
 
     let mut pending = HashMap::new();
     for row in txn.open_table(tables::PENDING)?.iter()? {

@@ -10,7 +10,6 @@ use super::{
 use crate::{
     model::{
         delivery::Outcome,
-        ids::EventTypeName,
         operational::{Occurrence, OperationalEvent},
         webhook::{Switch, Webhook},
     },
@@ -53,7 +52,7 @@ impl Change<'_> {
     pub(super) fn report(&mut self, tables: &mut Tables<'_>, it: OperationalEvent) -> Result<(), EngineError> {
         if let Some(operator) = self.shared.config.operator.as_ref().filter(|operator| **operator != it.tenant) {
             let event = it.event(operator);
-            let targets = self.shared.catalog.targets(operator, &EventTypeName::new(it.event_type()));
+            let targets = self.shared.catalog.targets(&event);
             let publish = Publish { event, targets, accept_time: self.shared.clock.now() };
             match self.publish(tables, &publish)? {
                 Published::New { .. } | Published::Duplicate { .. } => {}

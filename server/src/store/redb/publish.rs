@@ -64,11 +64,7 @@ impl Change<'_> {
 
         let catalog = &self.shared.catalog;
         let (is_current, ordered) = catalog.standing(&event.tenant, publish.targets.matched_at);
-        let targets = if is_current {
-            publish.targets.webhooks.clone()
-        } else {
-            catalog.targets(&event.tenant, &event.event_type).webhooks
-        };
+        let targets = if is_current { publish.targets.webhooks.clone() } else { catalog.targets(event).webhooks };
         if targets.len() > TARGETS_MAX {
             return Ok(Published::TooManyTargets);
         }

@@ -17,6 +17,8 @@ impl RedbStore {
     /// Gives what the engine counts its names.
     pub fn register(&self, registry: &mut Registry) {
         self.shared.metrics.register(registry);
+        let help = "Payload filters that could not be applied to an event, which therefore did not go to their webhook";
+        registry.register("payload_filter_errors", help, self.shared.catalog.troubles().errors.clone());
         registry.register_collector(Box::new(Report(self.shared.clone())));
     }
 

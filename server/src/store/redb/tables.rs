@@ -59,6 +59,9 @@ pub(super) const WEBHOOK_IDS: TableDefinition<'_, [u8; 16], u64> = TableDefiniti
 /// The latest change of each webhook. Key: config number. Value: webhook number; absent from [`WEBHOOKS`]: deleted.
 pub(super) const CONFIG_LOG: TableDefinition<'_, u64, u64> = TableDefinition::new("config_log");
 
+/// Registered event types. Key: tenant (empty: every tenant's), 0, name. Value: `EventTypeRecord`. From creation to deletion.
+pub(super) const EVENT_TYPES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("event_types");
+
 /// Replies to requests that carried an id. Key: tenant, 0, request id. Value: `RequestRecord`. 24 h.
 pub(super) const REQUESTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("requests");
 

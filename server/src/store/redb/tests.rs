@@ -61,7 +61,7 @@ async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Resu
         deliver_at: None,
         max_age: None,
     };
-    let targets = store.catalog().targets(&event.tenant, &event.event_type);
+    let targets = store.catalog().targets(&event);
     store.publish(vec![Publish { event, targets, accept_time }]).await
 }
 

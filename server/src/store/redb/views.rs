@@ -18,7 +18,8 @@ use crate::{
     limits::LIST_EXAMINED_MAX,
     model::{
         delivery::DeliveryState,
-        ids::{DeliveryId, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
+        event::StoredEvent,
+        ids::{DeliveryId, DeliveryKey, EventId, EventSeq, Tenant, WebhookId, WebhookNo},
         time::Timestamp,
     },
     store::types::{Delivery, DeliveryDetail, DeliveryPage, DeliveryQuery, DeliveryView, ListPosition, LogEntry},
@@ -39,6 +40,13 @@ pub(super) fn get(shared: &Shared, id: DeliveryId) -> Result<Option<DeliveryDeta
         }
     }
     Ok(Some(DeliveryDetail { delivery, attempts }))
+}
+
+/// An event by its id.
+pub(super) fn event(shared: &Shared, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, EngineError> {
+    let Some(seq) = Viewer::new(shared)?.event_seq(id.as_str(), tenant)? else { return Ok(None) };
+    let Some(record) = reads::event(shared, seq)? else { return Ok(None) };
+    Ok(Some(record.content(seq)?))
 }
 
 /// A page of deliveries: those of the newest events first, then by webhook, newest first.
@@ -200,6 +208,16 @@ impl<'a> Viewer<'a> {
         Ok(self.hot.open_table(tables::PARKED)?.get(lane_row(key))?.is_some())
     }
 
+    fn event_seq(&self, id: &str, tenant: &Tenant) -> Result<Option<EventSeq>, EngineError> {
+        let key = event_key(id, tenant.as_str());
+        let in_hot = self.hot.open_table(tables::EVENT_IDS)?.get(key.as_slice())?.map(|found| found.value());
+        let found = match in_hot {
+            Some(found) => Some(found),
+            None => self.shared.segments.find_event(&key)?,
+        };
+        Ok(found.map(|(seq, ..)| EventSeq(seq)))
+    }
+
     fn keys_of_event(
         &self,
         id: &str,
@@ -209,15 +227,9 @@ impl<'a> Viewer<'a> {
     ) -> Result<Keys, EngineError> {
         let mut keys = Vec::new();
         for tenant in tenants {
-            let key = event_key(id, tenant.as_str());
-            let in_hot = self.hot.open_table(tables::EVENT_IDS)?.get(key.as_slice())?.map(|found| found.value());
-            let found = match in_hot {
-                Some(found) => Some(found),
-                None => self.shared.segments.find_event(&key)?,
-            };
-            let Some((seq, ..)) = found else { continue };
-            if let Some(record) = reads::event(self.shared, EventSeq(seq))? {
-                keys.extend(targets(&record, EventSeq(seq))?);
+            let Some(seq) = self.event_seq(id, tenant)? else { continue };
+            if let Some(record) = reads::event(self.shared, seq)? {
+                keys.extend(targets(&record, seq)?);
             }
         }
         keys.retain(|key| webhook.is_none_or(|no| key.webhook == no) && comes_after(*key, after));

@@ -4,6 +4,7 @@ mod ordering;
 mod policy;
 mod protection;
 mod request;
+mod scope;
 mod settings;
 mod signature;
 mod test;
@@ -39,6 +40,8 @@ pub(crate) enum WebhooksCommand {
     #[command(after_help = "Examples:
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
   postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
+  postrider webhooks create --url https://example.com/hook --event-type '*' --label-filter waba=919100000002,919100000003
+  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --payload-filter 'has(body.referral)'
   postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --retry-delays 5s,1m,1h --max-age 1d")]
     Create(CreateArgs),
     /// Show one webhook.
@@ -243,6 +246,8 @@ fn describe(webhook: &Webhook) -> String {
         ("description", webhook.description.clone()),
         ("metadata", pairs(&webhook.metadata)),
         ("order", ordering::describe(webhook)),
+        ("labels", scope::labels(webhook)),
+        ("payload", webhook.payload_filter.clone()),
         ("protection", protection::decided(webhook)),
         ("breaker", protection::breaker(webhook)),
     ];

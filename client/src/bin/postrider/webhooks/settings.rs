@@ -4,7 +4,7 @@ use clap::Args;
 use postrider_client::v1::Webhook;
 
 use super::{
-    ordering::OrderingArgs, policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs,
+    ordering::OrderingArgs, policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs, scope::ScopeArgs,
     signature::SignatureArgs,
 };
 use crate::publish::parse_label;
@@ -31,6 +31,8 @@ pub(super) struct SettingsArgs {
     request: RequestArgs,
     #[command(flatten)]
     signature: SignatureArgs,
+    #[command(flatten)]
+    scope: ScopeArgs,
 }
 
 impl SettingsArgs {
@@ -50,6 +52,7 @@ impl SettingsArgs {
             set.push("metadata");
         }
         set.extend(self.ordering.apply(webhook));
+        set.extend(self.scope.apply(webhook));
         set.extend(self.policy.apply(webhook));
         set.extend(self.protection.apply(webhook));
         set.extend(self.request.apply(webhook));

@@ -182,7 +182,7 @@ impl Driver<'_> {
         let events = labels.iter().map(|label| (*label, known.events[label].clone()));
         let published = events.map(|(label, occurrence)| {
             let event = event(label, &occurrence);
-            let targets = self.store.catalog().targets(&event.tenant, &event.event_type);
+            let targets = self.store.catalog().targets(&event);
             Publish { event, targets, accept_time: occurrence.time }
         });
         published.collect()

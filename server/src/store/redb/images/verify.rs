@@ -357,6 +357,6 @@ async fn repeats(store: &RedbStore, model: &Model, rng: &mut StdRng) -> Result<(
 
 fn published(store: &RedbStore, label: u32, occurrence: &Occurrence) -> Publish {
     let event = event(label, occurrence);
-    let targets = store.catalog().targets(&event.tenant, &event.event_type);
+    let targets = store.catalog().targets(&event);
     Publish { event, targets, accept_time: occurrence.time }
 }

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod event;
+mod event_type;
 mod log;
 mod operational;
 mod policy;
@@ -13,6 +14,7 @@ mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
+pub(super) use event_type::EventTypeRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
 pub(super) use webhook::{RequestRecord, TombstoneRecord, WebhookRecord};

@@ -15,6 +15,7 @@ use crate::model::{
     ordering::{HeadRule, Ordering},
     protection::Protection,
     request::RequestShape,
+    scope::{LabelFilter, PayloadFilter, Scope},
     signing::{Keys, Scheme},
     target::Target,
     time::Timestamp,
@@ -127,6 +128,12 @@ pub(in super::super) struct SettingsRecord {
     description: String,
     #[prost(btree_map = "string, string", tag = "5")]
     metadata: BTreeMap<String, String>,
+    /// Empty: any labels.
+    #[prost(btree_map = "string, message", tag = "6")]
+    label_filter: BTreeMap<String, ValuesRecord>,
+    /// Empty: any body.
+    #[prost(string, tag = "7")]
+    payload_filter: String,
     #[prost(uint64, optional, tag = "30")]
     attempt_timeout_us: Option<u64>,
     #[prost(message, optional, tag = "31")]
@@ -148,12 +155,20 @@ pub(in super::super) struct SettingsRecord {
     skip_after: u32,
 }
 
+/// The values that a label may have.
+#[derive(Clone, PartialEq, Message)]
+struct ValuesRecord {
+    #[prost(string, repeated, tag = "1")]
+    values: Vec<String>,
+}
+
 impl SettingsRecord {
     fn new(settings: &Settings) -> Self {
         let event_types = match &settings.subscription {
             Subscription::All => Vec::new(),
             Subscription::Types(types) => types.iter().map(|name| name.as_str().to_owned()).collect(),
         };
+        let payload_filter = settings.scope.as_ref().and_then(|scope| scope.payload());
         let (attempt_timeout_us, retry, max_age_us) = policy::fields(settings.policy.as_deref());
         Self {
             url: settings.target.url().as_str().to_owned(),
@@ -161,6 +176,8 @@ impl SettingsRecord {
             display_name: settings.display_name.clone().into(),
             description: settings.description.clone().into(),
             metadata: settings.metadata.clone(),
+            label_filter: settings.scope.as_ref().map(|scope| label_filter(scope.labels())).unwrap_or_default(),
+            payload_filter: payload_filter.map_or_else(String::new, |filter| filter.text().to_owned()),
             attempt_timeout_us,
             retry,
             max_age_us,
@@ -181,7 +198,10 @@ impl SettingsRecord {
             0 => HeadRule::Block,
             after => HeadRule::skip_after(after).ok_or_else(|| Corrupt::new("webhook's head rule", after))?,
         };
+        let labels = LabelFilter::new(self.label_filter.into_iter().map(|(label, allowed)| (label, allowed.values)));
+        let payload = (!self.payload_filter.is_empty()).then(|| PayloadFilter::from_stored(&self.payload_filter));
         Ok(Settings {
+            scope: Scope::new(labels, payload),
             target: Target::from_stored(&self.url).map_err(|error| Corrupt::new("webhook's URL", error))?,
             subscription: Subscription::to(types),
             display_name: self.display_name.into(),
@@ -194,6 +214,11 @@ impl SettingsRecord {
             ordering: Ordering { ordered: self.ordered, head },
         })
     }
+}
+
+fn label_filter(filter: &LabelFilter) -> BTreeMap<String, ValuesRecord> {
+    let record = |values: &[Box<str>]| ValuesRecord { values: values.iter().map(ToString::to_string).collect() };
+    filter.labels().map(|(label, values)| (label.to_owned(), record(values))).collect()
 }
 
 /// What is remembered of a deleted webhook.
