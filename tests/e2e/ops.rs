@@ -164,7 +164,7 @@ print(json.dumps([s.value for s in value['postrider_attempts'] if s.labels == {'
     }
     assert_eq!(attempts, "[10]");
     // Enums all of them: nothing that grows with tenants, webhooks or receivers.
-    let bounded = r#"["class", "conclusion", "le", "novelty", "part", "queue", "reason", "version"]"#;
+    let bounded = r#"["class", "conclusion", "error", "le", "novelty", "part", "queue", "reason", "version"]"#;
     assert_eq!(labels, bounded);
     for name in ["process_resident_memory_bytes", "process_cpu_seconds", "process_open_fds", "postrider_build"] {
         assert!(families.iter().any(|family| family.0 == name), "{name} in {families:#?}");
