@@ -11,7 +11,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use crate::{
     limits::{HINTS_MAX, LANE_WINDOW_HINTS_MAX},
     model::{
-        delivery::AttemptResult,
+        delivery::{AttemptResult, Attempts},
         event::StoredEvent,
         ids::{DeliveryId, DeliveryKey, WebhookNo},
         time::Timestamp,
@@ -29,6 +29,8 @@ pub struct Job {
     pub delivery_id: DeliveryId,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// So many of those before it are not held against the delivery.
+    pub excused: u32,
     /// The receiver, as configured when the attempt was dispatched.
     pub webhook: Arc<Webhook>,
     /// What to send.
@@ -64,7 +66,7 @@ pub struct Settled {
     /// The delivery.
     pub key: DeliveryKey,
     /// Attempts that have ended so far.
-    pub attempts: u32,
+    pub attempts: Attempts,
     /// When the next attempt is due, if there will be one.
     pub next_attempt: Option<Timestamp>,
     /// Whether the receiver was slow: it timed out, or took longer than a healthy one may.
@@ -162,7 +164,8 @@ mod tests {
     #[test]
     fn the_board_is_bounded_and_says_what_it_left_out() {
         let news = News::default();
-        let hint = |n| Hint { event: EventSeq(n), replay: 0, attempts: 0, due: Timestamp::UNIX_EPOCH };
+        let hint =
+            |n| Hint { event: EventSeq(n), replay: 0, attempts: Attempts::default(), due: Timestamp::UNIX_EPOCH };
         let many = LANE_WINDOW_HINTS_MAX as u64 + 10;
         news.post(AsOf(7), (0..many).map(|n| (WebhookNo(1), hint(n))), []);
         news.post(AsOf(8), [(WebhookNo(1), hint(many)), (WebhookNo(2), hint(0))], [WebhookNo(3)]);

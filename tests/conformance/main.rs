@@ -9,6 +9,7 @@ mod history;
 mod log;
 mod publish;
 mod redb;
+mod repair;
 
 /// Makes every test of the suite for one engine.
 macro_rules! tests {
@@ -63,6 +64,14 @@ macro_rules! suite {
             details_hold_every_attempt,
             history_reads_the_same_after_archiving,
             retention_drops_what_is_done_and_keeps_what_is_pending,
+        },
+        repair::{
+            held_deliveries_are_dropped_at_once_and_for_good,
+            what_is_held_is_released_by_default,
+            a_wide_event_on_its_way_is_dropped_too,
+            a_delivery_is_due_again_whatever_became_of_it,
+            what_was_archived_is_retried_and_outlives_its_segment,
+            all_or_some_deliveries_are_cancelled,
         },
     );
     };

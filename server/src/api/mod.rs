@@ -91,7 +91,7 @@ impl Config {
             WebhookService { store: store.clone(), clock, rules: self.target_rules, names, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
         let events = EventService { accept, stop: stop.clone() };
-        let deliveries = DeliveryService { store, watch, stop, stop_watching };
+        let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(reporter);

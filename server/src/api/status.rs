@@ -72,6 +72,31 @@ impl Failure {
         )
     }
 
+    /// The delivery's webhook was deleted.
+    pub(super) fn webhook_deleted() -> Self {
+        Self::new(Code::FailedPrecondition, reason::WEBHOOK_DELETED, "the delivery's webhook was deleted")
+    }
+
+    /// The delivery's event is gone.
+    pub(super) fn event_expired() -> Self {
+        Self::new(Code::FailedPrecondition, reason::EVENT_EXPIRED, "the delivery's event is no longer retained")
+    }
+
+    /// The delivery has had enough.
+    pub(super) fn too_many_attempts() -> Self {
+        Self::new(
+            Code::FailedPrecondition,
+            reason::TOO_MANY_ATTEMPTS,
+            "the delivery has had as many attempts as one may have",
+        )
+    }
+
+    /// The delivery was cancelled with many others a moment ago.
+    pub(super) fn cancelling() -> Self {
+        Self::new(Code::Unavailable, reason::CANCELLING, "the webhook's deliveries are being cancelled; try again")
+            .retry_after(UNAVAILABLE_RETRY)
+    }
+
     /// The caller's etag is not the present one.
     pub(super) fn etag_mismatch() -> Self {
         Self::new(

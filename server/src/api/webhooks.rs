@@ -170,6 +170,7 @@ impl WebhookService {
                 expect: webhook.version,
                 settings,
                 enabled,
+                drop_held: update.drop_held,
                 time: self.clock.now(),
             };
             let answer = self.store.put_config(change).await?;

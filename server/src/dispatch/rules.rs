@@ -10,6 +10,7 @@ use super::{
 use crate::{
     flow::{Board, Settled},
     model::{
+        delivery::Attempts,
         ids::{DeliveryKey, EventSeq, WebhookNo},
         time::Timestamp,
     },
@@ -24,7 +25,7 @@ fn hint(event: u64) -> Hint {
 }
 
 fn hint_due(event: u64, due: Timestamp) -> Hint {
-    Hint { event: EventSeq(event), replay: 0, attempts: 0, due }
+    Hint { event: EventSeq(event), replay: 0, attempts: Attempts::default(), due }
 }
 
 fn board(as_of: u64, webhook: WebhookNo, hints: impl IntoIterator<Item = Hint>, more_since: Option<u64>) -> Board {
@@ -88,7 +89,7 @@ impl Bench {
 
     fn settle_of(&mut self, webhook: WebhookNo, event: u64, as_of: u64, next_attempt: Option<Timestamp>, slow: bool) {
         let key = DeliveryKey { webhook, event: EventSeq(event), replay: 0 };
-        let settled = Settled { key, attempts: 1, next_attempt, slow, as_of: AsOf(as_of) };
+        let settled = Settled { key, attempts: Attempts::new(1, 0), next_attempt, slow, as_of: AsOf(as_of) };
         self.scheduler.settled(&settled, self.now, &self.webhooks);
         self.scheduler.check(self.now);
     }

@@ -126,7 +126,7 @@ impl Scheduler {
                 lane.listed = Listed::No;
             }
             let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
-            let launch = Launch { key, attempt: hint.attempts + 1, slow: entry.slow };
+            let launch = Launch { key, attempts: hint.attempts, slow: entry.slow };
             self.review(webhook, now);
             return Some(launch);
         }
@@ -208,15 +208,17 @@ impl Scheduler {
         // By number, so that the same input has the same result.
         let mut changed: Vec<_> = board.changed.into_iter().collect();
         changed.sort_unstable();
+        let mut fresh = board.fresh;
         for webhook in changed {
+            // Deliveries may have been cancelled: what is on disk counts, and is read again.
+            fresh.remove(&webhook);
+            self.dismiss(webhook);
             if webhooks.tenant_if_enabled(webhook).is_some() {
                 self.expect(webhook, now, board.as_of);
-            } else {
-                self.dismiss(webhook);
-                self.review(webhook, now);
             }
+            self.review(webhook, now);
         }
-        let mut fresh: Vec<_> = board.fresh.into_iter().collect();
+        let mut fresh: Vec<_> = fresh.into_iter().collect();
         fresh.sort_unstable_by_key(|(webhook, _)| *webhook);
         for (webhook, fresh) in fresh {
             let Some(tenant) = webhooks.tenant_if_enabled(webhook) else {

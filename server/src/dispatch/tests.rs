@@ -15,6 +15,7 @@ use super::*;
 use crate::flow::Settled;
 use crate::{
     model::{
+        delivery::Attempts,
         event::{Event, JSON, StoredEvent},
         ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, WebhookId},
         seal::Sealer,
@@ -25,7 +26,7 @@ use crate::{
     store::{
         AsOf, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, FeedError,
         FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner, Publish, Published,
-        RequestKey,
+        Repair, Repaired, RequestKey,
     },
 };
 
@@ -52,7 +53,7 @@ impl Memory {
 
     fn insert(&self, event: u64, due: Timestamp) -> (WebhookNo, Hint) {
         self.rows.lock().insert((ONE, EventSeq(event)), due);
-        (ONE, Hint { event: EventSeq(event), replay: 0, attempts: 0, due })
+        (ONE, Hint { event: EventSeq(event), replay: 0, attempts: Attempts::default(), due })
     }
 
     fn read(&self) -> Result<(), StoreError> {
@@ -85,7 +86,12 @@ impl Store for Memory {
         all.sort_unstable();
         let within = all.iter().take_while(|(due, _)| *due <= horizon).count();
         assert_eq!(webhook, ONE);
-        let hint = |(due, event): &(Timestamp, EventSeq)| Hint { event: *event, replay: 0, attempts: 0, due: *due };
+        let hint = |(due, event): &(Timestamp, EventSeq)| Hint {
+            event: *event,
+            replay: 0,
+            attempts: Attempts::default(),
+            due: *due,
+        };
         Ok(DuePage {
             hints: all[..within.min(limit)].iter().map(hint).collect(),
             more: within > limit,
@@ -126,6 +132,10 @@ impl Store for Memory {
     }
 
     async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn repair(&self, _: Repair) -> Result<Repaired, StoreError> {
         Err(StoreError::Closed)
     }
 
@@ -240,7 +250,7 @@ impl Stage {
         };
         let key = job.key;
         drop(job);
-        let settled = Settled { key, attempts: 1, next_attempt, slow: false, as_of: AsOf(1) };
+        let settled = Settled { key, attempts: Attempts::new(1, 0), next_attempt, slow: false, as_of: AsOf(1) };
         self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
         self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }

@@ -6,8 +6,10 @@
 //!    │  ▲ │  last attempt failed, or 410
 //!    │  └─┤─────────────▶ FAILED
 //!    │ retry
-//!    └──────────────────▶ CANCELLED     the webhook was deleted
+//!    └──────────────────▶ CANCELLED     the webhook was deleted, or somebody wanted it so
 //! ```
+//!
+//! A retry by hand makes any of those that have ended PENDING again.
 //!
 //! HELD is PENDING seen through a disabled webhook; it is never stored.
 
@@ -33,7 +35,7 @@ pub enum DeliveryState {
     Delivered,
     /// Given up.
     Failed,
-    /// Its webhook was deleted first.
+    /// Its webhook was deleted first, or somebody wanted it so.
     Cancelled,
 }
 
@@ -46,11 +48,13 @@ pub enum DeliveryEvent {
     Deferred,
     /// An attempt failed and none will follow.
     GaveUp,
-    /// The webhook was deleted.
-    WebhookDeleted,
+    /// The webhook was deleted, or somebody wanted it cancelled.
+    Cancelled,
+    /// Somebody wants it to be tried again.
+    Retried,
 }
 
-/// A delivery that was done already was told to move.
+/// A delivery was told to do what one in its state cannot do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a delivery that is {state:?} cannot have {event:?}")]
 pub struct IllegalTransition {
@@ -65,19 +69,55 @@ impl DeliveryState {
     pub fn after(self, event: DeliveryEvent) -> Result<Self, IllegalTransition> {
         match (self, event) {
             (Self::Pending, DeliveryEvent::Succeeded) => Ok(Self::Delivered),
-            (Self::Pending, DeliveryEvent::Deferred) => Ok(Self::Pending),
+            (Self::Pending, DeliveryEvent::Deferred) | (_, DeliveryEvent::Retried) => Ok(Self::Pending),
             (Self::Pending, DeliveryEvent::GaveUp) => Ok(Self::Failed),
-            (Self::Pending, DeliveryEvent::WebhookDeleted) => Ok(Self::Cancelled),
+            (Self::Pending, DeliveryEvent::Cancelled) => Ok(Self::Cancelled),
             (Self::Delivered | Self::Failed | Self::Cancelled, event) => Err(IllegalTransition { state: self, event }),
         }
     }
 
-    /// Whether nothing more will happen to it.
+    /// Whether nothing more will happen to it by itself.
     pub fn is_final(self) -> bool {
         match self {
             Self::Pending => false,
             Self::Delivered | Self::Failed | Self::Cancelled => true,
         }
+    }
+}
+
+/// Attempts of a delivery that have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attempts {
+    ended: u16,
+    excused: u16,
+}
+
+impl Attempts {
+    /// As many have ended, `excused` of them before it was last retried by hand: those are not held against it. More than
+    /// `DELIVERY_ATTEMPTS_MAX` are not told apart.
+    pub fn new(ended: u32, excused: u32) -> Self {
+        let small = |count| u16::try_from(count).unwrap_or(u16::MAX);
+        Self { ended: small(ended), excused: small(excused.min(ended)) }
+    }
+
+    /// How many have ended.
+    pub fn ended(self) -> u32 {
+        self.ended.into()
+    }
+
+    /// How many of them are not held against it.
+    pub fn excused(self) -> u32 {
+        self.excused.into()
+    }
+
+    /// In one number, which is that of attempts if none are excused.
+    pub fn to_bits(self) -> u32 {
+        u32::from(self.excused) << 16 | u32::from(self.ended)
+    }
+
+    /// What [`Self::to_bits`] made.
+    pub fn from_bits(bits: u32) -> Self {
+        Self::new(bits & 0xffff, bits >> 16)
     }
 }
 

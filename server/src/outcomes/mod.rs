@@ -27,7 +27,7 @@ use crate::{
     limits::COMMIT_OUTCOMES_MAX,
     metrics::OutcomesMetrics,
     model::{
-        delivery::{AttemptResult, ErrorClass, Outcome, conclude},
+        delivery::{AttemptResult, Attempts, ErrorClass, Outcome, conclude},
         retry::RetryPolicy,
     },
     store::{AsOf, GroupCommitted, OutcomeGroup, Store, StoreError},
@@ -154,7 +154,7 @@ impl Outcomes {
 
     /// Decides what follows from one attempt.
     fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) {
-        let verdict = conclude(job.attempt, &result, &self.config.retry, &mut self.rng);
+        let verdict = conclude(job.attempt - job.excused, &result, &self.config.retry, &mut self.rng);
         let slow = result.error_class == Some(ErrorClass::Timeout) || result.latency > self.config.slow_after;
         if let Some(reason) = verdict.disable {
             warn!(webhook.id = %job.webhook.id, tenant = %job.webhook.tenant, "the receiver is gone; disabling the webhook");
@@ -186,7 +186,8 @@ impl Outcomes {
         );
         let next_attempt = verdict.next_attempt;
         let as_of = AsOf::default();
-        decided.settled.push(Settled { key: job.key, attempts: job.attempt, next_attempt, slow, as_of });
+        let attempts = Attempts::new(job.attempt, job.excused);
+        decided.settled.push(Settled { key: job.key, attempts, next_attempt, slow, as_of });
         decided.group.outcomes.push(outcome);
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
     FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
-    Publish, Published, RequestKey, Store, StoreError,
+    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::model::{
     event::StoredEvent,
@@ -35,6 +35,9 @@ pub(crate) struct FakeStore {
     pub(crate) detail: Mutex<Option<DeliveryDetail>>,
     /// What [`Store::list`] answers, and what it was last asked.
     pub(crate) page: Mutex<(DeliveryPage, Option<DeliveryQuery>)>,
+    /// What [`Store::repair`] was asked, and what it answers.
+    pub(crate) repairs: Mutex<Vec<Repair>>,
+    pub(crate) repaired: Mutex<Repaired>,
     /// What [`Store::lanes`] does.
     pub(crate) lanes: Mutex<Lanes>,
 }
@@ -83,6 +86,8 @@ impl FakeStore {
             commits: Semaphore::new(0),
             detail: Mutex::default(),
             page: Mutex::new((DeliveryPage { deliveries: Vec::new(), next: None }, None)),
+            repairs: Mutex::default(),
+            repaired: Mutex::new(Repaired::Retried),
             lanes: Mutex::new(Lanes::Tell(Vec::new())),
         })
     }
@@ -224,6 +229,11 @@ impl Store for FakeStore {
         }
         self.catalog.remove(ConfigSeq(config.seq), found.webhook.no);
         Ok(ConfigAnswer::Deleted { cancelled: 3 })
+    }
+
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
+        self.repairs.lock().push(repair);
+        Ok(*self.repaired.lock())
     }
 
     async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {

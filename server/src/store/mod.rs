@@ -11,9 +11,11 @@ mod catalog;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod redb;
+mod repair;
 mod types;
 
 pub use catalog::{Catalog, Registered};
+pub use repair::{Repair, Repaired};
 pub use types::*;
 
 use async_trait::async_trait;
@@ -69,6 +71,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Changes the configuration, durably, if the change's conditions hold.
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError>;
+
+    /// Does something about deliveries, durably. Reads see a decision as soon as it is answered.
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError>;
 
     /// What a request with this id was answered, if that is remembered: created, or that the id was used with another one.
     async fn answered(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::model::{
-    delivery::{DeliveryState, ErrorClass, Outcome},
+    delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
     event::Event,
     ids::{
         ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
@@ -86,7 +86,7 @@ pub struct Hint {
     /// Which sending of it.
     pub replay: u32,
     /// Attempts that have ended so far.
-    pub attempts: u32,
+    pub attempts: Attempts,
     /// When the next one is due.
     pub due: Timestamp,
 }
@@ -154,7 +154,7 @@ pub enum GroupCommitted {
 pub enum LogEntry {
     /// An attempt ended.
     Outcome(Outcome),
-    /// A webhook was deleted with deliveries pending.
+    /// Pending deliveries of a webhook were cancelled together.
     WebhookCancelled(WebhookCancelled),
 }
 
@@ -168,9 +168,22 @@ impl LogEntry {
     }
 }
 
-/// A webhook was deleted with deliveries pending.
+/// Why pending deliveries were cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Their webhook was deleted.
+    WebhookDeleted,
+    /// They were held, and their webhook was enabled without them.
+    HeldDropped,
+    /// Somebody wanted it so.
+    Requested,
+}
+
+/// Pending deliveries of a webhook were cancelled together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookCancelled {
+    /// Why.
+    pub reason: CancelReason,
     /// Whose webhook.
     pub tenant: Tenant,
     /// Which one.
@@ -345,6 +358,8 @@ pub enum ConfigChange {
         settings: Settings,
         /// Whether deliveries are attempted.
         enabled: bool,
+        /// Whether deliveries that were held are cancelled if this enables it.
+        drop_held: bool,
         /// Now.
         time: Timestamp,
     },

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use postrider_server::{
     flow::News,
     model::ids::Position,
-    store::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Published, StoreError},
+    store::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Published, Repaired, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +24,7 @@ pub(super) enum Answer {
     Publish(oneshot::Sender<Vec<Published>>),
     Outcomes(oneshot::Sender<Vec<GroupCommitted>>),
     Config(oneshot::Sender<ConfigAnswer>),
+    Repair(oneshot::Sender<Repaired>),
     Upkeep(oneshot::Sender<()>),
 }
 
@@ -125,7 +126,7 @@ impl Committer {
     fn show(&self, effects: Effects, commit: Commit) {
         let shared = &self.shared;
         let mut storage = shared.storage.lock();
-        let mut changed = Vec::new();
+        let mut changed: Vec<_> = effects.cancelled.into_iter().collect();
         for (seq, step) in effects.steps {
             match step {
                 ConfigStep::Put(webhook) => {
@@ -167,6 +168,7 @@ impl Answer {
                 drop(answer.send(vec![committed; groups]));
             }
             (Self::Config(answer), Done::Config(config)) => drop(answer.send(config)),
+            (Self::Repair(answer), Done::Repair(repaired)) => drop(answer.send(repaired)),
             (Self::Upkeep(answer), Done::Upkeep) => drop(answer.send(())),
             (answer, done) => unreachable!("{answer:?} and {done:?}"),
         }

@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use postrider_server::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
-        delivery::{DeliveryState, ErrorClass, Outcome},
+        delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
         event::StoredEvent,
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
         time::Timestamp,
         webhook::{DisableReason, Webhook},
     },
     store::{
-        ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Targets,
-        WebhookCancelled,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Repair,
+        Repaired, Targets,
     },
 };
 
@@ -58,7 +58,7 @@ pub struct Image {
     pub(super) due: BTreeMap<WebhookNo, Due>,
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
-    pending_total: u64,
+    pub(super) pending_total: u64,
     /// Wide events, and the webhooks they have not reached.
     pub(super) fan_outs: BTreeMap<EventSeq, Vec<WebhookNo>>,
     pub(super) log: Vec<LogEntry>,
@@ -79,7 +79,7 @@ pub(super) struct Due {
 pub(super) type Slot = (Timestamp, EventSeq, u32);
 
 impl Due {
-    fn remove(&mut self, slot: &Slot) -> bool {
+    pub(super) fn remove(&mut self, slot: &Slot) -> bool {
         self.ready.remove(slot) || self.scheduled.remove(slot)
     }
 }
@@ -97,6 +97,8 @@ pub(super) struct Request {
 pub(super) struct Row {
     pub(super) state: DeliveryState,
     pub(super) attempts: u32,
+    /// Those before it was last retried by hand.
+    pub(super) excused: u32,
     pub(super) due: Timestamp,
     pub(super) update_time: Option<Timestamp>,
     pub(super) http_status: Option<u16>,
@@ -111,6 +113,7 @@ pub(super) enum Work {
     Publish(Vec<Publish>),
     Outcomes { fenced: bool, groups: Vec<OutcomeGroup> },
     Config(ConfigChange),
+    Repair(Repair),
     Upkeep(Timestamp),
 }
 
@@ -120,6 +123,7 @@ pub(super) enum Done {
     Publish(Vec<Published>),
     Outcomes { fenced: bool, groups: usize },
     Config(ConfigAnswer),
+    Repair(Repaired),
     Upkeep,
 }
 
@@ -132,6 +136,8 @@ pub struct Effects {
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
     /// Entries added to the log.
     pub log: Vec<LogEntry>,
+    /// Webhooks some of whose deliveries were cancelled.
+    pub(super) cancelled: BTreeSet<WebhookNo>,
     /// Webhooks whose number of pending deliveries changed.
     pub(super) touched: BTreeSet<WebhookNo>,
 }
@@ -198,6 +204,7 @@ impl Image {
                     Done::Outcomes { fenced: *fenced, groups: groups.len() }
                 }
                 Work::Config(change) => Done::Config(self.configure(change, &mut effects)),
+                Work::Repair(repair) => Done::Repair(self.repair(repair, &mut effects)),
                 Work::Upkeep(now) => {
                     self.forget(*now);
                     Done::Upkeep
@@ -233,6 +240,7 @@ impl Image {
             let row = Row {
                 state: DeliveryState::Pending,
                 attempts: 0,
+                excused: 0,
                 due: publish.accept_time,
                 update_time: None,
                 http_status: None,
@@ -264,7 +272,7 @@ impl Image {
 
     fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
-        let hint = Hint { event, replay: 0, attempts: 0, due: row.due };
+        let hint = Hint { event, replay: 0, attempts: Attempts::default(), due: row.due };
         self.due.entry(no).or_default().ready.insert((hint.due, event, 0));
         *self.pending.entry(no).or_default() += 1;
         effects.touched.insert(no);
@@ -281,7 +289,9 @@ impl Image {
         }
         for no in slice {
             // A deleted webhook's deliveries were cancelled with it.
-            if self.webhooks.contains_key(&no) {
+            // So were those that were cancelled alone.
+            let row = &self.deliveries[&DeliveryKey { webhook: no, event: seq, replay: 0 }];
+            if self.webhooks.contains_key(&no) && !row.state.is_final() {
                 self.make_due(no, seq, effects);
             }
         }
@@ -322,7 +332,7 @@ impl Image {
         self.append(entry, effects);
     }
 
-    fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
+    pub(super) fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
         self.pending_total -= count;
         effects.touched.insert(no);
         let Some(pending) = self.pending.get_mut(&no) else { return };
@@ -333,7 +343,7 @@ impl Image {
         }
     }
 
-    fn append(&mut self, entry: LogEntry, effects: &mut Effects) {
+    pub(super) fn append(&mut self, entry: LogEntry, effects: &mut Effects) {
         self.log.push(entry.clone());
         effects.log.push(entry);
     }
@@ -376,8 +386,18 @@ impl Image {
                 self.put(webhook.clone(), effects);
                 ConfigAnswer::Created(webhook)
             }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, time } => {
-                self.update(tenant, *id, *expect, |webhook| webhook.updated(settings.clone(), *enabled, *time), effects)
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, time } => {
+                let held = self.find(tenant, *id).is_some_and(|webhook| !webhook.is_enabled());
+                let updated = |webhook: &Webhook| webhook.updated(settings.clone(), *enabled, *time);
+                let answer = self.update(tenant, *id, *expect, updated, effects);
+                if let ConfigAnswer::Updated(webhook) = &answer
+                    && *drop_held
+                    && held
+                    && webhook.is_enabled()
+                {
+                    self.cancel_all(webhook, CancelReason::HeldDropped, *time, effects);
+                }
+                answer
             }
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete(tenant, *id, *expect, *time, effects)
@@ -433,24 +453,11 @@ impl Image {
             return ConfigAnswer::VersionMismatch;
         }
         let no = webhook.no;
-        let mut cancelled = 0;
-        for (_, row) in self.deliveries.range_mut(rows_of(no)).filter(|(_, row)| !row.state.is_final()) {
-            row.state = DeliveryState::Cancelled;
-            row.update_time = Some(time);
-            cancelled += 1;
-        }
-        self.due.remove(&no);
-        self.pending.remove(&no);
-        self.pending_total -= cancelled;
-        effects.touched.insert(no);
+        let cancelled = self.cancel_all(&webhook, CancelReason::WebhookDeleted, time, effects);
         let seq = self.next_config(tenant);
         self.webhooks.remove(&no);
         self.tombstones.insert(no, (seq, webhook, time));
         effects.steps.push((seq, ConfigStep::Removed(no)));
-        if cancelled > 0 {
-            let entry = WebhookCancelled { tenant: tenant.clone(), webhook: id, deliveries: cancelled, time };
-            self.append(LogEntry::WebhookCancelled(entry), effects);
-        }
         ConfigAnswer::Deleted { cancelled }
     }
 

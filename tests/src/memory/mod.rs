@@ -7,6 +7,7 @@ mod committer;
 mod disk;
 mod image;
 mod reads;
+mod repair;
 
 use std::{collections::VecDeque, fmt, sync::Arc};
 
@@ -23,7 +24,7 @@ use postrider_server::{
     store::{
         Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
         FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
-        Published, RequestKey, Store, StoreError,
+        Published, Repair, Repaired, RequestKey, Store, StoreError,
     },
     tasks::Tasks,
 };
@@ -165,6 +166,10 @@ impl Store for MemoryStore {
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         submit(&self.inbox, Work::Config(change), Answer::Config).await
+    }
+
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
+        submit(&self.inbox, Work::Repair(repair), Answer::Repair).await
     }
 
     async fn answered(

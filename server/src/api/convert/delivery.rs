@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use postrider_proto::v1;
 
-use super::{count, event_type, small, tenant_or_all, time};
+use super::{count, event_type, small, tenant, tenant_or_all, time};
 use crate::{
     api::status::{Failure, Violations},
-    limits::{WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
-    model::delivery::{DeliveryState, ErrorClass, Outcome},
-    store::{Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
+    limits::{CALL_DELIVERIES_MAX, WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
+    model::{
+        delivery::{DeliveryState, ErrorClass, Outcome},
+        ids::{DeliveryId, EventId, Tenant, WebhookId},
+    },
+    store::{CancelReason, Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
     watch::{Start, WatchBatch},
 };
 
@@ -43,6 +46,34 @@ pub(in crate::api) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(Feed
     };
     violations.check()?;
     Ok((FeedFilter { tenant, webhooks, event_types, states }, start, updates_max))
+}
+
+/// Pending deliveries of a webhook that are to be cancelled: all, or those named.
+#[derive(Debug)]
+pub(in crate::api) struct Cancel {
+    pub(in crate::api) tenant: Tenant,
+    pub(in crate::api) webhook: WebhookId,
+    /// Only this event's.
+    pub(in crate::api) event: Option<EventId>,
+    /// Only these, if there are any.
+    pub(in crate::api) ids: Vec<DeliveryId>,
+}
+
+/// What is to be cancelled.
+pub(in crate::api) fn cancel(request: &v1::CancelDeliveriesRequest) -> Result<Cancel, Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant(&mut violations, "tenant", &request.tenant);
+    let webhook = violations.note("webhook_id", request.webhook_id.parse());
+    let named = Some(&request.event_id).filter(|id| !id.is_empty());
+    let event = named.and_then(|id| violations.note("event_id", id.parse()));
+    if request.ids.len() > CALL_DELIVERIES_MAX {
+        violations.add("ids", format!("must not name more than {CALL_DELIVERIES_MAX}"));
+    }
+    let ids = request.ids.iter().take(CALL_DELIVERIES_MAX).enumerate();
+    let ids = ids.filter_map(|(index, id)| violations.note(&format!("ids[{index}]"), id.parse())).collect();
+    violations.check()?;
+    let (tenant, webhook) = (tenant.expect("no violations"), webhook.expect("no violations"));
+    Ok(Cancel { tenant, webhook, event, ids })
 }
 
 /// Converts each entry of a filter's list; too long a list is one violation.
@@ -103,6 +134,7 @@ pub(in crate::api) fn watch_reply(batch: WatchBatch) -> v1::WatchDeliveriesRespo
     let update = |entry| match entry {
         LogEntry::Outcome(outcome) => Update::Outcome(outcome_reply(outcome)),
         LogEntry::WebhookCancelled(cancelled) => Update::WebhookCancelled(v1::WebhookCancelled {
+            reason: cancel_reason(cancelled.reason).into(),
             webhook_id: cancelled.webhook.to_string(),
             deliveries: count(cancelled.deliveries),
             tenant: cancelled.tenant.to_string(),
@@ -157,6 +189,14 @@ pub(in crate::api) fn delivery_reply(delivery: &Delivery) -> v1::Delivery {
         next_attempt_time: delivery.next_attempt.map(time),
         last_http_status: delivery.last_http_status.map_or(0, i32::from),
         last_error_class: error_class(delivery.last_error_class).into(),
+    }
+}
+
+fn cancel_reason(reason: CancelReason) -> v1::CancelReason {
+    match reason {
+        CancelReason::WebhookDeleted => v1::CancelReason::WebhookDeleted,
+        CancelReason::HeldDropped => v1::CancelReason::HeldDropped,
+        CancelReason::Requested => v1::CancelReason::Requested,
     }
 }
 

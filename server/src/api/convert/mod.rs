@@ -15,7 +15,7 @@ use crate::{
     limits::{ID_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX},
     model::{
         catalogue,
-        ids::{EventTypeName, Tenant, WebhookId},
+        ids::{DeliveryId, EventTypeName, Tenant, WebhookId},
         time::Timestamp,
     },
 };
@@ -37,6 +37,15 @@ pub(super) fn tenant_or_all(violations: &mut Violations, text: &str) -> Option<T
 
 /// The tenant and webhook id of a call about one webhook.
 pub(super) fn webhook_key(tenant_text: &str, id: &str) -> Result<(Tenant, WebhookId), Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant(&mut violations, "tenant", tenant_text);
+    let id = violations.note("id", id.parse());
+    violations.check()?;
+    Ok((tenant.expect("no violations"), id.expect("no violations")))
+}
+
+/// The tenant and delivery id of a call about one delivery.
+pub(super) fn delivery_key(tenant_text: &str, id: &str) -> Result<(Tenant, DeliveryId), Failure> {
     let mut violations = Violations::default();
     let tenant = tenant(&mut violations, "tenant", tenant_text);
     let id = violations.note("id", id.parse());

@@ -57,7 +57,7 @@ fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
 
 fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
     let watch = watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default());
-    DeliveryService { store: store.clone(), watch, stop: stop(), stop_watching: stop() }
+    DeliveryService { store: store.clone(), watch, clock: Clock::start(), stop: stop(), stop_watching: stop() }
 }
 
 fn create(host: &str, request_id: &str) -> Request<v1::CreateWebhookRequest> {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
+    drops::{Drop, Drops},
     error::EngineError,
     records::{ChunkBuilder, CountersRecord, EventChunk, LogBuilder, LogRecord},
     shared::{FanOut, Shared},
@@ -41,6 +42,7 @@ pub(super) struct Tables<'txn> {
     pub(super) pending: Table<'txn, u64, u64>,
     pub(super) fan_outs: Table<'txn, u64, u64>,
     pub(super) cancels: Table<'txn, u64, ()>,
+    pub(super) drops: Table<'txn, u64, &'static [u8]>,
     pub(super) segments: Table<'txn, u64, &'static [u8]>,
 }
 
@@ -65,6 +67,7 @@ impl<'txn> Tables<'txn> {
             pending: txn.open_table(tables::PENDING)?,
             fan_outs: txn.open_table(tables::FAN_OUTS)?,
             cancels: txn.open_table(tables::CANCELS)?,
+            drops: txn.open_table(tables::DROPS)?,
             segments: txn.open_table(tables::SEGMENTS)?,
         })
     }
@@ -99,6 +102,13 @@ pub(super) struct Change<'a> {
     pub(super) cancels_started: Vec<u64>,
     /// So many of those that waited are done.
     pub(super) cancels_done: usize,
+    /// As committed.
+    pub(super) drops: &'a Drops,
+    pub(super) drops_changed: Vec<(u64, Option<Drop>)>,
+    /// Webhooks some of whose deliveries were cancelled.
+    pub(super) touched: Vec<WebhookNo>,
+    /// A delivery that had ended is pending again.
+    pub(super) revived: bool,
 }
 
 /// What was written, for the caches.
@@ -107,7 +117,12 @@ pub(super) struct Written {
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn new(shared: &'a Shared, counters: CountersRecord, pending_before: &'a HashMap<u64, u64>) -> Self {
+    pub(super) fn new(
+        shared: &'a Shared,
+        counters: CountersRecord,
+        pending_before: &'a HashMap<u64, u64>,
+        drops: &'a Drops,
+    ) -> Self {
         Self {
             shared,
             counters,
@@ -123,6 +138,10 @@ impl<'a> Change<'a> {
             fan_outs: Vec::new(),
             cancels_started: Vec::new(),
             cancels_done: 0,
+            drops,
+            drops_changed: Vec::new(),
+            touched: Vec::new(),
+            revived: false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -13,6 +13,7 @@ use tracing::{error, info};
 
 use super::{
     change::{Change, Tables, Written, begin},
+    drops::{Drop, Drops},
     error::EngineError,
     inbox::{Accepts, Answer, Urgent, Work},
     open,
@@ -22,7 +23,10 @@ use super::{
 use crate::{
     metrics::CommitSize,
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
-    store::types::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Hint, LogEntry, Published},
+    store::{
+        repair::Repaired,
+        types::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Hint, LogEntry, Published},
+    },
 };
 
 pub(super) struct Committer {
@@ -30,6 +34,7 @@ pub(super) struct Committer {
     counters: CountersRecord,
     pending: HashMap<u64, u64>,
     cancels: VecDeque<u64>,
+    drops: Drops,
 }
 
 /// What the committer starts from.
@@ -39,6 +44,8 @@ pub(super) struct Recovered {
     pub(super) pending: HashMap<u64, u64>,
     /// Deleted webhooks whose deliveries are not all marked yet.
     pub(super) cancels: VecDeque<u64>,
+    /// Webhooks whose dropped deliveries are not all marked yet.
+    pub(super) drops: Drops,
 }
 
 /// An answer held back until the commit. Dropped unsent if it fails, which tells who waits that nothing was stored.
@@ -46,6 +53,7 @@ enum Answered {
     /// With, for each group, whether it was fenced.
     Groups(Answer<Vec<GroupCommitted>>, Vec<bool>),
     Config(Answer<ConfigAnswer>, ConfigAnswer),
+    Repaired(Answer<Repaired>, Repaired),
     Published(Answer<Vec<Published>>, Vec<Published>),
     Upkeep(Answer<()>),
 }
@@ -60,6 +68,7 @@ impl Answered {
                 drop(answer.send(Ok(fenced.iter().map(committed).collect())));
             }
             Self::Config(answer, config) => drop(answer.send(Ok(config))),
+            Self::Repaired(answer, repaired) => drop(answer.send(Ok(repaired))),
             Self::Published(answer, published) => drop(answer.send(Ok(published))),
             Self::Upkeep(answer) => drop(answer.send(Ok(()))),
         }
@@ -77,12 +86,16 @@ struct Effects {
     fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     cancels_started: Vec<u64>,
     cancels_done: usize,
+    drops_changed: Vec<(u64, Option<Drop>)>,
+    touched: Vec<WebhookNo>,
+    revived: bool,
 }
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, recovered: Recovered) -> Self {
         let counters = *shared.counters.lock();
-        Self { shared, counters, pending: recovered.pending, cancels: recovered.cancels }
+        let Recovered { pending, cancels, drops } = recovered;
+        Self { shared, counters, pending, cancels, drops }
     }
 
     /// Runs until the inbox is closed and empty.
@@ -110,14 +123,14 @@ impl Committer {
     }
 
     fn has_slices(&self) -> bool {
-        !self.cancels.is_empty() || !self.shared.fan_outs.read().is_empty()
+        !self.cancels.is_empty() || !self.drops.is_empty() || !self.shared.fan_outs.read().is_empty()
     }
 
     /// Writes everything in one transaction.
     fn commit(&mut self, work: Work) -> Result<(Effects, Vec<Answered>), EngineError> {
         let hot = self.shared.hot.read().clone().filter(|hot| !hot.has_failed()).ok_or(EngineError::Unavailable)?;
         let txn = begin(&hot)?;
-        let mut change = Change::new(&self.shared, self.counters, &self.pending);
+        let mut change = Change::new(&self.shared, self.counters, &self.pending, &self.drops);
         let mut answers = Vec::new();
         let written = {
             let mut tables = Tables::open(&txn)?;
@@ -136,6 +149,7 @@ impl Committer {
             }
             change.fan_out_slice(&mut tables)?;
             change.cancel_slice(&mut tables, self.cancels.iter().copied())?;
+            change.drop_slice(&mut tables)?;
             change.flush(&mut tables, self.shared.clock.wall().micros())?
         };
         let effects = Effects::of(change, written);
@@ -148,7 +162,7 @@ impl Committer {
         let shared = &self.shared;
         self.counters = effects.counters;
         *shared.counters.lock() = effects.counters;
-        let mut changed = Vec::new();
+        let mut changed = effects.touched;
         for (seq, step) in effects.steps {
             match step {
                 ConfigStep::Put(webhook) => {
@@ -186,6 +200,16 @@ impl Committer {
         }
         self.cancels.drain(..effects.cancels_done);
         self.cancels.extend(effects.cancels_started);
+        for (no, drop) in effects.drops_changed {
+            match drop {
+                Some(drop) => self.drops.insert(no, drop),
+                None => self.drops.remove(&no),
+            };
+        }
+        shared.dropping.store(self.drops.len(), Ordering::Release);
+        if effects.revived {
+            shared.revivals.fetch_add(1, Ordering::AcqRel);
+        }
         let grew = !effects.shown.is_empty();
         if grew {
             let mut recent = shared.recent.lock();
@@ -222,6 +246,7 @@ impl Committer {
                     self.counters = *self.shared.counters.lock();
                     self.pending = recovered.pending;
                     self.cancels = recovered.cancels;
+                    self.drops = recovered.drops;
                     self.shared.metrics.reopenings.inc();
                     self.shared.works.send_replace(true);
                     info!("the store is open again");
@@ -248,6 +273,10 @@ impl Change<'_> {
                 let config = self.configure(tables, change)?;
                 Ok(Answered::Config(answer, config))
             }
+            Urgent::Repair { repair, answer } => {
+                let repaired = self.repair(tables, repair)?;
+                Ok(Answered::Repaired(answer, repaired))
+            }
         }
     }
 }
@@ -264,6 +293,9 @@ impl Effects {
             fan_outs: change.fan_outs,
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,
+            drops_changed: change.drops_changed,
+            touched: change.touched,
+            revived: change.revived,
         }
     }
 

@@ -16,6 +16,7 @@ mod change;
 mod committer;
 mod config;
 mod disk;
+mod drops;
 mod error;
 mod heartbeat;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod outcomes;
 mod publish;
 mod reads;
 mod records;
+mod repair;
 mod report;
 mod segments;
 mod shared;
@@ -53,8 +55,8 @@ use self::{
 };
 use super::{
     Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, FeedError,
-    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, RequestKey,
-    Store, StoreError,
+    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, Repair,
+    Repaired, RequestKey, Store, StoreError,
 };
 use crate::{
     clock::Clock,
@@ -248,6 +250,10 @@ impl Store for RedbStore {
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Config { change, answer }).await
+    }
+
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
+        self.shared.inbox.urgent(|answer| Urgent::Repair { repair, answer }).await
     }
 
     async fn answered(

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use ::redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _};
@@ -16,9 +16,10 @@ use super::{
     change::{Tables, begin},
     committer::Recovered,
     disk::{Disk, OpenFile, make_folders},
+    drops::{Drop, Drops},
     error::{EngineError, OpenError},
     reads,
-    records::{CountersRecord, SegmentRecord, WebhookRecord},
+    records::{CountersRecord, DropRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
     space::Space,
@@ -201,13 +202,19 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
         shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
     }
     let cancels = txn.open_table(tables::CANCELS)?;
+    let mut drops = Drops::new();
+    for row in txn.open_table(tables::DROPS)?.iter()? {
+        let (no, bytes) = row?;
+        drops.insert(no.value(), Drop::new(DropRecord::decode_from(bytes.value())?));
+    }
+    shared.dropping.store(drops.len(), Ordering::Release);
     let cancels = cancels.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
     *shared.fan_outs.write() = load_fan_outs(shared, &txn)?;
 
     let head = Position(shared.counters.lock().log_head);
     *shared.recent.lock() = RecentLog::new(head, shared.config.log_cache_bytes);
     shared.head.send_replace(head);
-    Ok(Recovered { pending, cancels })
+    Ok(Recovered { pending, cancels, drops })
 }
 
 fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTreeMap<EventSeq, FanOut>, EngineError> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{
-        delivery::{DeliveryState, Outcome},
+        delivery::{Attempts, DeliveryState, Outcome},
         ids::{ConfigSeq, WebhookNo},
         time::Timestamp,
         webhook::{DisableReason, Webhook},
@@ -32,7 +32,7 @@ impl Change<'_> {
         }
         let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
-            if self.exists(outcome.key.webhook) {
+            if self.exists(outcome.key.webhook) && self.dropped(outcome.key.webhook, outcome.key.event).is_none() {
                 outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);
                 match self.record(tables, &outcome, &mut records) {
                     // Or it would keep every other outcome from being committed, for ever.
@@ -90,9 +90,11 @@ impl Change<'_> {
 
         let entry = self.append(LogRecord::outcome(outcome), Some(LogEntry::Outcome(outcome.clone())));
         let record = DeliveryRecord::after(before, create_time, outcome, entry);
+        let excused = record.excused;
         records.insert(row, record);
         if let (DeliveryState::Pending, Some(due)) = (outcome.state, outcome.next_attempt) {
-            tables.scheduled.insert((webhook, due.micros(), key.event.0, key.replay), outcome.attempt)?;
+            let attempts = Attempts::new(outcome.attempt, excused);
+            tables.scheduled.insert((webhook, due.micros(), key.event.0, key.replay), attempts.to_bits())?;
         } else {
             *self.pending.entry(webhook).or_default() -= 1;
             self.counters.pending = self.counters.pending.saturating_sub(1);

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     limits::{REQUEST_ROWS_MAX, TARGETS_MAX},
-    model::ids::{EventSeq, WebhookNo},
+    model::{
+        delivery::Attempts,
+        ids::{EventSeq, WebhookNo},
+    },
     store::types::{Hint, Publish, Published},
 };
 
@@ -72,7 +75,7 @@ impl Change<'_> {
 
     fn make_ready(&mut self, no: WebhookNo, seq: EventSeq, publish: &Publish) {
         self.ready.push(((no.0, seq.0, 0), publish.accept_time.micros()));
-        self.fresh.push((no, Hint { event: seq, replay: 0, attempts: 0, due: publish.accept_time }));
+        self.fresh.push((no, Hint { event: seq, replay: 0, attempts: Attempts::default(), due: publish.accept_time }));
         *self.pending.entry(no.0).or_default() += 1;
     }
 
@@ -83,16 +86,21 @@ impl Change<'_> {
         let targets = Arc::clone(&fan_out.targets);
         let mut cancelled = Vec::new();
         for &no in &targets[fan_out.next..end] {
-            if self.exists(no) {
+            if let Some(drop) = self.dropped(no, seq) {
+                cancelled.push((no, drop.time));
+            } else if self.exists(no) {
                 self.ready.push(((no.0, seq.0, 0), fan_out.accept_time.micros()));
-                self.fresh.push((no, Hint { event: seq, replay: 0, attempts: 0, due: fan_out.accept_time }));
+                self.fresh.push((
+                    no,
+                    Hint { event: seq, replay: 0, attempts: Attempts::default(), due: fan_out.accept_time },
+                ));
                 *self.pending.entry(no.0).or_default() += 1;
             } else {
-                cancelled.push(no);
+                cancelled.push((no, self.deleted_at(tables, no.0)?));
             }
         }
-        for no in cancelled {
-            self.cancel_rows(tables, no.0, &[(seq.0, 0, fan_out.accept_time)])?;
+        for (no, time) in cancelled {
+            self.cancel_rows(tables, no.0, time, &[(seq.0, 0, fan_out.accept_time)])?;
         }
         fan_out.next = end;
         if end == targets.len() {

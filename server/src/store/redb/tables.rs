@@ -105,6 +105,9 @@ pub(super) const FAN_OUTS: TableDefinition<'_, u64, u64> = TableDefinition::new(
 /// Deleted webhooks whose deliveries are being marked as cancelled. Key: webhook number.
 pub(super) const CANCELS: TableDefinition<'_, u64, ()> = TableDefinition::new("cancels");
 
+/// Webhooks whose deliveries of events below a number are being marked as cancelled. Key: webhook number. Value: `DropRecord`.
+pub(super) const DROPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("drops");
+
 /// Segments. Key: segment number. Value: `SegmentRecord`.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 

@@ -8,11 +8,13 @@ use ::redb::ReadTransaction;
 
 use super::{
     by_webhook,
+    drops::drop_of,
     error::EngineError,
     reads,
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
+    repair::archived_record,
     shared::{FanOut, Shared},
-    tables::{self, delivery_row, existing, lane_row},
+    tables::{self, delivery_row, lane_row},
 };
 use crate::{
     limits::LIST_EXAMINED_MAX,
@@ -81,13 +83,16 @@ struct Viewer<'a> {
     shared: &'a Shared,
     /// Taken before the snapshot: a row that is in neither was written between the two, and is in the snapshot.
     fan_outs: BTreeMap<EventSeq, FanOut>,
+    /// Whether anything was being dropped before the snapshot.
+    drops: bool,
     hot: ReadTransaction,
 }
 
 impl<'a> Viewer<'a> {
     fn new(shared: &'a Shared) -> Result<Self, EngineError> {
         let fan_outs = shared.fan_outs.read().clone();
-        Ok(Self { shared, fan_outs, hot: shared.read()?.0 })
+        let drops = shared.drops_anything();
+        Ok(Self { shared, fan_outs, drops, hot: shared.read()?.0 })
     }
 
     fn page(&self, query: &DeliveryQuery, keys: Keys, limit: usize) -> Result<DeliveryPage, EngineError> {
@@ -125,8 +130,9 @@ impl<'a> Viewer<'a> {
             Some(record) => (record.state()?, Some(record.update_time()), record.due()),
             None => (DeliveryState::Pending, None, Some(accept_time)),
         };
-        // The decision counts from when it was made, though the row may not say so yet.
-        if let Some(time) = deleted.filter(|_| state == DeliveryState::Pending) {
+        // A decision counts from when it was made, though the row may not say so yet.
+        let dropped = drop_of(&self.hot, self.drops, key.webhook)?.filter(|drop| key.event.0 < drop.below);
+        if let Some(time) = deleted.or(dropped.map(|drop| drop.time)).filter(|_| state == DeliveryState::Pending) {
             (state, update_time, next_attempt) = (DeliveryState::Cancelled, Some(time), None);
         }
         let enabled = self.shared.catalog.webhook(key.webhook).is_none_or(|known| known.webhook.is_enabled());
@@ -173,16 +179,7 @@ impl<'a> Viewer<'a> {
         if self.awaits_first_attempt(key)? {
             return Ok(None);
         }
-        let segments = self.shared.segments.all();
-        for segment in segments.iter().rev().filter(|segment| segment.record.may_have_delivery(row.0)) {
-            let txn = self.shared.segments.read(segment.no)?;
-            if let Some(table) = existing(txn.open_table(tables::DELIVERIES))?
-                && let Some(bytes) = table.get(row)?
-            {
-                return Ok(Some(DeliveryRecord::decode_from(bytes.value())?));
-            }
-        }
-        Ok(None)
+        archived_record(self.shared, row)
     }
 
     /// Whether it was decided on and has had no outcome.

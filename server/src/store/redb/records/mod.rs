@@ -10,7 +10,7 @@ pub(super) use delivery::DeliveryRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
-pub(super) use webhook::{RequestRecord, TombstoneRecord, WebhookRecord};
+pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
 
 use std::fmt::Display;
 

@@ -1,0 +1,171 @@
+//! Cancelling what is pending for a webhook that goes on: decided at once, written in slices.
+//!
+//! A *drop* says that whatever was pending for the webhook when it was decided is cancelled: deliveries of events below a number,
+//! the next event's. It is a row until every one of them is marked, and whoever reads asks it: nothing that was dropped is due,
+//! or pending, from the commit of the decision on.
+//!
+//! Invariant: nothing below the number becomes pending while the row is there. Outcomes of what was in flight are left out, wide
+//! events that arrive later are cancelled on arrival, and retries by hand are refused.
+
+use std::collections::BTreeMap;
+
+use ::redb::{ReadTransaction, ReadableTable as _};
+use prost::Message as _;
+
+use super::{
+    change::{Change, Tables},
+    config::CANCEL_ROWS,
+    error::EngineError,
+    records::{DropRecord, LogRecord},
+    shared::Shared,
+    tables,
+};
+use crate::{
+    model::{
+        ids::{EventSeq, WebhookNo},
+        time::Timestamp,
+        webhook::Webhook,
+    },
+    store::types::{CancelReason, LogEntry, WebhookCancelled},
+};
+
+/// Rows of what is scheduled, dropped or not, that one slice looks at.
+const EXAMINED_MAX: usize = 10 * CANCEL_ROWS;
+
+/// A key of `SCHEDULED`, without the webhook.
+type Place = (i64, u64, u32);
+
+/// A drop that is being carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Drop {
+    /// Deliveries of events below this number.
+    pub(super) below: u64,
+    /// When it was decided.
+    pub(super) time: Timestamp,
+    /// What is scheduled before this place has been looked at. In memory only: after a restart it is looked at again.
+    from: Place,
+}
+
+impl Drop {
+    /// From the start.
+    pub(super) fn new(record: DropRecord) -> Self {
+        Self { below: record.below, time: Timestamp::from_micros(record.time), from: (i64::MIN, 0, 0) }
+    }
+}
+
+/// The drops under way, by webhook.
+pub(super) type Drops = BTreeMap<u64, Drop>;
+
+/// What a snapshot says of a webhook's drop; asked only `if_any`, which [`Shared::drops_anything`] said before the snapshot.
+pub(super) fn drop_of(txn: &ReadTransaction, if_any: bool, webhook: WebhookNo) -> Result<Option<Drop>, EngineError> {
+    if !if_any {
+        return Ok(None);
+    }
+    let record = txn.open_table(tables::DROPS)?.get(webhook.0)?;
+    Ok(record.map(|bytes| DropRecord::decode_from(bytes.value())).transpose()?.map(Drop::new))
+}
+
+impl Change<'_> {
+    /// Cancels all that is pending for the webhook; returns how many.
+    pub(super) fn drop_pending(
+        &mut self,
+        tables: &mut Tables<'_>,
+        webhook: &Webhook,
+        reason: CancelReason,
+        time: Timestamp,
+    ) -> Result<u64, EngineError> {
+        let no = webhook.no.0;
+        let cancelled = self.forget_pending(no);
+        if cancelled == 0 {
+            return Ok(0);
+        }
+        let record = DropRecord { below: self.counters.next_event, time: time.micros() };
+        tables.drops.insert(no, record.encode_to_vec().as_slice())?;
+        self.drops_changed.push((no, Some(Drop::new(record))));
+        self.touched.push(webhook.no);
+        let (tenant, webhook) = (webhook.tenant.clone(), webhook.id);
+        let entry = WebhookCancelled { reason, tenant, webhook, deliveries: cancelled, time };
+        self.append(LogRecord::webhook_cancelled(&entry), Some(LogEntry::WebhookCancelled(entry)));
+        Ok(cancelled)
+    }
+
+    /// Counts nothing as pending for the webhook any more; returns how many were. What was dropped before does not count.
+    pub(super) fn forget_pending(&mut self, no: u64) -> u64 {
+        let dropped_below = self.drop_of(no).map_or(0, |drop| drop.below);
+        let waiting = self.shared.not_fanned_out(WebhookNo(no), EventSeq(dropped_below));
+        let pending = self.pending_of(no);
+        let cancelled = pending + waiting;
+        self.counters.pending = self.counters.pending.saturating_sub(cancelled);
+        *self.pending.entry(no).or_default() -= i64::try_from(pending).expect("counts fit");
+        cancelled
+    }
+
+    /// The webhook's drop, this transaction included.
+    pub(super) fn drop_of(&self, no: u64) -> Option<&Drop> {
+        let here = self.drops_changed.iter().rev().find(|(webhook, _)| *webhook == no);
+        here.map_or_else(|| self.drops.get(&no), |(_, drop)| drop.as_ref())
+    }
+
+    /// The drop that this delivery fell to, if its webhook's is not done yet.
+    pub(super) fn dropped(&self, no: WebhookNo, event: EventSeq) -> Option<&Drop> {
+        if self.drops.is_empty() && self.drops_changed.is_empty() {
+            return None;
+        }
+        self.drop_of(no.0).filter(|drop| event.0 < drop.below)
+    }
+
+    /// One slice of the first drop.
+    pub(super) fn drop_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
+        // One that this transaction decided on waits for the next.
+        let Some((&no, &drop)) = self.drops.iter().find(|(no, drop)| self.drop_of(**no) == Some(*drop)) else {
+            return Ok(());
+        };
+        let mut rows = Vec::new();
+        for row in tables.ready.range((no, 0, 0)..(no, drop.below, 0))?.take(CANCEL_ROWS) {
+            let (key, accept_time) = row?;
+            let (_, event, replay) = key.value();
+            rows.push((event, replay, Timestamp::from_micros(accept_time.value())));
+        }
+        let ready = rows.len();
+        let (mut scheduled, mut next) = (Vec::new(), None);
+        let (time, event, replay) = drop.from;
+        let range = (no, time, event, replay)..=(no, i64::MAX, u64::MAX, u32::MAX);
+        for (examined, row) in tables.scheduled.range(range)?.enumerate() {
+            let key = row?.0.value();
+            if examined == EXAMINED_MAX || ready + scheduled.len() == CANCEL_ROWS {
+                next = Some((key.1, key.2, key.3));
+                break;
+            }
+            if key.2 < drop.below {
+                scheduled.push(key);
+            }
+        }
+        for &(event, replay, _) in &rows {
+            tables.ready.remove((no, event, replay))?;
+        }
+        for key in scheduled {
+            tables.scheduled.remove(key)?;
+            rows.push((key.2, key.3, Timestamp::UNIX_EPOCH));
+        }
+        if !rows.is_empty() {
+            self.cancel_rows(tables, no, drop.time, &rows)?;
+        }
+        let arriving = self.shared.not_fanned_out(WebhookNo(no), EventSeq(0)) > 0;
+        if ready == CANCEL_ROWS || next.is_some() || arriving {
+            let from = next.unwrap_or((i64::MAX, u64::MAX, u32::MAX));
+            self.drops_changed.push((no, Some(Drop { from, ..drop })));
+        } else {
+            tables.drops.remove(no)?;
+            self.drops_changed.push((no, None));
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Whether a drop is under way, as of the last commit. To be asked before a snapshot is taken: what is done by then is in
+    /// its rows.
+    pub(super) fn drops_anything(&self) -> bool {
+        self.dropping.load(std::sync::atomic::Ordering::Acquire) > 0
+    }
+}
