@@ -35,6 +35,8 @@ pub mod error_info {
     pub const DELIVERY_NOT_FOUND: &str = "DELIVERY_NOT_FOUND";
     /// The delivery's webhook was deleted.
     pub const WEBHOOK_DELETED: &str = "WEBHOOK_DELETED";
+    /// There is no such event in this tenant, or no longer.
+    pub const EVENT_NOT_FOUND: &str = "EVENT_NOT_FOUND";
     /// The event is no longer retained.
     pub const EVENT_EXPIRED: &str = "EVENT_EXPIRED";
     /// The delivery has had as many attempts as one may have.

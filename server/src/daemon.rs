@@ -95,15 +95,16 @@ impl Daemon {
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
-        let api = api::Config { target_rules: config.targets.clone() }.build(api::Deps {
-            store: store.clone(),
-            accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),
-            watch: config.watch.build(store.clone(), metrics.watch.clone()),
-            clock,
-            names: Arc::new(config.deliver.names()),
-            stop: calls.clone(),
-            stop_watching: watches.clone(),
-        });
+        let api =
+            api::Config { target_rules: config.targets.clone(), retention: config.store.retention }.build(api::Deps {
+                store: store.clone(),
+                accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),
+                watch: config.watch.build(store.clone(), metrics.watch.clone()),
+                clock,
+                names: Arc::new(config.deliver.names()),
+                stop: calls.clone(),
+                stop_watching: watches.clone(),
+            });
         let api = api.await;
 
         let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());

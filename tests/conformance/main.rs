@@ -64,6 +64,7 @@ macro_rules! suite {
             details_hold_every_attempt,
             history_reads_the_same_after_archiving,
             retention_drops_what_is_done_and_keeps_what_is_pending,
+            events_are_found_by_their_ids,
         },
         repair::{
             held_deliveries_are_dropped_at_once_and_for_good,

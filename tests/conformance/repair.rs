@@ -40,10 +40,11 @@ async fn repair(fixture: &Fixture, repair: Repair) -> Repaired {
 async fn retry(fixture: &Fixture, key: DeliveryKey, time: Timestamp) -> Repaired {
     // What was cancelled with many others cannot be retried before all are marked.
     loop {
-        match repair(fixture, Repair::Retry { key, time }).await {
-            Repaired::Cancelling => tokio::task::yield_now().await,
-            repaired => return repaired,
+        let repaired = repair(fixture, Repair::Retry { key, time }).await;
+        if repaired != Repaired::Cancelling {
+            return repaired;
         }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -13,6 +13,7 @@ mod listing;
 mod main_job;
 mod ops;
 mod publish_stream;
+mod repair;
 mod request_id;
 mod restart;
 mod retries;

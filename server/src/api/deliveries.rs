@@ -181,5 +181,12 @@ fn list_scope(request: &v1::ListDeliveriesRequest) -> Scope {
     states.sort_unstable();
     states.dedup();
     let scope = Scope::new("ListDeliveries").with(tenant).with(&request.webhook_id).with(&request.event_id);
-    states.iter().fold(scope, |scope, state| scope.with(&state.to_string()))
+    let scope = states.iter().fold(scope, |scope, state| scope.with(&state.to_string()));
+    let mut event_types: Vec<_> = request.event_types.iter().collect();
+    event_types.sort_unstable();
+    event_types.dedup();
+    // Numbers, names and times are told apart by how they look.
+    let scope = event_types.into_iter().fold(scope, |scope, name| scope.with(name));
+    let time = |time: Option<&prost_types::Timestamp>| time.map_or_else(String::new, ToString::to_string);
+    scope.with(&time(request.start_time.as_ref())).with(&time(request.end_time.as_ref()))
 }

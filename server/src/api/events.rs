@@ -1,11 +1,13 @@
-//! `EventService`: publishing.
+//! `EventService`: publishing, and reading what was published.
 //!
 //! The one service whose routing is written by hand: the generated one fails a whole call or stream at the first message it
 //! cannot decode (text that is not UTF-8, `data` nested too deeply), and here one bad event never touches its neighbours.
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Buf as _;
@@ -22,14 +24,20 @@ use tonic::{
 use tonic_prost::ProstEncoder;
 
 use super::{
+    convert,
     publish::{Incoming, Reply, publish_all, publish_one},
+    refuse_if,
     status::Failure,
 };
-use crate::{accept::Accept, limits::GRPC_MESSAGE_BYTES_MAX};
+use crate::{accept::Accept, clock::Clock, limits::GRPC_MESSAGE_BYTES_MAX, store::Store};
 
-/// Publishes what comes in, until told to stop.
-#[derive(Debug, Clone)]
+/// Publishes what comes in, and reads it, until told to stop.
+#[derive(Clone)]
 pub(super) struct EventService {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Clock,
+    /// How long events are kept.
+    pub(super) retention: Duration,
     pub(super) accept: Accept,
     pub(super) stop: CancellationToken,
 }
@@ -54,6 +62,7 @@ impl tower::Service<http::Request<Body>> for EventService {
             Ok(match method {
                 "PublishEvents" => grpc().streaming(PublishEvents(service), request).await,
                 "PublishEvent" => grpc().unary(PublishEvent(service), request).await,
+                "GetEvent" => grpc().unary(GetEvent(service), request).await,
                 _ => Status::unimplemented("").into_http(),
             })
         })
@@ -75,7 +84,7 @@ impl StreamingService<Incoming> for PublishEvents {
     type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Incoming>>) -> Self::Future {
-        let EventService { accept, stop } = self.0.clone();
+        let EventService { accept, stop, .. } = self.0.clone();
         if stop.is_cancelled() {
             return std::future::ready(Err(Failure::stopping().into()));
         }
@@ -91,7 +100,7 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::PublishEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { accept, stop } = self.0.clone();
+        let EventService { accept, stop, .. } = self.0.clone();
         Box::pin(async move {
             if stop.is_cancelled() {
                 return Err(Failure::stopping().into());
@@ -102,6 +111,34 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
             };
             Ok(Response::new(reply.into()))
         })
+    }
+}
+
+struct GetEvent(EventService);
+
+impl UnaryService<Result<v1::GetEventRequest, DecodeError>> for GetEvent {
+    type Response = v1::GetEventResponse;
+    type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
+
+    fn call(&mut self, request: Request<Result<v1::GetEventRequest, DecodeError>>) -> Self::Future {
+        let service = self.0.clone();
+        Box::pin(async move {
+            refuse_if(&service.stop)?;
+            let request = request.into_inner().map_err(Failure::unreadable)?;
+            Ok(Response::new(service.read(&request).await?))
+        })
+    }
+}
+
+impl EventService {
+    async fn read(&self, request: &v1::GetEventRequest) -> Result<v1::GetEventResponse, Failure> {
+        let (tenant, id) = convert::event::event_key(request)?;
+        if let Some(stored) = self.store.find_event(&tenant, &id).await? {
+            return Ok(convert::event::event_reply(stored));
+        }
+        let kept_since = self.clock.now() - self.retention;
+        let is_old = id.assigned_at().is_some_and(|assigned| assigned < kept_since);
+        Err(if is_old { Failure::event_too_old() } else { Failure::event_not_found() })
     }
 }
 

@@ -17,7 +17,7 @@ mod webhooks;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postrider_proto::v1::{
@@ -47,6 +47,8 @@ use crate::{
 pub struct Config {
     /// Which URLs webhooks may have.
     pub target_rules: TargetRules,
+    /// How long events are kept.
+    pub retention: Duration,
 }
 
 /// Judges host names when a webhook is created.
@@ -90,7 +92,8 @@ impl Config {
         let webhooks =
             WebhookService { store: store.clone(), clock, rules: self.target_rules, names, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
-        let events = EventService { accept, stop: stop.clone() };
+        let (retention, stops) = (self.retention, stop.clone());
+        let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
         let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();

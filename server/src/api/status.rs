@@ -82,6 +82,16 @@ impl Failure {
         Self::new(Code::FailedPrecondition, reason::EVENT_EXPIRED, "the delivery's event is no longer retained")
     }
 
+    /// The tenant has no such event, or none any more.
+    pub(super) fn event_not_found() -> Self {
+        Self::new(Code::NotFound, reason::EVENT_NOT_FOUND, "this tenant has no such event, or it is no longer retained")
+    }
+
+    /// The event was accepted too long ago.
+    pub(super) fn event_too_old() -> Self {
+        Self::new(Code::OutOfRange, reason::EVENT_EXPIRED, "events as old as this one are no longer retained")
+    }
+
     /// The delivery has had enough.
     pub(super) fn too_many_attempts() -> Self {
         Self::new(

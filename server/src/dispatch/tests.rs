@@ -17,7 +17,7 @@ use crate::{
     model::{
         delivery::Attempts,
         event::{Event, JSON, StoredEvent},
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventSeq, EventTypeName, Position, WebhookId},
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -133,6 +133,10 @@ impl Store for Memory {
 
     async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
         Err(StoreError::Closed)
+    }
+
+    async fn find_event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        Ok(None)
     }
 
     async fn repair(&self, _: Repair) -> Result<Repaired, StoreError> {

@@ -166,6 +166,10 @@ impl Store for FakeStore {
         unreachable!("not asked")
     }
 
+    async fn find_event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        Ok(None)
+    }
+
     async fn commit(&self, _: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
     }

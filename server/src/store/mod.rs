@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::model::{
     event::StoredEvent,
-    ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+    ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
     seal::Sealer,
     time::Timestamp,
 };
@@ -43,6 +43,9 @@ pub trait Store: Send + Sync + 'static {
     /// Events by number, in the order asked; `None` for what is not retained. Only the first ones, at least one, if the next
     /// would make them weigh more than `bytes_max` in all, or cannot be read. An error is about the first one.
     async fn events(&self, seqs: &[EventSeq], bytes_max: usize) -> Result<Vec<Option<StoredEvent>>, StoreError>;
+
+    /// A tenant's event by its id; `None` if there is none, or none any more.
+    async fn find_event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError>;
 
     /// Records what attempts led to, durably, each group all or nothing. A group whose owner has lost its right is fenced.
     ///

@@ -278,6 +278,21 @@ pub struct DeliveryQuery {
     pub event: Option<EventId>,
     /// Only those standing so; empty: all.
     pub states: Vec<DeliveryView>,
+    /// Only those of events of these types; empty: all.
+    pub event_types: BTreeSet<EventTypeName>,
+    /// Only those of events accepted then or later.
+    pub from: Option<Timestamp>,
+    /// Only those of events accepted before then.
+    pub until: Option<Timestamp>,
+}
+
+impl DeliveryQuery {
+    /// Whether an event of this type, accepted then, may have deliveries that are wanted.
+    pub fn wants_event(&self, event_type: &EventTypeName, accept_time: Timestamp) -> bool {
+        (self.event_types.is_empty() || self.event_types.contains(event_type))
+            && self.from.is_none_or(|from| from <= accept_time)
+            && self.until.is_none_or(|until| accept_time < until)
+    }
 }
 
 /// Where a list goes on: after this delivery.

@@ -17,7 +17,7 @@ use postrider_server::{
     flow::News,
     model::{
         event::StoredEvent,
-        ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
     },
@@ -131,6 +131,11 @@ impl Store for MemoryStore {
             events
         })
         .await
+    }
+
+    async fn find_event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let find = |image: &Image| image.event_seq(tenant, id).and_then(|seq| image.events.get(&seq).cloned());
+        self.read(|storage| find(&storage.image)).await
     }
 
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {

@@ -102,6 +102,7 @@ impl Image {
             query.tenant.as_ref().is_none_or(|tenant| *tenant == delivery.tenant)
                 && query.webhook.is_none_or(|webhook| webhook == delivery.webhook)
                 && query.event.as_ref().is_none_or(|event| *event == delivery.event)
+                && query.wants_event(&delivery.event_type, delivery.create_time)
                 && (query.states.is_empty() || query.states.contains(&delivery.state))
         });
         let deliveries: Vec<_> = wanted.by_ref().take(limit).collect();

@@ -7,6 +7,7 @@ use postrider_client::Client;
 
 use crate::{
     deliveries::DeliveriesCommand,
+    events::EventsCommand,
     failure::{EXIT_CODES, Failure},
     listen::ListenArgs,
     output::Format,
@@ -53,7 +54,10 @@ enum Command {
     Triggers(TriggersArgs),
     /// Publish one event, or many from NDJSON.
     Publish(PublishArgs),
-    /// Show and list deliveries.
+    /// Show events.
+    #[command(subcommand)]
+    Events(EventsCommand),
+    /// Show, list, retry and cancel deliveries.
     #[command(subcommand)]
     Deliveries(DeliveriesCommand),
     /// Follow what becomes of deliveries.
@@ -125,6 +129,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Webhooks(command) => command.run(&session()?).await,
         Command::Triggers(args) => args.run(&session()?).await,
         Command::Publish(args) => args.run(&session()?).await,
+        Command::Events(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,

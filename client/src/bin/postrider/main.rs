@@ -2,6 +2,7 @@
 
 mod cli;
 mod deliveries;
+mod events;
 mod failure;
 mod ids;
 mod json;

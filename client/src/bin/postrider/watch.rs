@@ -6,7 +6,7 @@ use clap::Args;
 use futures::StreamExt as _;
 use postrider_client::{
     Update, WatchConfig,
-    v1::{DeliveryState, Outcome, WatchDeliveriesRequest, watch_deliveries_request::Start},
+    v1::{CancelReason, DeliveryState, Outcome, WatchDeliveriesRequest, watch_deliveries_request::Start},
 };
 use tokio::time::sleep;
 
@@ -126,12 +126,22 @@ fn show(format: Format, update: &Update, cursor: Option<&str>) -> Result<(), Fai
         (Format::Json, update) => say_json_line(&json::update(update, cursor)),
         (Format::Table, Update::Outcome(outcome)) => say(line(outcome)),
         (Format::Table, Update::WebhookCancelled(it)) => say(format_args!(
-            "{:<24}  {:<9}  webhook {} was deleted; {} cancelled",
+            "{:<24}  {:<9}  webhook {}{}; {} cancelled",
             time(it.time.as_ref()),
             "CANCELLED",
             printable(&it.webhook_id),
+            cancel_reason(it.reason()),
             counted(it.deliveries, "pending delivery", "pending deliveries"),
         )),
+    }
+}
+
+fn cancel_reason(reason: CancelReason) -> &'static str {
+    match reason {
+        CancelReason::WebhookDeleted => " was deleted",
+        CancelReason::HeldDropped => " was enabled without what was held",
+        CancelReason::Requested => ": on request",
+        CancelReason::Unspecified => "",
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use postrider_proto::v1;
 
-use super::{count, event_type, small, tenant, tenant_or_all, time};
+use super::{count, event::timestamp, event_type, small, tenant, tenant_or_all, time};
 use crate::{
     api::status::{Failure, Violations},
     limits::{CALL_DELIVERIES_MAX, WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
@@ -101,7 +101,15 @@ pub(in crate::api) fn delivery_query(
         (!request.webhook_id.is_empty()).then(|| violations.note("webhook_id", request.webhook_id.parse())).flatten();
     let event = (!request.event_id.is_empty()).then(|| violations.note("event_id", request.event_id.parse())).flatten();
     let states = states_filter(violations, &request.states);
-    DeliveryQuery { tenant, webhook, event, states }
+    let event_types = each(violations, "event_types", &request.event_types, |violations, field, name| {
+        event_type(violations, || field, name)
+    });
+    let from = request.start_time.and_then(|time| timestamp(violations, "start_time", time));
+    let until = request.end_time.and_then(|time| timestamp(violations, "end_time", time));
+    if from.zip(until).is_some_and(|(from, until)| from > until) {
+        violations.add("end_time", "must not be before `start_time`");
+    }
+    DeliveryQuery { tenant, webhook, event, states, event_types, from, until }
 }
 
 /// The states a filter names, each once.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use postrider_proto::v1;
 
-use super::{event_type, labels, tenant};
+use super::{event_type, labels, tenant, time};
 use crate::{
     api::{
         json::{JsonError, to_json},
@@ -11,8 +11,8 @@ use crate::{
     },
     limits::{CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
-        event::{Event, JSON},
-        ids::{EventId, InvalidId},
+        event::{Event, JSON, StoredEvent},
+        ids::{EventId, InvalidId, Tenant},
         time::Timestamp,
     },
 };
@@ -52,19 +52,47 @@ pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> 
     })
 }
 
+/// The tenant and id of an event to read.
+pub(in crate::api) fn event_key(request: &v1::GetEventRequest) -> Result<(Tenant, EventId), Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant(&mut violations, "tenant", &request.tenant);
+    let id = violations.note("id", request.id.parse());
+    violations.check()?;
+    Ok((tenant.expect("no violations"), id.expect("no violations")))
+}
+
+/// An event as callers see it.
+pub(in crate::api) fn event_reply(stored: StoredEvent) -> v1::GetEventResponse {
+    let StoredEvent { event, accept_time, .. } = stored;
+    let event = v1::Event {
+        id: event.id.to_string(),
+        tenant: event.tenant.to_string(),
+        r#type: event.event_type.to_string(),
+        labels: event.labels.into_iter().collect(),
+        ordering_key: event.ordering_key,
+        occur_time: event.occur_time.map(time),
+        content_type: event.content_type,
+        payload: Some(v1::event::Payload::Body(event.body)),
+    };
+    v1::GetEventResponse { event: Some(event), accept_time: Some(time(accept_time)) }
+}
+
 fn event_id(text: &str) -> Result<EventId, InvalidId> {
     if text.is_empty() { Ok(EventId::generate()) } else { text.parse() }
 }
 
-/// To the microsecond, rounded down.
 fn occur_time(violations: &mut Violations, time: prost_types::Timestamp) -> Option<Timestamp> {
-    const FIELD: &str = "event.occur_time";
+    timestamp(violations, "event.occur_time", time)
+}
+
+/// To the microsecond, rounded down.
+pub(super) fn timestamp(violations: &mut Violations, field: &str, time: prost_types::Timestamp) -> Option<Timestamp> {
     if !TIMESTAMP_SECONDS.contains(&time.seconds) {
-        violations.add(FIELD, "must be in the years 0001 to 9999");
+        violations.add(field, "must be in the years 0001 to 9999");
         return None;
     }
     if !(0..1_000_000_000).contains(&time.nanos) {
-        violations.add(FIELD, "must have 0 to 999,999,999 nanoseconds");
+        violations.add(field, "must have 0 to 999,999,999 nanoseconds");
         return None;
     }
     Some(Timestamp::from_micros(time.seconds * 1_000_000 + i64::from(time.nanos / 1_000)))

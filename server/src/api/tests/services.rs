@@ -264,7 +264,7 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         stop: stop(),
         stop_watching: stop(),
     };
-    Config { target_rules: rules() }.build(deps).await
+    Config { target_rules: rules(), retention: std::time::Duration::from_hours(720) }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {

@@ -64,7 +64,7 @@ use crate::{
     limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
         event::StoredEvent,
-        ids::{ConfigSeq, DeliveryId, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
     },
@@ -212,6 +212,11 @@ impl Store for RedbStore {
         }
         let seqs = seqs.to_vec();
         self.read(move |shared| reads::events(shared, &seqs, bytes_max).map_err(StoreError::from)).await
+    }
+
+    async fn find_event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.read_for_caller(move |shared| reads::find_event(shared, &tenant, &id).map_err(StoreError::from)).await
     }
 
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {

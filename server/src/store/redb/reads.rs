@@ -9,7 +9,7 @@ use super::{
     config::{answer_again, request_key},
     drops::drop_of,
     error::EngineError,
-    records::{EventChunk, EventRecord, LogChunk, RequestRecord, WebhookRecord},
+    records::{EventChunk, EventRecord, LogChunk, RequestRecord, WebhookRecord, event_key},
     shared::Shared,
     tables::{self, LaneRow},
 };
@@ -18,7 +18,7 @@ use crate::{
     model::{
         delivery::Attempts,
         event::StoredEvent,
-        ids::{ConfigSeq, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, EventId, EventSeq, Position, Tenant, WebhookNo},
         time::Timestamp,
     },
     store::types::{
@@ -187,6 +187,19 @@ pub(super) fn event(shared: &Shared, seq: EventSeq) -> Result<Option<EventRecord
     let (txn, _) = shared.read()?;
     let rescued = txn.open_table(tables::RESCUED)?.get(seq.0)?;
     Ok(rescued.map(|bytes| EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))).transpose()?)
+}
+
+/// An event by its id.
+pub(super) fn find_event(shared: &Shared, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, EngineError> {
+    let key = event_key(id.as_str(), tenant.as_str());
+    let in_hot = shared.read()?.0.open_table(tables::EVENT_IDS)?.get(key.as_slice())?.map(|found| found.value());
+    let found = match in_hot {
+        Some(found) => Some(found),
+        None => shared.segments.find_event(&key)?,
+    };
+    let Some((seq, ..)) = found else { return Ok(None) };
+    let record = event(shared, EventSeq(seq))?;
+    Ok(record.map(|record| record.content(EventSeq(seq))).transpose()?)
 }
 
 /// The chunk that holds an event, with its first event's number: from memory, from the hot store, or from its segment.

@@ -33,7 +33,7 @@ const EVENTS_EXAMINED_MAX: usize = 10 * LIST_EXAMINED_MAX;
 pub(super) fn get(shared: &Shared, id: DeliveryId) -> Result<Option<DeliveryDetail>, EngineError> {
     let key = shared.sealer.delivery_key(id);
     let viewer = Viewer::new(shared)?;
-    let Some((delivery, record)) = viewer.view(key)? else { return Ok(None) };
+    let Some((delivery, record)) = viewer.view(key, None)? else { return Ok(None) };
     let mut attempts = Vec::new();
     for entry in record.iter().flat_map(DeliveryRecord::entries) {
         if let Some(LogEntry::Outcome(outcome)) = reads::entry(shared, entry)? {
@@ -104,7 +104,7 @@ impl<'a> Viewer<'a> {
                 return Ok(page);
             }
             last = Some(key);
-            let Some((delivery, _)) = self.view(key)? else { continue };
+            let Some((delivery, _)) = self.view(key, Some(query))? else { continue };
             let wanted = query.tenant.as_ref().is_none_or(|tenant| *tenant == delivery.tenant)
                 && (query.states.is_empty() || query.states.contains(&delivery.state));
             if wanted {
@@ -114,9 +114,16 @@ impl<'a> Viewer<'a> {
         Ok(page)
     }
 
-    /// A delivery as it stands, with its record if it has one.
-    fn view(&self, key: DeliveryKey) -> Result<Option<(Delivery, Option<DeliveryRecord>)>, EngineError> {
+    /// A delivery as it stands, with its record if it has one; `None` also if its event is not of those that are wanted.
+    fn view(
+        &self,
+        key: DeliveryKey,
+        wanted: Option<&DeliveryQuery>,
+    ) -> Result<Option<(Delivery, Option<DeliveryRecord>)>, EngineError> {
         let Some(event) = reads::event(self.shared, key.event)? else { return Ok(None) };
+        if wanted.is_some_and(|query| !query.wants_event(&event.event_type(), event.accept_time())) {
+            return Ok(None);
+        }
         let Some((webhook, tenant, deleted)) = self.webhook(key.webhook)? else { return Ok(None) };
         if event.tenant() != tenant.as_str() {
             return Ok(None);

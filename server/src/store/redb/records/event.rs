@@ -67,6 +67,10 @@ impl EventRecord {
         &self.tenant
     }
 
+    pub(in super::super) fn event_type(&self) -> EventTypeName {
+        EventTypeName::new(&self.event_type)
+    }
+
     pub(in super::super) fn accept_time(&self) -> Timestamp {
         Timestamp::from_micros(self.accept_time)
     }
