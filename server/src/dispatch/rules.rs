@@ -525,3 +525,41 @@ fn room_given_up_for_another_tenant_is_made_good_from_disk() {
     assert_eq!(delivered.len(), 201);
     bench.scheduler.check_empty();
 }
+
+#[test]
+fn what_is_retried_by_hand_while_its_end_is_news_is_read_again() {
+    let mut bench = Bench::new(limits());
+    bench.news(board(5, ONE, [hint(1)], None));
+    assert_eq!(bench.launched(), [1]);
+    // Its outcome was committed with 6, the retry with 7; of that the dispatcher hears first.
+    let retried = Hint { attempts: Attempts::new(1, 1), ..hint(1) };
+    bench.news(board(7, ONE, [retried], None));
+    assert!(bench.launched().is_empty(), "one attempt at a time");
+    bench.settle(1, 6, None);
+    assert!(bench.refill().is_some(), "it is not forgotten");
+    bench.refilled(Some(&page(7, [retried], false)));
+    let launches = bench.launches();
+    assert_eq!(launches.iter().map(|launch| launch.attempts).collect::<Vec<_>>(), [retried.attempts]);
+    bench.settle(1, 8, None);
+    bench.scheduler.check_empty();
+}
+
+#[test]
+fn what_was_cancelled_is_launched_neither_from_the_window_nor_from_the_board_nor_from_an_older_read() {
+    let mut bench = Bench::new(Limits { webhook_in_flight_max: 1, ..limits() });
+    bench.news(board(5, ONE, [hint(1), hint(2)], Some(5)));
+    assert_eq!(bench.launched(), [1]);
+    assert!(bench.refill().is_some());
+    let mut cancelled = board(7, ONE, [hint(3)], None);
+    cancelled.changed.insert(ONE);
+    bench.news(cancelled);
+    bench.settle(1, 8, None);
+    assert!(bench.launched().is_empty(), "the window and the board are forgotten");
+    bench.refilled(Some(&page(6, [hint(2), hint(3)], false)));
+    assert!(bench.launched().is_empty(), "and what was read before");
+    assert!(bench.refill().is_some());
+    bench.refilled(Some(&page(7, [hint(4)], false)));
+    assert_eq!(bench.launched(), [4], "what is on disk counts");
+    bench.settle(4, 9, None);
+    bench.scheduler.check_empty();
+}
