@@ -169,3 +169,83 @@ impl Shared {
         self.dropping.load(std::sync::atomic::Ordering::Acquire) > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::redb::{ReadableDatabase as _, ReadableTableMetadata as _};
+    use tempfile::TempDir;
+
+    use super::{
+        super::{
+            RedbStore,
+            tests::{opened, outcome, publish, webhook},
+        },
+        *,
+    };
+    use crate::{
+        model::delivery::DeliveryState,
+        store::{ConfigChange, OutcomeGroup, Repair, Repaired, Store as _},
+    };
+
+    /// Rows of what is due, and of decisions that are not carried out.
+    fn rows(store: &RedbStore) -> [u64; 4] {
+        let hot = store.shared.hot.read().clone().unwrap();
+        let txn = hot.begin_read().unwrap();
+        let ready = txn.open_table(tables::READY).unwrap().len().unwrap();
+        let scheduled = txn.open_table(tables::SCHEDULED).unwrap().len().unwrap();
+        let drops = txn.open_table(tables::DROPS).unwrap().len().unwrap();
+        [ready, scheduled, drops, txn.open_table(tables::CANCELS).unwrap().len().unwrap()]
+    }
+
+    /// A webhook with deliveries never attempted and deliveries due again, more than a few slices take.
+    async fn busy(store: &RedbStore) -> WebhookNo {
+        let no = webhook(store).await;
+        for n in 0..60 {
+            publish(store, &format!("event-{n}")).await.unwrap();
+        }
+        let mut outcomes = Vec::new();
+        for hint in store.due(no, Timestamp::UNIX_EPOCH, 100).await.unwrap().hints.into_iter().take(25) {
+            let next_attempt = Some(Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(60));
+            let made = outcome(store, no, hint).await;
+            outcomes.push(crate::model::delivery::Outcome { state: DeliveryState::Pending, next_attempt, ..made });
+        }
+        store.commit(store.owner(), vec![OutcomeGroup { outcomes, disable: Vec::new() }]).await.unwrap();
+        assert_eq!(rows(store), [35, 25, 0, 0]);
+        no
+    }
+
+    /// The slices go on after a restart, take what was decided and no more, and leave nothing behind, also if the webhook goes
+    /// in the middle of them.
+    #[tokio::test]
+    async fn slices_take_what_was_dropped_and_leave_nothing_behind() {
+        for deleted in [false, true] {
+            let dir = TempDir::new().unwrap();
+            let store = opened(&dir);
+            let no = busy(&store).await;
+            let cancel = Repair::CancelAll { webhook: no, time: Timestamp::UNIX_EPOCH };
+            assert_eq!(store.repair(cancel).await.unwrap(), Repaired::Cancelled(60));
+            if deleted {
+                let webhook = store.catalog().webhook(no).unwrap().webhook;
+                let (tenant, id) = (webhook.tenant.clone(), webhook.id);
+                let delete = ConfigChange::DeleteWebhook { tenant, id, expect: None, time: Timestamp::UNIX_EPOCH };
+                store.put_config(delete).await.unwrap();
+            } else {
+                publish(&store, "later").await.unwrap();
+            }
+            store.close().await.unwrap();
+            drop(store);
+
+            let store = opened(&dir);
+            let left = [u64::from(!deleted), 0, 0, 0];
+            let done = async {
+                while rows(&store) != left {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let done = tokio::time::timeout(std::time::Duration::from_secs(30), done).await;
+            assert!(done.is_ok(), "deleted: {deleted}, left: {:?}", rows(&store));
+            assert!(!store.shared.drops_anything());
+            store.close().await.unwrap();
+        }
+    }
+}
