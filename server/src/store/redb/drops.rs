@@ -205,7 +205,7 @@ mod tests {
         }
         let mut outcomes = Vec::new();
         for hint in store.due(no, Timestamp::UNIX_EPOCH, 100).await.unwrap().hints.into_iter().take(25) {
-            let next_attempt = Some(Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(60));
+            let next_attempt = Some(Timestamp::UNIX_EPOCH + std::time::Duration::from_mins(1));
             let made = outcome(store, no, hint).await;
             outcomes.push(crate::model::delivery::Outcome { state: DeliveryState::Pending, next_attempt, ..made });
         }
