@@ -9,6 +9,25 @@ pub mod v1 {
     tonic::include_proto!("postrider.v1");
 }
 
+/// Messages that show no secret, wherever they are printed.
+mod debug {
+    use std::fmt;
+
+    use crate::v1::{BasicCredentials, BearerToken};
+
+    impl fmt::Debug for BasicCredentials {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("BasicCredentials").field("username", &self.username).finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for BearerToken {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("BearerToken").finish_non_exhaustive()
+        }
+    }
+}
+
 /// The encoded `google.protobuf.FileDescriptorSet` of the contract and everything it imports, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/postrider_descriptor.bin"));
 
@@ -53,6 +72,8 @@ pub mod error_info {
     pub const TOO_MANY_TARGETS: &str = "TOO_MANY_TARGETS";
     /// The store holds as many webhooks as it may.
     pub const TOO_MANY_WEBHOOKS: &str = "TOO_MANY_WEBHOOKS";
+    /// As many test events are on their way as may be.
+    pub const TOO_MANY_TRIALS: &str = "TOO_MANY_TRIALS";
     /// As many deliveries are pending as may be.
     pub const BACKLOG_FULL: &str = "BACKLOG_FULL";
     /// The server's disk is full, or almost.

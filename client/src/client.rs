@@ -15,7 +15,8 @@ use crate::{
         CancelDeliveriesRequest, CreateWebhookRequest, CreateWebhookResponse, DeleteWebhookRequest, Delivery, Event,
         EventType, GetDeliveryRequest, GetDeliveryResponse, GetEventRequest, GetEventResponse, GetWebhookRequest,
         ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest, ListEventTypesResponse,
-        ListWebhooksRequest, ListWebhooksResponse, PublishEventRequest, RetryDeliveryRequest, WatchDeliveriesRequest,
+        ListWebhooksRequest, ListWebhooksResponse, Outcome, PublishEventRequest, RetryDeliveryRequest,
+        RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateWebhookRequest, WatchDeliveriesRequest,
         Webhook, delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
         event_type_service_client::EventTypeServiceClient, publish_event_response,
         webhook_service_client::WebhookServiceClient,
@@ -153,6 +154,34 @@ impl Client {
             let page = self.list_webhooks(ListWebhooksRequest { page_token, ..Default::default() }).await?;
             Ok((page.webhooks, page.next_page_token))
         })
+    }
+
+    /// Changes a webhook: the fields that the mask names, or without one those that are not empty. An `etag` in the webhook guards
+    /// against concurrent changes (`ABORTED`).
+    pub async fn update_webhook(&self, mut request: UpdateWebhookRequest) -> Result<Webhook, Error> {
+        let webhook = request.webhook.get_or_insert_default();
+        webhook.tenant = self.tenant_or(std::mem::take(&mut webhook.tenant));
+        let reply = self.call(self.webhook_service().update_webhook(request)).await?;
+        reply.webhook.ok_or_else(|| incomplete("webhook"))
+    }
+
+    /// Replaces what signs a webhook's deliveries. The reply holds the new secret, this once; under `STANDARD_V1A` it holds none, and
+    /// the webhook its new public key.
+    pub async fn rotate_secret(&self, mut request: RotateSecretRequest) -> Result<RotateSecretResponse, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        self.call(self.webhook_service().rotate_secret(request)).await
+    }
+
+    /// Sends an event type's example to a webhook, once, and says what that led to. Takes as long as the attempt.
+    pub async fn send_test_event(
+        &self,
+        id: impl Into<String>,
+        event_type: impl Into<String>,
+    ) -> Result<Outcome, Error> {
+        let request =
+            SendTestEventRequest { tenant: self.tenant.clone(), id: id.into(), event_type: event_type.into() };
+        let reply = self.call(self.webhook_service().send_test_event(request)).await?;
+        reply.outcome.ok_or_else(|| incomplete("outcome"))
     }
 
     /// Deletes a webhook for good, and says how many pending deliveries were cancelled with it.

@@ -1,8 +1,8 @@
 //! For receivers: does this request really come from Postrider, and is it fresh?
 //!
-//! Verifies [Standard Webhooks](https://github.com/standard-webhooks/standard-webhooks) `v1` signatures: HMAC-SHA256 over
-//! `{webhook-id}.{webhook-timestamp}.{body}`. Verify the raw bytes of the body, before anything parses them, and use the id
-//! to recognise repeats.
+//! Verifies [Standard Webhooks](https://github.com/standard-webhooks/standard-webhooks) signatures over
+//! `{webhook-id}.{webhook-timestamp}.{body}`: `v1`, HMAC-SHA256 with a secret (`whsec_…`), and `v1a`, ed25519 with a public key
+//! (`whpk_…`). Verify the raw bytes of the body, before anything parses them, and use the id to recognise repeats.
 //!
 //! ```
 //! use postrider_client::verify::Verifier;
@@ -15,7 +15,8 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: `v1a` (asymmetric) signatures; entries of unknown versions are skipped.
+//! A header may hold several signatures, while a secret is rotated: one that is right is enough. Those of unknown versions are
+//! skipped.
 
 use std::{
     fmt,
@@ -25,6 +26,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::HeaderMap;
+use ring::signature::{ED25519, UnparsedPublicKey};
 use sha2::Sha256;
 use thiserror::Error;
 
@@ -41,10 +43,15 @@ pub const TOLERANCE_DEFAULT: Duration = Duration::from_mins(5);
 const SECRET_BYTES_MIN: usize = 24;
 /// Secrets have at most this many bytes.
 const SECRET_BYTES_MAX: usize = 64;
+/// A public key has this many.
+const PUBLIC_KEY_BYTES: usize = 32;
 
-/// A secret that is not `whsec_` and standard base64 of 24 to 64 bytes. Never shows the secret.
+/// A secret that is not `whsec_` and standard base64 of 24 to 64 bytes, and no public key either, `whpk_` and base64 of 32. Never
+/// shows the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a signing secret must be `whsec_` followed by standard base64 of 24 to 64 bytes")]
+#[error(
+    "a signing secret must be `whsec_` followed by standard base64 of 24 to 64 bytes, a public key `whpk_` and base64 of 32"
+)]
 pub struct InvalidSecret;
 
 /// Why a request is not to be trusted.
@@ -76,15 +83,23 @@ pub struct Verified {
     pub time: SystemTime,
 }
 
-/// Verifies requests with one secret, or with several while they are rotated.
+/// Verifies requests with one secret or public key, or with several while they are rotated.
 #[derive(Clone)]
 pub struct Verifier {
-    keys: Vec<Hmac<Sha256>>,
+    keys: Vec<Key>,
     tolerance: Duration,
 }
 
+#[derive(Clone)]
+enum Key {
+    /// Verifies `v1`.
+    Secret(Box<Hmac<Sha256>>),
+    /// Verifies `v1a`.
+    Public(UnparsedPublicKey<[u8; PUBLIC_KEY_BYTES]>),
+}
+
 impl Verifier {
-    /// A verifier that accepts a signature by any of these secrets.
+    /// A verifier that accepts a signature by any of these secrets (`whsec_…`) or public keys (`whpk_…`).
     pub fn new(secrets: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, InvalidSecret> {
         let keys = secrets.into_iter().map(|secret| key(secret.as_ref())).collect::<Result<_, _>>()?;
         Ok(Self { keys, tolerance: TOLERANCE_DEFAULT })
@@ -110,7 +125,10 @@ impl Verifier {
         let time = self.fresh(timestamp, now)?;
         header(headers, SIGNATURE_HEADER)?;
         let genuine = headers.get_all(SIGNATURE_HEADER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(' ').filter_map(decode_v1).any(|signature| self.matches(id, timestamp, body, &signature))
+            value
+                .split(' ')
+                .filter_map(Signature::decode)
+                .any(|signature| self.matches(id, timestamp, body, &signature))
         });
         if !genuine {
             return Err(VerifyError::NoMatch);
@@ -132,14 +150,20 @@ impl Verifier {
         }
     }
 
-    fn matches(&self, id: &str, timestamp: &str, body: &[u8], signature: &[u8]) -> bool {
-        self.keys.iter().any(|key| {
-            let mut mac = key.clone();
-            for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
-                mac.update(part);
+    fn matches(&self, id: &str, timestamp: &str, body: &[u8], signature: &Signature) -> bool {
+        let content = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body];
+        self.keys.iter().any(|key| match (key, signature) {
+            (Key::Secret(secret), Signature::V1(signature)) => {
+                let mut mac = secret.clone();
+                for part in content {
+                    mac.update(part);
+                }
+                // Compares in constant time.
+                mac.verify_slice(signature).is_ok()
             }
-            // Compares in constant time.
-            mac.verify_slice(signature).is_ok()
+            (Key::Public(key), Signature::V1a(signature)) => key.verify(&content.concat(), signature).is_ok(),
+            // A signature of the one kind says nothing to a key of the other.
+            (Key::Secret(_), Signature::V1a(_)) | (Key::Public(_), Signature::V1(_)) => false,
         })
     }
 }
@@ -150,13 +174,19 @@ impl fmt::Debug for Verifier {
     }
 }
 
-fn key(secret: &str) -> Result<Hmac<Sha256>, InvalidSecret> {
-    let encoded = secret.strip_prefix("whsec_").ok_or(InvalidSecret)?;
+fn key(text: &str) -> Result<Key, InvalidSecret> {
+    if let Some(encoded) = text.strip_prefix("whpk_") {
+        let bytes = STANDARD.decode(encoded).map_err(|_| InvalidSecret)?;
+        let key = <[u8; PUBLIC_KEY_BYTES]>::try_from(bytes).map_err(|_| InvalidSecret)?;
+        return Ok(Key::Public(UnparsedPublicKey::new(&ED25519, key)));
+    }
+    let encoded = text.strip_prefix("whsec_").ok_or(InvalidSecret)?;
     let bytes = STANDARD.decode(encoded).map_err(|_| InvalidSecret)?;
     if !(SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&bytes.len()) {
         return Err(InvalidSecret);
     }
-    Hmac::new_from_slice(&bytes).map_err(|_| InvalidSecret)
+    let mac = Hmac::new_from_slice(&bytes).map_err(|_| InvalidSecret)?;
+    Ok(Key::Secret(Box::new(mac)))
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, VerifyError> {
@@ -165,9 +195,23 @@ fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Ver
     if text.is_empty() { Err(VerifyError::MalformedHeader(name)) } else { Ok(text) }
 }
 
-/// The bytes of one `v1,BASE64` entry; none for other versions and for what is not base64.
-fn decode_v1(entry: &str) -> Option<Vec<u8>> {
-    STANDARD.decode(entry.strip_prefix("v1,")?).ok()
+/// One entry of the header with the signatures.
+enum Signature {
+    V1(Vec<u8>),
+    V1a(Vec<u8>),
+}
+
+impl Signature {
+    /// Reads `v1,BASE64` or `v1a,BASE64`; none for other versions and for what is not base64.
+    fn decode(entry: &str) -> Option<Self> {
+        let (version, encoded) = entry.split_once(',')?;
+        let bytes = STANDARD.decode(encoded).ok()?;
+        match version {
+            "v1" => Some(Self::V1(bytes)),
+            "v1a" => Some(Self::V1a(bytes)),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +251,31 @@ mod tests {
             headers("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         let verifier = Verifier::new([SVIX_SECRET]).unwrap();
         assert!(verifier.verify_at(&svix, br#"{"test": 2432232314}"#, at(1_614_265_330)).is_ok());
+    }
+
+    /// From Svix, `worker.rs`.
+    #[test]
+    fn public_keys_verify_v1a_and_nothing_else() {
+        const PUBLIC_KEY: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+        const V1A: &str =
+            "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
+        const V1: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        let other_key = format!("whpk_{}", STANDARD.encode([7; 32]));
+        let check = |keys: &[&str], signature: &str, body: &[u8]| {
+            let headers = headers("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", signature);
+            Verifier::new(keys).unwrap().verify_at(&headers, body, at(1_614_265_330)).is_ok()
+        };
+        let body = br#"{"test": 2432232314}"#;
+        assert!(check(&[PUBLIC_KEY], V1A, body));
+        assert!(check(&[PUBLIC_KEY], &format!("{V1} v1a,AAAA {V1A}"), body));
+        assert!(check(&[SVIX_SECRET], &format!("{V1A} {V1}"), body));
+        assert!(check(&[SECRET, &other_key, PUBLIC_KEY], V1A, body));
+
+        assert!(!check(&[PUBLIC_KEY], V1A, b"{}"));
+        assert!(!check(&[&other_key], V1A, body));
+        assert!(!check(&[PUBLIC_KEY], V1, body));
+        assert!(!check(&[PUBLIC_KEY], &V1A.replace("v1a,", "v1,"), body));
+        assert!(!check(&[SVIX_SECRET], &V1.replace("v1,", "v1a,"), body));
     }
 
     #[test]
@@ -285,7 +354,16 @@ mod tests {
 
     #[test]
     fn wrong_secrets_are_refused_and_right_ones_not_shown() {
-        for secret in ["", "w", "whsec_", "whsec_%", "whsec_wronglength", "hwsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"] {
+        for secret in [
+            "",
+            "w",
+            "whsec_",
+            "whsec_%",
+            "whsec_wronglength",
+            "hwsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+            "whpk_",
+            "whpk_AAAA",
+        ] {
             assert_eq!(Verifier::new([secret]).unwrap_err(), InvalidSecret, "{secret}");
         }
         let short = format!("whsec_{}", STANDARD.encode([7; 23]));

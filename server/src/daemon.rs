@@ -13,9 +13,10 @@ use crate::{
     clock::Clock,
     config::Config,
     deliver, dispatch,
-    flow::News,
+    flow::{Gates, Job, News},
+    limits::STALLED_AFTER,
     metrics::{Metrics, Queues},
-    model::target::Target,
+    model::{delivery::AttemptResult, target::Target},
     ops::{self, Ops},
     shutdown::{Levers, Overdue},
     store::{
@@ -67,6 +68,7 @@ impl Daemon {
         let address = config.serve.address;
         let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
         let address = server.address();
+        let gates = Arc::new(Gates::default());
         let (tasks, clock, news) = (Tasks::default(), Clock::start(), Arc::new(News::default()));
         let ops = open_ops(&config, clock, &tasks).await?;
         let metrics = Metrics::default();
@@ -81,7 +83,8 @@ impl Daemon {
         let queues = queues.with_channels("progress", slice::from_ref(&progress));
         let wanted = wanted(store.clone());
         let counted = metrics.deliver.clone();
-        let jobs = config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
+        let deliver::Deliver { jobs, trials } =
+            config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
         let queues = queues.with_channels("jobs", &jobs);
         let dispatch = config.dispatch.clone().build(dispatch::Deps {
             store: store.clone(),
@@ -89,22 +92,29 @@ impl Daemon {
             clock,
             jobs,
             progress: progress_ends,
+            gates: gates.clone(),
             metrics: metrics.dispatch.clone(),
             seed: rand::random(),
         });
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
-        let api =
-            api::Config { target_rules: config.targets.clone(), retention: config.store.retention }.build(api::Deps {
-                store: store.clone(),
-                accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),
-                watch: config.watch.build(store.clone(), metrics.watch.clone()),
-                clock,
-                names: Arc::new(config.deliver.names()),
-                stop: calls.clone(),
-                stop_watching: watches.clone(),
-            });
+        let limits = api::Config {
+            target_rules: config.targets.clone(),
+            policy_limits: config.policy_limits,
+            retention: config.store.retention,
+        };
+        let api = limits.build(api::Deps {
+            store: store.clone(),
+            accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),
+            watch: config.watch.build(store.clone(), metrics.watch.clone()),
+            gates: gates.clone(),
+            clock,
+            names: Arc::new(config.deliver.names()),
+            trial: Arc::new(trials),
+            stop: calls.clone(),
+            stop_watching: watches.clone(),
+        });
         let api = api.await;
 
         let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
@@ -114,7 +124,7 @@ impl Daemon {
 
         api.health.set_serving(true).await;
         tasks.spawn("health", api.health.clone().follow(engine.works(), calls.clone()));
-        show(&ops, &engine, &metrics, queues, clock).await;
+        show(&ops, &engine, &metrics, queues, clock, gates).await;
         announce(&config, address);
         let quiet = ops.quiet();
         let levers = Levers {
@@ -154,7 +164,7 @@ async fn open_ops(config: &Config, clock: Clock, tasks: &Tasks) -> Result<Ops, S
 }
 
 /// Gives everything that is counted its name, and readiness what it is judged by.
-async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Queues, clock: Clock) {
+async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Queues, clock: Clock, gates: Arc<Gates>) {
     ops.register(|registry| {
         metrics.register(registry);
         engine.register(registry);
@@ -163,14 +173,18 @@ async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Que
     })
     .await;
     let (started, unreadable) = (metrics.deliver.started.clone(), metrics.dispatch.unreadable.clone());
+    let outcomes = metrics.outcomes.clone();
     let committer = engine.clone();
     ops.serving(ops::Deps {
         store: engine.clone(),
         works: engine.works(),
         silence: Box::new(move || committer.silence()),
         clock,
-        // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on.
-        moves: Box::new(move || started.get() + unreadable.get()),
+        // An event that the store does not have is a matter of its own: dispatch has looked at its delivery and goes on. And many
+        // deliveries may have expired before a single one is attempted again.
+        moves: Box::new(move || started.get() + unreadable.get() + outcomes.expired()),
+        // As long as it may take until something moves again.
+        held: Box::new(move |webhook| gates.holds(webhook, clock.now() - STALLED_AFTER)),
     });
 }
 
@@ -178,6 +192,13 @@ async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Que
 impl api::NameJudge for deliver::Names {
     async fn judge(&self, target: &Target) -> Result<(), String> {
         deliver::Names::judge(self, target).await
+    }
+}
+
+#[async_trait]
+impl api::Trial for deliver::Trials {
+    async fn attempt(&self, job: Job) -> Option<AttemptResult> {
+        deliver::Trials::attempt(self, job).await
     }
 }
 

@@ -5,12 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 use crate::{
+    bodies::BodyPermit,
     limits::{HINTS_MAX, LANE_WINDOW_HINTS_MAX},
     model::{
+        breaker::{BreakerState, Health},
         delivery::{AttemptResult, Attempts},
         event::StoredEvent,
         ids::{DeliveryId, DeliveryKey, WebhookNo},
@@ -29,14 +32,27 @@ pub struct Job {
     pub delivery_id: DeliveryId,
     /// Which attempt this is, from 1.
     pub attempt: u32,
-    /// So many of those before it are not held against the delivery.
-    pub excused: u32,
+    /// So many of those before it are not held against the delivery, which was retried by hand; `None`: it was not.
+    pub excused: Option<u32>,
     /// The receiver, as configured when the attempt was dispatched.
     pub webhook: Arc<Webhook>,
     /// What to send.
     pub event: StoredEvent,
     /// Gives the body's share of memory back when the attempt is over.
-    pub body_permit: Option<OwnedSemaphorePermit>,
+    pub body_permit: Option<BodyPermit>,
+}
+
+impl Job {
+    /// Whether somebody asked for the delivery after the event had been delivered or given up: then it takes as long as it takes.
+    pub fn is_by_hand(&self) -> bool {
+        self.key.replay > 0 || self.excused.is_some()
+    }
+
+    /// Gives back the memory of a body that is not needed any more.
+    pub fn forget_body(&mut self) {
+        self.event.event.body = Bytes::new();
+        self.body_permit = None;
+    }
 }
 
 /// deliver → outcomes: one attempt made.
@@ -69,8 +85,12 @@ pub struct Settled {
     pub attempts: Attempts,
     /// When the next attempt is due, if there will be one.
     pub next_attempt: Option<Timestamp>,
-    /// Whether the receiver was slow: it timed out, or took longer than a healthy one may.
-    pub slow: bool,
+    /// Whether the receiver was slow: it timed out, or took longer than a healthy one may. `None`: it was not asked.
+    pub slow: Option<bool>,
+    /// What the attempt says about the receiver.
+    pub health: Health,
+    /// The receiver is overloaded: nothing more is sent to it before.
+    pub pause_until: Option<Timestamp>,
     /// Reads from this one on see the outcome.
     pub as_of: AsOf,
 }
@@ -136,6 +156,10 @@ impl News {
             if full || lane.more_since.is_some() || lane.hints.len() >= self.lane_hints_max {
                 lane.more_since = Some(as_of);
             } else {
+                if lane.hints.is_empty() {
+                    // Most lanes get one, and there may be very many.
+                    lane.hints.reserve_exact(1);
+                }
                 lane.hints.push(hint);
                 board.hints += 1;
             }
@@ -153,6 +177,50 @@ impl News {
     /// Completes after a post. One reader only; a post before the call counts.
     pub async fn posted(&self) {
         self.posted.notified().await;
+    }
+}
+
+/// dispatch → others: which webhooks have failed of late and which are held back, for a look at any moment.
+///
+/// Invariant: bounded, as dispatch remembers a bounded number of them.
+#[derive(Debug, Default)]
+pub struct Gates {
+    views: RwLock<HashMap<WebhookNo, GateView>>,
+}
+
+/// What holds a webhook back, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateView {
+    /// Where its breaker stands.
+    pub state: BreakerState,
+    /// Since when that is not closed.
+    pub since: Option<Timestamp>,
+    /// Attempts that failed since the last success.
+    pub failures: u32,
+    /// Nothing is sent before; it may have passed.
+    pub held_until: Option<Timestamp>,
+}
+
+impl Gates {
+    /// What there is to see of a webhook; `None`: all is well.
+    pub fn get(&self, webhook: WebhookNo) -> Option<GateView> {
+        self.views.read().get(&webhook).copied()
+    }
+
+    /// Whether nothing is sent to a webhook at `now` because it asked for that, or because its breaker is open.
+    pub fn holds(&self, webhook: WebhookNo, now: Timestamp) -> bool {
+        self.get(webhook).and_then(|view| view.held_until).is_some_and(|until| until > now)
+    }
+
+    /// For dispatch: these have changed.
+    pub fn update(&self, changes: impl IntoIterator<Item = (WebhookNo, Option<GateView>)>) {
+        let mut views = self.views.write();
+        for (webhook, view) in changes {
+            match view {
+                Some(view) => drop(views.insert(webhook, view)),
+                None => drop(views.remove(&webhook)),
+            }
+        }
     }
 }
 

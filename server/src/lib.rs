@@ -6,13 +6,14 @@
 //! process   cli, config, daemon (composition root), serve, shutdown, telemetry, descriptors
 //! edges     api, ops
 //! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
-//! plumbing  store, flow, metrics, tasks, clock, accepting
+//! plumbing  store, flow, bodies, metrics, tasks, clock, accepting
 //! core      model, limits                                           (pure: no I/O, no clock, no runtime)
 //! ```
 
 pub mod accept;
 mod accepting;
 pub mod api;
+pub mod bodies;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -24,18 +24,74 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 pub const URL_BYTES_MAX: usize = 2048;
 /// Longest display name of a webhook.
 pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
+/// Longest name of the header with a webhook's signatures.
+pub const SIGNATURE_HEADER_BYTES_MAX: usize = 64;
+/// Longest beginning of the names of a webhook's headers of id, timestamp and signature.
+pub const SIGNATURE_HEADER_PREFIX_BYTES_MAX: usize = 32;
+/// How long a replaced secret signs along when the caller does not say.
+pub const SECRET_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
+/// Most keys that were replaced and still sign along; of more the oldest stop.
+pub const PREVIOUS_KEYS_MAX: usize = 10;
+/// Longest that a replaced secret may sign along.
+pub const SECRET_OVERLAP_MAX: Duration = Duration::from_hours(7 * 24);
 /// Longest webhook description.
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Most event types one webhook may name, and most a filter may.
 pub const WEBHOOK_EVENT_TYPES_MAX: usize = 256;
+/// Most attempts under way at once that one webhook may ask for.
+pub const WEBHOOK_IN_FLIGHT_MAX: u32 = 65_536;
+/// Longest span of continuous failure after which a webhook is disabled.
+pub const AUTO_DISABLE_AFTER_MAX: Duration = Duration::from_hours(365 * 24);
 /// Most ids of one kind in a watch filter.
 pub const WATCH_FILTER_IDS_MAX: usize = 100;
+/// Most headers a webhook adds to its requests.
+pub const REQUEST_HEADERS_MAX: usize = 32;
+/// Longest name of one.
+pub const REQUEST_HEADER_NAME_BYTES_MAX: usize = 64;
+/// Longest value of one.
+pub const REQUEST_HEADER_VALUE_BYTES_MAX: usize = 4096;
+/// Longest names and values of all of them together.
+pub const REQUEST_HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// Most parameters a webhook adds to its URL, which stays within `URL_BYTES_MAX` with them.
+pub const REQUEST_QUERY_MAX: usize = 32;
+/// Longest name of one.
+pub const REQUEST_QUERY_NAME_BYTES_MAX: usize = 64;
+/// Most fields a webhook adds to bodies.
+pub const REQUEST_BODY_FIELDS_MAX: usize = 32;
+/// Longest JSON of all of them together.
+pub const REQUEST_BODY_FIELDS_BYTES_MAX: usize = 16 * 1024;
+/// Longest user name for a receiver.
+pub const USERNAME_BYTES_MAX: usize = 256;
+/// Longest password for a receiver.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Longest token for a receiver.
+pub const TOKEN_BYTES_MAX: usize = 4096;
 /// Most entries on one page.
 pub const PAGE_SIZE_MAX: usize = 1000;
 /// Entries on a page when the caller does not say.
 pub const PAGE_SIZE_DEFAULT: usize = 50;
 /// Event types on a page when the caller does not say.
 pub const EVENT_TYPES_PAGE_SIZE_DEFAULT: usize = 100;
+/// Most delays in a list of them.
+pub const RETRY_DELAYS_MAX: usize = 100;
+/// Shortest delay before an attempt is repeated that a webhook may ask for.
+pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest delay before an attempt is repeated.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_hours(30 * 24);
+/// Largest factor by which delays may grow.
+pub const RETRY_FACTOR_MAX: u32 = 100;
+/// Most attempts an operator may allow webhooks.
+pub const RETRY_ATTEMPTS_MAX: u32 = 1_000;
+/// Shortest time for which webhooks may have attempts repeated.
+pub const RETRY_ELAPSED_MIN: Duration = Duration::from_secs(1);
+/// Longest time for which an operator may let webhooks have attempts repeated.
+pub const RETRY_ELAPSED_MAX: Duration = Duration::from_hours(365 * 24);
+/// Shortest age at which deliveries may expire.
+pub const AGE_MIN: Duration = Duration::from_secs(1);
+/// Longest age at which deliveries may expire.
+pub const AGE_MAX: Duration = Duration::from_hours(30 * 24);
+/// How far ahead an event may be scheduled, if it is retained for as long.
+pub const DELIVER_AHEAD_MAX: Duration = Duration::from_hours(30 * 24);
 /// How long a `request_id` is remembered.
 pub const REQUEST_ID_WINDOW: Duration = Duration::from_hours(24);
 
@@ -55,6 +111,8 @@ pub const ATTEMPT_ERROR_BYTES_MAX: usize = 256;
 pub const RESPONSE_KEPT_BYTES_MAX: usize = 16 * 1024;
 /// How much of a receiver's answer is read before its connection is cut.
 pub const RESPONSE_READ_BYTES_MAX: usize = 64 * 1024;
+/// Longest URL that is requested, with the fields of the event that its query carries. RFC 9110 asks everybody to take 8,000 bytes.
+pub const REQUEST_URL_BYTES_MAX: usize = 8 * 1024;
 
 // --- Transport --------------------------------------------------------------------------------------------------
 
@@ -81,6 +139,10 @@ pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;
 pub const DELIVERY_ATTEMPTS_LISTED_MAX: usize = 1_000;
 /// Most deliveries that one call may name.
 pub const CALL_DELIVERIES_MAX: usize = 250;
+/// Most test events on their way at a time; one more is refused.
+pub const TRIALS_MAX: usize = 16;
+/// Shortest time that an attempt may be allowed to take.
+pub const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longest an attempt may be allowed to take.
 pub const ATTEMPT_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
@@ -156,6 +218,8 @@ pub const DISPATCH_LOADS_MAX: usize = 8;
 pub const DISPATCH_REFILLS_MAX: usize = 16;
 /// Most lanes on a page when dispatch surveys all of them.
 pub const DISPATCH_SURVEY_LANES_MAX: usize = 256;
+/// Most webhooks whose failures or rate are remembered while nothing is pending for them.
+pub const DISPATCH_IDLE_GATES_MAX: usize = 16_384;
 /// Threads that read the store where memory does not do.
 pub const READER_THREADS: usize = 4;
 /// How many of them may read for callers and watchers at a time.
@@ -177,11 +241,13 @@ const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < ACCEPT_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(4 * EVENT_WEIGHT_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
 const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
 // A page that is just short of full still fits a message with the largest entry on top.
-const _: () = assert!(PAGE_BYTES + 64 * 1024 < GRPC_MESSAGE_BYTES_MAX);
+const _: () = assert!(PAGE_BYTES + 512 * 1024 < GRPC_MESSAGE_BYTES_MAX);
 // While receivers hang, an attempt begins when another one has timed out.
 const _: () = assert!(STALLED_AFTER.as_secs() > ATTEMPT_TIMEOUT_MAX.as_secs() + OPS_LOOK_INTERVAL.as_secs());
 // One late beat is no reason to be restarted.
 const _: () = assert!(COMMITTER_SILENT_MAX.as_secs() >= 4 * COMMITTER_BEAT_INTERVAL.as_secs());
 // They are counted in 16 bits.
 const _: () = assert!(DELIVERY_ATTEMPTS_MAX < 1 << 16);
+// A webhook that could be created can be called.
+const _: () = assert!(URL_BYTES_MAX < REQUEST_URL_BYTES_MAX);
 const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

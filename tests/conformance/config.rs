@@ -1,10 +1,13 @@
 //! Configuration: conditions hold, decisions count at once, there is one order.
 
+use std::time::Duration;
+
 use postrider_server::{
     model::{
         delivery::DeliveryState,
-        ids::{ConfigSeq, Position},
-        webhook::{DisableReason, Subscription, Switch, Webhook},
+        ids::{ConfigSeq, EventTypeName, Position},
+        signing::{Key, KeyPair, Keys, Previous, Scheme, Secret, SignatureSettings},
+        webhook::{DisableReason, Settings, Subscription, Switch, Webhook},
     },
     store::{
         ConfigAnswer, ConfigChange, ConfigStep, DeliveryQuery, DeliveryView, FeedFilter, LogEntry, OutcomeGroup,
@@ -42,11 +45,126 @@ pub(crate) async fn webhooks_come_and_go_with_their_conditions<E: Engine>() {
     assert!(fixture.webhook().await.no > webhook.no, "numbers are never used again");
 }
 
+fn update(webhook: &Webhook, settings: Settings, enabled: bool, seconds: u64) -> ConfigChange {
+    ConfigChange::UpdateWebhook {
+        tenant: webhook.tenant.clone(),
+        id: webhook.id,
+        expect: webhook.version,
+        settings,
+        enabled,
+        drop_held: false,
+        pair: None,
+        time: at(seconds),
+    }
+}
+
+pub(crate) async fn updates_count_at_once_and_under_their_condition<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    let stale = update(&webhook, webhook.settings.clone(), true, 1);
+    let mut theirs = stale.clone();
+    if let ConfigChange::UpdateWebhook { tenant, .. } = &mut theirs {
+        *tenant = "theirs".parse().expect("a tenant");
+    }
+    assert!(matches!(change(&fixture, theirs).await, ConfigAnswer::NotFound));
+    let ConfigAnswer::Updated(same) = change(&fixture, stale).await else { panic!("not updated") };
+    assert_eq!(same, webhook, "nothing changed, and no version is spent on it");
+
+    let tags = Subscription::to([EventTypeName::new("ADD_TAG")].into());
+    let metadata = [("team".to_owned(), "crm".to_owned())].into();
+    let settings = Settings { subscription: tags, display_name: "CRM".into(), metadata, ..webhook.settings.clone() };
+    let decision = update(&webhook, settings.clone(), true, 2);
+    let ConfigAnswer::Updated(updated) = change(&fixture, decision.clone()).await else { panic!("not updated") };
+    assert_eq!((&updated.settings, updated.update_time), (&settings, at(2)));
+    assert_eq!((updated.no, updated.id, updated.create_time), (webhook.no, webhook.id, webhook.create_time));
+    assert_ne!(updated.etag(), webhook.etag());
+    assert!(matches!(change(&fixture, decision).await, ConfigAnswer::VersionMismatch));
+    for reopened in [false, true] {
+        if reopened {
+            fixture.reopen::<E>().await;
+        }
+        let now = fixture.store.catalog().find(&webhook.tenant, webhook.id).expect("it exists").webhook;
+        assert_eq!(*now, updated, "reopened: {reopened}");
+        let targets = |name| fixture.store.catalog().targets(&webhook.tenant, &EventTypeName::new(name)).webhooks;
+        assert_eq!(targets("ADD_TAG").len(), 1);
+        assert!(targets("NEW_LEAD").is_empty());
+    }
+    fixture.delete(&updated).await;
+    let late = update(&updated, settings, true, 3);
+    assert!(matches!(change(&fixture, late).await, ConfigAnswer::NotFound));
+}
+
+pub(crate) async fn secrets_are_rotated_under_their_condition<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    let new = Secret::from_bytes(&[8; 32]).expect("long enough");
+    let rotate = |key: Key, expect, seconds| ConfigChange::RotateSecret {
+        tenant: webhook.tenant.clone(),
+        id: webhook.id,
+        expect,
+        key,
+        overlap: Duration::from_mins(1),
+        time: at(seconds),
+    };
+    let stale = rotate(Key::Secret(new.clone()), webhook.version + 1, 1);
+    assert!(matches!(change(&fixture, stale).await, ConfigAnswer::VersionMismatch));
+    let present = rotate(Key::Secret(new.clone()), webhook.version, 1);
+    let ConfigAnswer::Updated(once) = change(&fixture, present).await else { panic!("not rotated") };
+    assert_eq!((once.version, once.update_time), (webhook.version + 1, at(1)));
+
+    // A scheme that needs a key pair comes with one; both kinds are replaced, each on its own.
+    let pair = |byte| KeyPair::from_seed(&[byte; 32]).expect("32 bytes");
+    let signature = SignatureSettings::new(Scheme::StandardV1a, "svix", "x-sig").expect("free names");
+    let settings = Settings { signature, ..once.settings.clone() };
+    let mut decision = update(&once, settings.clone(), true, 2);
+    if let ConfigChange::UpdateWebhook { pair: given, .. } = &mut decision {
+        *given = Some(pair(1));
+    }
+    let ConfigAnswer::Updated(twice) = change(&fixture, decision).await else { panic!("not updated") };
+    let last = rotate(Key::Pair(pair(2)), twice.version, 3);
+    let ConfigAnswer::Updated(last) = change(&fixture, last).await else { panic!("not rotated") };
+    let previous = vec![
+        Previous { key: Key::Pair(pair(1)), until: at(63) },
+        Previous { key: Key::Secret(secret()), until: at(61) },
+    ];
+    assert_eq!((&last.settings, &last.keys), (&settings, &Keys::new(new, Some(pair(2)), previous)));
+    for reopened in [false, true] {
+        if reopened {
+            fixture.reopen::<E>().await;
+        }
+        let now = fixture.store.catalog().find(&webhook.tenant, webhook.id).expect("it exists").webhook;
+        assert_eq!(*now, last, "reopened: {reopened}");
+    }
+    fixture.delete(&last).await;
+    let late = rotate(Key::Pair(pair(3)), last.version, 4);
+    assert!(matches!(change(&fixture, late).await, ConfigAnswer::NotFound));
+}
+
+pub(crate) async fn a_webhook_that_is_enabled_again_makes_what_it_held<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    fixture.publish(0, 2).await;
+    let off = update(&webhook, webhook.settings.clone(), false, 1);
+    let ConfigAnswer::Updated(disabled) = change(&fixture, off).await else { panic!("not updated") };
+    let requested = Switch::Disabled { reason: DisableReason::Requested, since: at(1) };
+    assert_eq!(disabled.switch, requested);
+    fixture.publish(2, 1).await;
+    fixture.reopen::<E>().await;
+    let again = update(&disabled, webhook.settings.clone(), false, 5);
+    let ConfigAnswer::Updated(still) = change(&fixture, again).await else { panic!("not updated") };
+    assert_eq!(still.switch, requested, "since it was disabled first");
+    let on = update(&still, webhook.settings.clone(), true, 6);
+    let ConfigAnswer::Updated(enabled) = change(&fixture, on).await else { panic!("not updated") };
+    assert!(enabled.is_enabled());
+    assert_eq!(fixture.due(&enabled, at(10)).await.hints.len(), 3);
+    assert_eq!(fixture.store.catalog().webhook(webhook.no).expect("it exists").pending(), 3);
+}
+
 pub(crate) async fn a_request_is_answered_once<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let create = |hash, seconds| ConfigChange::CreateWebhook {
         spec: spec("default", Subscription::All),
-        secret: secret(),
+        keys: secret().into(),
         request: Some(RequestKey { id: "r1".into(), hash }),
         time: at(seconds),
     };
@@ -111,7 +229,7 @@ pub(crate) async fn deleting_cancels_at_once_and_says_how_many<E: Engine>() {
     let all = fixture.store.feed(Position(0), &FeedFilter::default(), 10).await;
     let cancelled = all.expect("readable").entries.into_iter().find_map(|entry| match entry {
         LogEntry::WebhookCancelled(cancelled) => Some(cancelled),
-        LogEntry::Outcome(_) => None,
+        LogEntry::Outcome(_) | LogEntry::Operational(_) => None,
     });
     let cancelled = cancelled.expect("watchers are told");
     assert_eq!((cancelled.webhook, cancelled.deliveries), (webhook.id, 1_499));
@@ -151,7 +269,7 @@ pub(crate) async fn gone_webhooks_are_disabled_and_hold_their_deliveries<E: Engi
     let due = fixture.due(&webhook, START).await.hints;
     let slow = fixture.outcome(&webhook, due[1], DeliveryState::Pending, at(1)).await;
     let outcomes = vec![slow, fixture.outcome(&webhook, due[0], DeliveryState::Failed, at(1)).await];
-    let group = OutcomeGroup { outcomes, disable: vec![(webhook.no, DisableReason::Gone)] };
+    let group = OutcomeGroup { outcomes, disable: vec![(webhook.no, DisableReason::Gone)], ..OutcomeGroup::default() };
     fixture.store.commit(fixture.store.owner(), vec![group]).await.expect("the store answers");
     let filter = FeedFilter { states: vec![DeliveryView::Held], ..FeedFilter::default() };
     let page = fixture.store.feed(Position(0), &filter, 10).await.expect("readable");

@@ -83,7 +83,7 @@ pub(crate) async fn another_owner_is_fenced<E: Engine>() {
     let hint = fixture.due(&webhook, START).await.hints[0];
     let outcomes = vec![fixture.outcome(&webhook, hint, DeliveryState::Delivered, at(1)).await];
     let Owner(owner) = fixture.store.owner();
-    let group = OutcomeGroup { outcomes, disable: Vec::new() };
+    let group = OutcomeGroup { outcomes, ..OutcomeGroup::default() };
     let committed = fixture.store.commit(Owner(owner + 1), vec![group]).await.expect("the store answers");
     assert_eq!(committed, [GroupCommitted::Fenced]);
     assert_eq!(fixture.due(&webhook, START).await.hints.len(), 1);

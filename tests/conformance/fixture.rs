@@ -137,7 +137,7 @@ impl Fixture {
 
     pub(crate) async fn webhook_of(&self, tenant: &str, subscription: Subscription) -> Webhook {
         let spec = spec(tenant, subscription);
-        let change = ConfigChange::CreateWebhook { spec, secret: secret(), request: None, time: START };
+        let change = ConfigChange::CreateWebhook { spec, keys: secret().into(), request: None, time: START };
         let answer = self.store.put_config(change).await.expect("the store answers");
         let ConfigAnswer::Created(webhook) = answer else { panic!("not created: {answer:?}") };
         webhook
@@ -174,7 +174,7 @@ impl Fixture {
 
     /// Commits outcomes and returns how that went.
     pub(crate) async fn commit(&self, outcomes: Vec<Outcome>) -> GroupCommitted {
-        let group = OutcomeGroup { outcomes, disable: Vec::new() };
+        let group = OutcomeGroup { outcomes, ..OutcomeGroup::default() };
         self.store.commit(self.store.owner(), vec![group]).await.expect("the store answers")[0]
     }
 
@@ -222,6 +222,18 @@ impl Fixture {
         hints.len()
     }
 
+    /// Publishes an event that is to be sent at a time.
+    pub(crate) async fn schedule(&self, id: &str, accepted: Timestamp, deliver_at: Timestamp) -> Published {
+        let scheduled = Event { deliver_at: Some(deliver_at), ..event(id) };
+        self.store.publish(vec![self.matched(scheduled, accepted)]).await.expect("the store answers")[0]
+    }
+
+    /// That a due delivery was given up because of its age, before another attempt was made.
+    pub(crate) async fn expiry(&self, webhook: &Webhook, hint: Hint, time: Timestamp) -> Outcome {
+        let outcome = self.outcome(webhook, hint, DeliveryState::Failed, time).await;
+        Outcome { attempt: hint.attempts.ended(), http_status: None, error_class: Some(ErrorClass::Expired), ..outcome }
+    }
+
     /// Runs upkeep until there is no more to do.
     pub(crate) async fn upkeep(&self, now: Timestamp) {
         while self.store.upkeep(now).await.expect("upkeep works") {}
@@ -253,6 +265,8 @@ pub(crate) fn event(id: &str) -> Event {
         occur_time: None,
         content_type: JSON.into(),
         body: Bytes::from(format!("{{\"id\": \"{id}\"}}")),
+        deliver_at: None,
+        max_age: None,
     }
 }
 

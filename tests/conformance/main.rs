@@ -10,6 +10,7 @@ mod log;
 mod publish;
 mod redb;
 mod repair;
+mod schedule;
 
 /// Makes every test of the suite for one engine.
 macro_rules! tests {
@@ -45,6 +46,14 @@ macro_rules! suite {
             everything_survives_reopening,
             counts_of_pending_deliveries_are_exact,
         },
+        schedule::{
+            a_scheduled_delivery_is_due_when_it_is_to_be,
+            a_lane_with_nothing_but_a_scheduled_delivery_is_found,
+            a_wide_event_can_be_scheduled,
+            scheduled_deliveries_are_cancelled_with_their_webhook,
+            what_is_scheduled_outlives_retention,
+            what_expires_has_an_outcome_and_no_attempt_more,
+        },
         log::{
             positions_have_no_gaps_and_filters_only_hide,
             a_reader_may_stop_anywhere,
@@ -53,6 +62,9 @@ macro_rules! suite {
         },
         config::{
             webhooks_come_and_go_with_their_conditions,
+            updates_count_at_once_and_under_their_condition,
+            secrets_are_rotated_under_their_condition,
+            a_webhook_that_is_enabled_again_makes_what_it_held,
             a_request_is_answered_once,
             changes_have_one_order,
             deleting_cancels_at_once_and_says_how_many,

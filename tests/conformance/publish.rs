@@ -72,7 +72,7 @@ pub(crate) async fn a_full_backlog_refuses_and_a_smaller_event_still_fits<E: Eng
 }
 
 /// Webhooks of a wide event.
-const WIDE: usize = 2_500;
+pub(crate) const WIDE: usize = 2_500;
 
 async fn wide<E: Engine>(fixture: &Fixture) -> Vec<postrider_server::model::webhook::Webhook> {
     let mut webhooks = Vec::with_capacity(WIDE);
@@ -84,7 +84,7 @@ async fn wide<E: Engine>(fixture: &Fixture) -> Vec<postrider_server::model::webh
 }
 
 /// Waits until the slices have made the event due for every webhook.
-async fn all_due(fixture: &Fixture) {
+pub(crate) async fn all_due(fixture: &Fixture) {
     let reached = async {
         loop {
             let page = fixture.store.lanes(None, 10_000).await.expect("the store answers");

@@ -26,6 +26,7 @@ async fn turn(fixture: &Fixture, webhook: &Webhook, enabled: bool, drop_held: bo
         settings: now.settings.clone(),
         enabled,
         drop_held,
+        pair: None,
         time,
     };
     let answer = fixture.store.put_config(change).await.expect("the store answers");
@@ -53,7 +54,7 @@ async fn cancellations(fixture: &Fixture) -> Vec<(CancelReason, u64)> {
     let page = fixture.store.feed(Position(0), &FeedFilter::default(), 10_000).await.expect("readable");
     let cancelled = page.entries.into_iter().filter_map(|entry| match entry {
         LogEntry::WebhookCancelled(cancelled) => Some((cancelled.reason, cancelled.deliveries)),
-        LogEntry::Outcome(_) => None,
+        LogEntry::Outcome(_) | LogEntry::Operational(_) => None,
     });
     cancelled.collect()
 }
@@ -187,8 +188,8 @@ pub(crate) async fn a_delivery_is_due_again_whatever_became_of_it<E: Engine>() {
         assert_eq!(pending(&fixture, &webhook), 4);
         let due = fixture.due(&webhook, at(20)).await.hints;
         let seen: Vec<_> = due.iter().map(|hint| (hint.due, hint.attempts)).collect();
-        let fresh = |ended| (at(20), Attempts::new(ended, ended));
-        assert_eq!(seen, [fresh(1), fresh(1), (at(20), Attempts::new(1, 0)), fresh(0)], "reopened: {reopened}");
+        let fresh = |ended| (at(20), Attempts::new(ended, Some(ended)));
+        assert_eq!(seen, [fresh(1), fresh(1), (at(20), Attempts::new(1, None)), fresh(0)], "reopened: {reopened}");
     }
     // They count on, and keep their history and their excuse.
     let due = fixture.due(&webhook, at(20)).await.hints;
@@ -197,7 +198,7 @@ pub(crate) async fn a_delivery_is_due_again_whatever_became_of_it<E: Engine>() {
     fixture.commit(vec![again]).await;
     let due = fixture.due(&webhook, at(1_000)).await.hints;
     let rescheduled = due.iter().find(|hint| hint.event == hints[0].event).expect("it is pending");
-    assert_eq!(rescheduled.attempts, Attempts::new(2, 1));
+    assert_eq!(rescheduled.attempts, Attempts::new(2, Some(1)));
     fixture.commit(vec![fixture.outcome(&webhook, *rescheduled, DeliveryState::Failed, at(99)).await]).await;
     let detail = fixture.store.get(id).await.expect("the store answers").expect("it exists");
     assert_eq!(detail.attempts.iter().map(|outcome| outcome.attempt).collect::<Vec<_>>(), [1, 2, 3]);

@@ -77,7 +77,7 @@ async fn create_webhook() {
     ];
     let mut webhooks = client.webhooks.clone();
     for (what, webhook, reason, field) in cases {
-        let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
         let rejection = refusal(what, webhooks.create_webhook(request)).await;
         rejection.check(what, Code::InvalidArgument, reason, field);
         assert!(!rejection.message.contains("hunter2"), "{what}: credentials are not echoed: {rejection:?}");
@@ -85,14 +85,22 @@ async fn create_webhook() {
             assert!(rejection.message.contains("MESSAGE_RECEIVED"), "the nearest name is a hint: {rejection:?}");
         }
     }
-    let request = CreateWebhookRequest { webhook: None, request_id: String::new() };
+    let request = CreateWebhookRequest::default();
     let rejection = refusal("nothing", webhooks.create_webhook(request)).await;
     rejection.check("nothing", Code::InvalidArgument, invalid, "webhook");
-    let request = CreateWebhookRequest { webhook: Some(with_url(URL)), request_id: "not an id!".into() };
+    let request = CreateWebhookRequest {
+        webhook: Some(with_url(URL)),
+        request_id: "not an id!".into(),
+        ..CreateWebhookRequest::default()
+    };
     let rejection = refusal("request id", webhooks.create_webhook(request)).await;
     rejection.check("request id", Code::InvalidArgument, invalid, "request_id");
     // Several mistakes are told at once.
-    let request = CreateWebhookRequest { webhook: Some(webhook("-", "", &[])), request_id: "?".into() };
+    let request = CreateWebhookRequest {
+        webhook: Some(webhook("-", "", &[])),
+        request_id: "?".into(),
+        ..CreateWebhookRequest::default()
+    };
     let rejection = refusal("several", webhooks.create_webhook(request)).await;
     for field in ["webhook.tenant", "webhook.url", "webhook.event_types", "request_id"] {
         rejection.check("several", Code::InvalidArgument, "", field);

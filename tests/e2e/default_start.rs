@@ -22,7 +22,8 @@ async fn it_serves_and_its_defaults_are_safe() {
         "https://[::ffff:127.0.0.1]/",
     ];
     for url in forbidden {
-        let request = CreateWebhookRequest { webhook: Some(webhook("", url, &["*"])), request_id: String::new() };
+        let request =
+            CreateWebhookRequest { webhook: Some(webhook("", url, &["*"])), ..CreateWebhookRequest::default() };
         let status = client.webhooks.clone().create_webhook(request).await.expect_err("it is forbidden");
         Rejection::from(&status).check(url, Code::InvalidArgument, "URL_NOT_ALLOWED", "webhook.url");
     }

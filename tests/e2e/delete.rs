@@ -49,7 +49,7 @@ async fn what_is_pending_is_cancelled_and_counted() {
                 assert_eq!(cancelled.tenant, "default");
                 assert!(cancelled.time.is_some());
             }
-            Update::Outcome(outcome) => panic!("{outcome:?}"),
+            other @ (Update::Outcome(_) | Update::OperationalEvent(_)) => panic!("{other:?}"),
         }
     }
     let request = ListDeliveriesRequest { webhook_id: webhook.id(), ..Default::default() };

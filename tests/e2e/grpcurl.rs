@@ -126,7 +126,8 @@ async fn grpcurl_alone_does_the_whole_job() {
 
     let listed = grpcurl.call("EventTypeService/ListEventTypes", &[json!({})]).await.remove(0);
     let types = listed["eventTypes"].as_array().expect("event types").clone();
-    assert_eq!(types.len(), 11);
+    let of_ours = |listed: &&Value| listed["name"].as_str().is_some_and(|name| name.starts_with("postrider."));
+    assert_eq!(types.len() - types.iter().filter(of_ours).count(), 11);
     let examples = types.iter().map(|listed| {
         let example: Value = serde_json::from_str(listed["example"].as_str().expect("an example")).expect("JSON");
         json!({"event": {"type": listed["name"], "data": example}})

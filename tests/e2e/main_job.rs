@@ -70,7 +70,7 @@ async fn everything(client: &Client) -> Vec<Sent> {
     let types = client.event_types.clone().list_event_types(ListEventTypesRequest::default()).await;
     let types = types.expect("event types can be listed").into_inner();
     assert!(types.next_page_token.is_empty(), "the default page holds all built-in types");
-    assert_eq!(types.event_types.len(), 11);
+    assert_eq!(types.event_types.iter().filter(|it| !it.name.starts_with("postrider.")).count(), 11);
     let json = "application/json";
     let exact = |id: String, name: &str, body: &[u8], content_type: &'static str| Sent {
         event: Event {
@@ -85,7 +85,12 @@ async fn everything(client: &Client) -> Vec<Sent> {
         assert!(!listed.title.is_empty() && !listed.description.is_empty(), "{listed:?}");
         let example: serde_json::Value = serde_json::from_str(&listed.example).expect("an example is JSON");
         assert!(example.is_object(), "{listed:?}");
-        sent.push(exact(format!("example-{}", listed.name), &listed.name, listed.example.as_bytes(), json));
+        sent.push(exact(
+            format!("example-{}", listed.name.replace('.', "-")),
+            &listed.name,
+            listed.example.as_bytes(),
+            json,
+        ));
     }
     for (index, (name, body)) in DOCUMENTED.into_iter().enumerate() {
         assert!(types.event_types.iter().any(|listed| listed.name == name), "{name} is built in");

@@ -43,6 +43,7 @@ async fn cancelled(watch: &mut Watcher) -> WebhookCancelled {
     match watch.update().await {
         Update::WebhookCancelled(cancelled) => cancelled,
         Update::Outcome(outcome) => panic!("{outcome:?}"),
+        Update::OperationalEvent(event) => panic!("{event:?}"),
     }
 }
 

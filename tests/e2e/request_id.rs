@@ -16,6 +16,7 @@ async fn a_request_id_makes_create_idempotent() {
     let request = |tenant: &str, url: &str| CreateWebhookRequest {
         webhook: Some(webhook(tenant, url, &["ADD_TAG"])),
         request_id: "req-1".into(),
+        ..CreateWebhookRequest::default()
     };
     let url = "https://receiver.invalid/a";
     let mut webhooks = client.webhooks.clone();

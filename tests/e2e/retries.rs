@@ -11,7 +11,8 @@ use postrider_tests::{
 
 use crate::{impatient, setup};
 
-fn until_next(outcome: &Outcome) -> Duration {
+/// From the end of an attempt to the next one.
+pub(crate) fn until_next(outcome: &Outcome) -> Duration {
     let millis = |time: &Option<prost_types::Timestamp>| {
         let time = time.as_ref().expect("the time is set");
         u64::try_from(time.seconds).expect("after 1970") * 1000

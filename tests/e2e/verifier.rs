@@ -21,16 +21,16 @@ use tokio::sync::mpsc;
 
 use crate::setup;
 
-/// `tests/receivers/verify.py`, killed on drop.
-struct Verifier {
+/// A script of `tests/receivers` that prints a line for each request, killed on drop.
+pub(crate) struct Verifier {
     child: Child,
     input: ChildStdin,
     lines: mpsc::Receiver<String>,
 }
 
 impl Verifier {
-    fn start(python: &Path) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/receivers/verify.py");
+    pub(crate) fn start(python: &Path, script: &str) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("receivers").join(script);
         let mut command = Command::new(python);
         command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python starts");
@@ -47,14 +47,20 @@ impl Verifier {
         Self { child, input, lines }
     }
 
-    async fn line(&mut self) -> Value {
+    /// The next line.
+    pub(crate) async fn line(&mut self) -> Value {
         let line = within("a line of the receiver", self.lines.recv()).await.expect("the receiver runs");
         serde_json::from_str(&line).expect("the receiver prints JSON")
     }
 
-    /// Makes `secret` known for `path`.
-    async fn trust(&mut self, path: &str, secret: &str) {
-        writeln!(self.input, "{path} {secret}").expect("the receiver reads");
+    /// Makes the reference verifier accept at `path` what is signed with `secret`.
+    pub(crate) async fn trust(&mut self, path: &str, secret: &str) {
+        self.trust_as(path, "standard", secret, "webhook-signature").await;
+    }
+
+    /// Makes the verifier of this kind accept at `path` what `key` says is right, looking for signatures in `header`.
+    pub(crate) async fn trust_as(&mut self, path: &str, kind: &str, key: &str, header: &str) {
+        writeln!(self.input, "{path} {kind} {key} {header}").expect("the receiver reads");
         assert_eq!(self.line().await["known"], true);
     }
 }
@@ -71,7 +77,7 @@ impl Drop for Verifier {
 #[tokio::test]
 async fn the_reference_verifier_accepts_every_delivery() {
     let Some(python) = tools::python_with_standardwebhooks() else { return };
-    let mut verifier = Verifier::start(&python);
+    let mut verifier = Verifier::start(&python, "verify.py");
     let port = verifier.line().await;
     let daemon = setup().flag("--retry-schedule", "1h").start().await;
     let client = daemon.client().await;

@@ -9,8 +9,17 @@ use std::{
 };
 
 use postrider_server::{
-    accept, clock::Clock, dispatch, flow::News, limits::ACCEPT_BYTES_IN_FLIGHT_MAX, metrics::Metrics,
-    model::time::Timestamp, retention, store::Store, tasks::Tasks, watch,
+    accept,
+    clock::Clock,
+    dispatch,
+    flow::News,
+    limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, DELIVER_AHEAD_MAX},
+    metrics::Metrics,
+    model::time::Timestamp,
+    retention,
+    store::Store,
+    tasks::Tasks,
+    watch,
 };
 use postrider_tests::memory::MemoryStore;
 use rand::{RngExt as _, rngs::StdRng};
@@ -106,13 +115,19 @@ impl Process {
             jobs,
             progress: progress_ends,
             seed,
+            gates: Arc::default(),
             metrics: metrics.dispatch,
         };
         let dispatch = plan.dispatch.clone().build(deps);
         let outcomes = plan.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, metrics.outcomes);
         let retention = retention::Config { interval: Duration::from_secs(30) }.build(store.clone(), clock);
         let bytes_in_flight_max = ACCEPT_BYTES_IN_FLIGHT_MAX;
-        let accept = accept::Config { bytes_in_flight_max }.build(store.clone(), clock, tasks.clone(), metrics.accept);
+        let accept = accept::Config { bytes_in_flight_max, deliver_ahead_max: DELIVER_AHEAD_MAX }.build(
+            store.clone(),
+            clock,
+            tasks.clone(),
+            metrics.accept,
+        );
         let watch = watch::Config { heartbeat: Duration::from_secs(15) }.build(store.clone(), metrics.watch);
 
         let naps = |stage| World::rng(plan, stage, number);

@@ -93,6 +93,8 @@ impl Publisher {
             occur_time: None,
             content_type: JSON.into(),
             body: Bytes::from(format!("{{\"id\": \"{id}\"}}")),
+            deliver_at: None,
+            max_age: None,
             id: id.parse().expect("an id"),
         };
         self.made.push(event.clone());
@@ -225,7 +227,8 @@ async fn ask(world: &World, clock: Clock, store: &dyn Store, index: usize) {
     loop {
         let Wanted { spec, request, .. } = world.webhooks.lock().wanted[index].clone();
         let secret = Secret::from_bytes(&[7; 32]).expect("long enough");
-        let change = ConfigChange::CreateWebhook { spec, secret, request: request.clone(), time: clock.now() };
+        let change =
+            ConfigChange::CreateWebhook { spec, keys: secret.into(), request: request.clone(), time: clock.now() };
         if request.is_none() {
             // Whatever happens, it is not asked for again: it might be created twice.
             world.webhooks.lock().wanted[index].state = State::Over;

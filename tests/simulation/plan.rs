@@ -112,9 +112,15 @@ impl Plan {
                 lane_hints_max,
             },
             outcomes: outcomes::Config {
-                retry: RetryPolicy { schedule, jitter, retry_after_max: Duration::from_secs(30) },
+                retry: RetryPolicy {
+                    schedule,
+                    jitter,
+                    retry_after_max: Duration::from_secs(30),
+                    ..RetryPolicy::default()
+                },
                 slow_after: SLOW_AFTER,
                 group_outcomes: rng.random_range(1..=6),
+                ..outcomes::Config::default()
             },
             loops: rng.random_range(1..=3),
             limits: memory::Limits {

@@ -219,7 +219,7 @@ impl Load {
             for update in message.updates {
                 match update.update {
                     Some(Update::Outcome(outcome)) => self.see(&mut ledger, &outcome),
-                    other @ (Some(Update::WebhookCancelled(_)) | None) => {
+                    other @ (Some(Update::WebhookCancelled(_) | Update::OperationalEvent(_)) | None) => {
                         ledger.watch_broke(&format!("no webhook was deleted, and the log says {other:?}"));
                     }
                 }

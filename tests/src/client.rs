@@ -61,8 +61,12 @@ impl Client {
 
     /// Creates a webhook of `tenant`.
     pub async fn create_for(&self, tenant: &str, url: &str, event_types: &[&str]) -> Created {
-        let webhook = webhook(tenant, url, event_types);
-        let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        self.create_as(webhook(tenant, url, event_types)).await
+    }
+
+    /// Creates a webhook as it is told.
+    pub async fn create_as(&self, webhook: Webhook) -> Created {
+        let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
         let call = within("CreateWebhook", async { self.webhooks.clone().create_webhook(request).await }).await;
         let response = call.expect("the webhook is created").into_inner();
         let webhook = response.webhook.expect("a reply holds the webhook");
@@ -247,7 +251,9 @@ impl Watcher {
         while outcomes.len() < n {
             match self.update().await {
                 Update::Outcome(outcome) => outcomes.push(outcome),
-                Update::WebhookCancelled(cancelled) => panic!("expected an outcome, got {cancelled:?}"),
+                other @ (Update::WebhookCancelled(_) | Update::OperationalEvent(_)) => {
+                    panic!("expected an outcome, got {other:?}")
+                }
             }
         }
         outcomes

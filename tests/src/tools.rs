@@ -36,6 +36,34 @@ pub fn python_with_standardwebhooks() -> Option<PathBuf> {
     present_or_skip(works.then_some(program), "python3 with standardwebhooks", hint)
 }
 
+/// A Python 3 with the `flask` and `standardwebhooks` packages: `POSTRIDER_PYTHON`, or `python3` in the path.
+///
+/// `None`, with a line that says so, when there is none.
+///
+/// # Panics
+/// When there is none and `CI_TOOLS=required` is set.
+pub fn python_with_flask() -> Option<PathBuf> {
+    let program = PathBuf::from(setting("POSTRIDER_PYTHON").unwrap_or_else(|| "python3".to_owned()));
+    let imports = "import flask, standardwebhooks";
+    let works = succeeds(&program, &["-c", imports]);
+    let hint = "set POSTRIDER_PYTHON, or pip install flask standardwebhooks";
+    present_or_skip(works.then_some(program), "python3 with flask", hint)
+}
+
+/// A Python 3 with the packages that `tests/receivers/verify.py` verifies with: `POSTRIDER_PYTHON`, or `python3` in the path.
+///
+/// `None`, with a line that says so, when there is none.
+///
+/// # Panics
+/// When there is none and `CI_TOOLS=required` is set.
+pub fn python_with_verifiers() -> Option<PathBuf> {
+    let program = PathBuf::from(setting("POSTRIDER_PYTHON").unwrap_or_else(|| "python3".to_owned()));
+    let imports = "import standardwebhooks, svix.webhooks, stripe, cryptography.hazmat.primitives.asymmetric.ed25519";
+    let works = succeeds(&program, &["-c", imports]);
+    let hint = "set POSTRIDER_PYTHON, or pip install standardwebhooks svix stripe cryptography";
+    present_or_skip(works.then_some(program), "python3 with verifiers of signatures", hint)
+}
+
 /// A Python 3 with the `prometheus_client` package: `POSTRIDER_PYTHON`, or `python3` in the path.
 ///
 /// `None`, with a line that says so, when there is none.

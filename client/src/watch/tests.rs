@@ -28,7 +28,7 @@ fn fake(scripts: impl IntoIterator<Item = Vec<OnWatch>>) -> Fake {
 fn attempt(update: Option<Result<Update, Error>>) -> i32 {
     match update.expect("goes on").expect("no error") {
         Update::Outcome(outcome) => outcome.attempt,
-        Update::WebhookCancelled(cancelled) => panic!("{cancelled:?}"),
+        other @ (Update::WebhookCancelled(_) | Update::OperationalEvent(_)) => panic!("{other:?}"),
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::error;
 use crate::{
     clock::Clock,
     metrics::{AcceptMetrics, Reason},
-    model::event::Event,
+    model::{event::Event, time::Timestamp},
     store::{Publish, Published, Store, StoreError},
     tasks::Tasks,
 };
@@ -24,13 +24,16 @@ use crate::{
 pub struct Config {
     /// Most bytes of events waiting for their commit, over all callers.
     pub bytes_in_flight_max: usize,
+    /// How far ahead events may be scheduled.
+    pub deliver_ahead_max: Duration,
 }
 
 impl Config {
     /// Builds the stage.
     pub fn build(self, store: Arc<dyn Store>, clock: Clock, tasks: Tasks, metrics: AcceptMetrics) -> Accept {
         let bytes_max = self.bytes_in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
-        Accept { store, clock, tasks, metrics, bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max }
+        let bytes = Arc::new(Semaphore::new(bytes_max));
+        Accept { store, clock, tasks, metrics, bytes, bytes_max, deliver_ahead_max: self.deliver_ahead_max }
     }
 }
 
@@ -43,6 +46,7 @@ pub struct Accept {
     metrics: AcceptMetrics,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
+    deliver_ahead_max: Duration,
 }
 
 /// The event is durably stored.
@@ -87,6 +91,11 @@ impl Rejected {
 type Answers = Vec<Result<Accepted, Rejected>>;
 
 impl Accept {
+    /// Until when events that come in now may be scheduled.
+    pub fn schedules_until(&self) -> Timestamp {
+        self.clock.now() + self.deliver_ahead_max
+    }
+
     /// Stores a batch of events, each on its own merits. One answer for each, in order, after the durable commit.
     pub async fn publish(&self, batch: Vec<Event>) -> Vec<Result<Accepted, Rejected>> {
         self.submit(batch).await.answers().await

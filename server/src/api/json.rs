@@ -1,11 +1,16 @@
-//! `google.protobuf.Struct` as compact JSON.
+//! `google.protobuf.Struct` as compact JSON, and back.
 //!
 //! Keys come out sorted because `Struct` keeps them so. How deep values nest is bounded by prost, which refuses to decode
 //! more than 100 levels of messages.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use prost_types::{Struct, Value, value::Kind};
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use serde_json::value::RawValue;
 use thiserror::Error;
+
+use crate::model::json_object;
 
 /// Below 2^63 doubles that are integers are written as such: what reads 64-bit integers can read them.
 const INTEGERS: f64 = 9_223_372_036_854_775_808.0;
@@ -38,6 +43,30 @@ pub(super) fn to_json(data: &Struct, bytes_max: usize) -> Result<Bytes, JsonErro
     let mut writer = Writer { out: Vec::new(), bytes_max };
     writer.object(data).map_err(Fault::error)?;
     Ok(Bytes::from(writer.out))
+}
+
+/// Reads back what [`to_json`] wrote.
+pub(super) fn from_json(json: &str) -> Struct {
+    let mut fields = BTreeMap::new();
+    json_object::visit(json.as_bytes(), |name, value| drop(fields.insert(name.into_owned(), read(value))))
+        .expect("this is an object");
+    Struct { fields }
+}
+
+fn read(json: &str) -> Value {
+    let kind = match json.as_bytes().first() {
+        Some(b'{') => Kind::StructValue(from_json(json)),
+        Some(b'[') => {
+            let values: Vec<&RawValue> = serde_json::from_str(json).expect("this is a list");
+            Kind::ListValue(ListValue { values: values.into_iter().map(|value| read(value.get())).collect() })
+        }
+        Some(b'"') => Kind::StringValue(json_object::text(json).expect("this is text").into_owned()),
+        Some(b't' | b'f') => Kind::BoolValue(json == "true"),
+        Some(b'n') | None => Kind::NullValue(0),
+        // Unlike serde_json, exactly the double that was written.
+        Some(_) => Kind::NumberValue(json.parse().expect("this is a number")),
+    };
+    Value { kind: Some(kind) }
 }
 
 struct Writer {
@@ -149,8 +178,6 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::ListValue;
-
     use super::*;
 
     fn of(kind: Kind) -> Value {
@@ -176,10 +203,15 @@ mod tests {
             (9_223_372_036_854_775_808.0, "9.223372036854776e+18"),
             (1e300, "1e+300"),
             (0.1, "0.1"),
+            (5e-324, "5e-324"),
+            (1.797_693_134_862_315_7e308, "1.7976931348623157e+308"),
+            (8.5e-5, "0.000085"),
         ];
         for (number, expected) in cases {
             let json = to_json(&object([("n", of(Kind::NumberValue(number)))]), 100).unwrap();
             assert_eq!(json, format!("{{\"n\":{expected}}}"), "{number}");
+            let back = from_json(str::from_utf8(&json).unwrap());
+            assert_eq!(back, object([("n", of(Kind::NumberValue(number)))]), "{number}");
         }
     }
 
@@ -195,6 +227,7 @@ mod tests {
         ]);
         let json = to_json(&data, 1_000).unwrap();
         assert_eq!(json, r#"{"a":{"é\"\n":"\u0001🦀/"},"m":{},"z":[null,true,false]}"#);
+        assert_eq!(from_json(str::from_utf8(&json).unwrap()), data);
     }
 
     #[test]

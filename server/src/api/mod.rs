@@ -12,6 +12,7 @@ mod json;
 mod page;
 mod publish;
 mod status;
+mod trial;
 mod webhooks;
 
 #[cfg(test)]
@@ -28,14 +29,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
-pub use self::health::Health;
+pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
-    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, status::Failure,
-    webhooks::WebhookService,
+    convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
+    status::Failure, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
     clock::Clock,
+    flow::Gates,
     limits::GRPC_MESSAGE_BYTES_MAX,
     model::target::{Target, TargetRules},
     store::Store,
@@ -47,6 +49,8 @@ use crate::{
 pub struct Config {
     /// Which URLs webhooks may have.
     pub target_rules: TargetRules,
+    /// How long and how often webhooks may have deliveries attempted.
+    pub policy_limits: PolicyLimits,
     /// How long events are kept.
     pub retention: Duration,
 }
@@ -67,10 +71,14 @@ pub struct Deps {
     pub accept: Accept,
     /// Follows outcomes.
     pub watch: Watch,
+    /// Which webhooks are held back.
+    pub gates: Arc<Gates>,
     /// Says when.
     pub clock: Clock,
     /// Judges host names.
     pub names: Arc<dyn NameJudge>,
+    /// Sends test events.
+    pub trial: Arc<dyn Trial>,
     /// Fires when calls are no longer taken and publish streams are to wind up.
     pub stop: CancellationToken,
     /// Fires when the last outcome is committed and watch streams are to end.
@@ -88,9 +96,9 @@ pub struct Api {
 impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
-        let Deps { store, accept, watch, clock, names, stop, stop_watching } = deps;
-        let webhooks =
-            WebhookService { store: store.clone(), clock, rules: self.target_rules, names, stop: stop.clone() };
+        let Deps { store, accept, watch, gates, clock, names, trial, stop, stop_watching } = deps;
+        let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
+        let webhooks = WebhookService { store: store.clone(), gates, clock, rules, names, trial, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), stop: stop.clone() };
         let (retention, stops) = (self.retention, stop.clone());
         let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };

@@ -62,18 +62,18 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(event: Option<v1::Event>) -> Self {
+    fn new(event: Option<v1::Event>, accept: &Accept) -> Self {
         let mut own_id = event.as_ref().map_or_else(String::new, |event| event.id.clone());
         if own_id.len() > ID_BYTES_MAX {
             // Not an id, and perhaps as large as a message may be.
             own_id.clear();
         }
-        Self { own_id, event: event::event(event) }
+        Self { own_id, event: event::event(event, || accept.schedules_until()) }
     }
 
-    fn read(message: Incoming) -> Self {
+    fn read(message: Incoming, accept: &Accept) -> Self {
         match message {
-            Ok(request) => Self::new(request.event),
+            Ok(request) => Self::new(request.event, accept),
             Err(problem) => Self { own_id: String::new(), event: Err(Failure::unreadable(problem)) },
         }
     }
@@ -145,7 +145,7 @@ fn replies_of(slots: Vec<Slot>, answers: Vec<Result<Accepted, Rejected>>) -> Vec
 /// Publishes one event.
 pub(super) async fn publish_one(accept: &Accept, event: Option<v1::Event>) -> Reply {
     let mut group = Group::default();
-    let entry = Entry::new(event);
+    let entry = Entry::new(event, accept);
     entry.count(accept);
     group.push(entry);
     let answers = accept.publish(group.events).await;
@@ -255,7 +255,7 @@ impl<R: Stream<Item = Result<Incoming, Status>> + Unpin> Publishing<R> {
     /// The event of a message; without one, nothing more is read.
     fn take(&mut self, message: Option<Result<Incoming, Status>>) -> Option<Entry> {
         match message {
-            Some(Ok(message)) => return Some(Entry::read(message)),
+            Some(Ok(message)) => return Some(Entry::read(message, &self.accept)),
             Some(Err(status)) => self.end = Some(Err(Failure::transport(&status))),
             None => self.end = Some(Ok(())),
         }

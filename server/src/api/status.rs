@@ -126,6 +126,12 @@ impl Failure {
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_WEBHOOKS, "the store holds as many webhooks as it may")
     }
 
+    /// As many test events are on their way as may be.
+    pub(super) fn too_many_trials() -> Self {
+        let message = "as many test events are on their way as may be; try again when one has arrived";
+        Self::new(Code::ResourceExhausted, reason::TOO_MANY_TRIALS, message).retry_after(UNAVAILABLE_RETRY)
+    }
+
     /// The store answered something that does not belong to the question.
     pub(super) fn store_confused() -> Self {
         Self::new(Code::Internal, reason::STORE_UNAVAILABLE, "the store gave an answer that makes no sense")

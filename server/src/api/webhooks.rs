@@ -10,23 +10,27 @@ use tonic::{Request, Response, Status, async_trait};
 use tracing::info;
 
 use super::{
-    NameJudge,
+    NameJudge, Trial,
     convert::{
         self,
+        protection::breaker,
+        signature::{self, Rotation},
         update::{Update, update},
         webhook,
     },
     page::{self, Scope},
     refuse_if,
     status::{Failure, Violations},
+    trial,
 };
 use crate::{
     clock::Clock,
+    flow::Gates,
     limits::{NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
-        signing::Secret,
-        target::{Target, TargetRules},
+        signing::Key,
+        target::Target,
         webhook::Webhook,
     },
     store::{ConfigAnswer, ConfigChange, Registered, Store},
@@ -38,9 +42,11 @@ const UPDATE_TRIES: usize = 8;
 /// Manages webhooks.
 pub(super) struct WebhookService {
     pub(super) store: Arc<dyn Store>,
+    pub(super) gates: Arc<Gates>,
     pub(super) clock: Clock,
-    pub(super) rules: TargetRules,
+    pub(super) rules: webhook::Rules,
     pub(super) names: Arc<dyn NameJudge>,
+    pub(super) trial: Arc<dyn Trial>,
     pub(super) stop: CancellationToken,
 }
 
@@ -53,16 +59,16 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         refuse_if(&self.stop)?;
         let request = request.into_inner();
         let checked = match webhook::create(request.clone(), &self.rules) {
-            Ok((spec, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, guard)),
+            Ok((spec, key, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, key, guard)),
             Err(failure) => Err(failure),
         };
-        let (spec, request) = match checked {
+        let (spec, key, request) = match checked {
             Ok(checked) => checked,
             // It may have been allowed when it was first sent.
             Err(failure) => return self.answered_before(request).await?.ok_or_else(|| failure.into()),
         };
-        let secret = Secret::generate(&mut rand::rng());
-        let change = ConfigChange::CreateWebhook { spec, secret, request, time: self.clock.now() };
+        let keys = signature::keys(key, spec.settings.scheme(), &mut rand::rng());
+        let change = ConfigChange::CreateWebhook { spec, keys, request, time: self.clock.now() };
         let answer = self.store.put_config(change).await.map_err(Failure::from)?;
         let ConfigAnswer::Created(webhook) = &answer else { return Err(refusal(&answer).into()) };
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, "created a webhook");
@@ -77,7 +83,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let request = request.into_inner();
         let (tenant, id) = convert::webhook_key(&request.tenant, &request.id)?;
         let webhook = self.find(&tenant, id)?;
-        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(reply(&webhook)) }))
+        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(self.reply(&webhook.webhook, webhook.pending())) }))
     }
 
     async fn list_webhooks(
@@ -104,7 +110,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
             if bytes > PAGE_BYTES {
                 break;
             }
-            let webhook = reply(registered);
+            let webhook = self.reply(&registered.webhook, registered.pending());
             bytes += webhook.encoded_len();
             last = Some(registered.webhook.no.0);
             webhooks.push(webhook);
@@ -123,7 +129,35 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let webhook = self.update(&update).await?;
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, version = webhook.version, "updated a webhook");
         let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
-        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(webhook::reply(&webhook, pending)) }))
+        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(self.reply(&webhook, pending)) }))
+    }
+
+    async fn rotate_secret(
+        &self,
+        request: Request<v1::RotateSecretRequest>,
+    ) -> Result<Response<v1::RotateSecretResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let rotation = signature::rotation(request.get_ref())?;
+        let (webhook, key) = self.rotate(&rotation).await?;
+        info!(webhook.id = %webhook.id, tenant = %webhook.tenant, overlap = ?rotation.overlap, "replaced a signing secret");
+        let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
+        let webhook = Some(self.reply(&webhook, pending));
+        Ok(Response::new(v1::RotateSecretResponse { webhook, signing_secret: signature::reveal(&key) }))
+    }
+
+    async fn send_test_event(
+        &self,
+        request: Request<v1::SendTestEventRequest>,
+    ) -> Result<Response<v1::SendTestEventResponse>, Status> {
+        refuse_if(&self.stop)?;
+        let (tenant, id, event_type) = trial::request(&request.into_inner())?;
+        let webhook = self.find(&tenant, id)?.webhook;
+        let job = trial::job(webhook.clone(), event_type, self.store.sealer(), self.clock.now());
+        let sent = trial::Sent::of(&job);
+        let Some(result) = self.trial.attempt(job).await else { return Err(Failure::too_many_trials().into()) };
+        let outcome = trial::outcome(&webhook, sent, result);
+        info!(webhook.id = %id, event.id = outcome.event_id, http_status = outcome.http_status, "sent a test event");
+        Ok(Response::new(v1::SendTestEventResponse { outcome: Some(outcome) }))
     }
 
     async fn delete_webhook(
@@ -153,6 +187,11 @@ impl WebhookService {
         self.store.catalog().find(tenant, id).ok_or_else(Failure::webhook_not_found)
     }
 
+    fn reply(&self, webhook: &Webhook, pending: u64) -> v1::Webhook {
+        let breaker = Some(breaker(self.gates.get(webhook.no)));
+        v1::Webhook { breaker, ..webhook::reply(webhook, pending) }
+    }
+
     /// Changes the webhook as it is, and again as it is then if it changes meanwhile, unless the caller wants it as it saw it.
     async fn update(&self, update: &Update) -> Result<Webhook, Failure> {
         for _ in 0..UPDATE_TRIES {
@@ -168,6 +207,7 @@ impl WebhookService {
                 tenant: update.tenant.clone(),
                 id: update.id,
                 expect: webhook.version,
+                pair: signature::missing_pair(&webhook, &settings, &mut rand::rng()),
                 settings,
                 enabled,
                 drop_held: update.drop_held,
@@ -184,12 +224,39 @@ impl WebhookService {
         Err(Failure::etag_mismatch())
     }
 
+    /// Replaces the kind of key that signs the webhook, as often as the webhook changes meanwhile.
+    async fn rotate(&self, rotation: &Rotation) -> Result<(Webhook, Key), Failure> {
+        for _ in 0..UPDATE_TRIES {
+            let webhook = self.find(&rotation.tenant, rotation.id)?.webhook;
+            if !rotation.etag.is_empty() && rotation.etag != webhook.etag() {
+                return Err(Failure::etag_mismatch());
+            }
+            let key = rotation.key(&webhook, &mut rand::rng())?;
+            let change = ConfigChange::RotateSecret {
+                tenant: rotation.tenant.clone(),
+                id: rotation.id,
+                expect: webhook.version,
+                key: key.clone(),
+                overlap: rotation.overlap,
+                time: self.clock.now(),
+            };
+            let answer = self.store.put_config(change).await?;
+            if let ConfigAnswer::Updated(webhook) = answer {
+                return Ok((webhook, key));
+            }
+            if !matches!(answer, ConfigAnswer::VersionMismatch) {
+                return Err(refusal(&answer));
+            }
+        }
+        Err(Failure::etag_mismatch())
+    }
+
     /// The reply to a request that was answered before under the same id, whatever its URL is worth today.
     async fn answered_before(
         &self,
         request: v1::CreateWebhookRequest,
     ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
-        let Ok((spec, Some(guard))) = webhook::create(request, &TargetRules::unjudged()) else {
+        let Ok((spec, _, Some(guard))) = webhook::create(request, &webhook::Rules::unjudged()) else {
             return Ok(None);
         };
         let now = self.clock.now();
@@ -212,12 +279,9 @@ impl WebhookService {
 
 /// The reply to a create; a repeat gets what the first call got: nothing was pending then.
 fn created(webhook: &Webhook) -> v1::CreateWebhookResponse {
-    let signing_secret = webhook.secret.reveal();
-    v1::CreateWebhookResponse { webhook: Some(webhook::reply(webhook, 0)), signing_secret }
-}
-
-fn reply(registered: &Registered) -> v1::Webhook {
-    webhook::reply(&registered.webhook, registered.pending())
+    let signing_secret = webhook.keys.secret().reveal();
+    let webhook = v1::Webhook { breaker: Some(breaker(None)), ..webhook::reply(webhook, 0) };
+    v1::CreateWebhookResponse { webhook: Some(webhook), signing_secret }
 }
 
 fn refusal(answer: &ConfigAnswer) -> Failure {

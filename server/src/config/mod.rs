@@ -28,9 +28,12 @@ use self::{
     reader::Reader,
 };
 use crate::{
-    accept, deliver, dispatch,
-    limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX},
-    model::{address::AddressPolicy, retry::RetryPolicy, target::TargetRules},
+    accept, api, deliver, dispatch,
+    limits::{
+        ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, ATTEMPT_TIMEOUT_MIN, AUTO_DISABLE_AFTER_MAX,
+        DELIVER_AHEAD_MAX, RETRY_ATTEMPTS_MAX, RETRY_DELAY_MAX, RETRY_DELAYS_MAX, RETRY_ELAPSED_MAX, RETRY_ELAPSED_MIN,
+    },
+    model::{address::AddressPolicy, ids::Tenant, retry::RetryPolicy, target::TargetRules},
     ops, outcomes, retention, serve, shutdown,
     store::redb,
     telemetry::{self, LogFormat},
@@ -70,6 +73,8 @@ pub struct Config {
     pub shutdown: shutdown::Config,
     /// What is logged, and how.
     pub telemetry: telemetry::Config,
+    /// How long and how often webhooks may have deliveries attempted.
+    pub policy_limits: api::PolicyLimits,
     /// Threads of the runtime that everything but deliveries and commits runs on.
     pub workers: usize,
 }
@@ -140,15 +145,26 @@ impl Config {
         let targets =
             TargetRules { allow_http: reader.switch("allow-http"), policy: AddressPolicy::new(opened.clone()) };
         let dispatch = check_dispatch(reader);
+        let store = check_store(reader);
+        let deliver = check_deliver(reader, dispatch.in_flight_max, &targets);
+        let outcomes = check_outcomes(reader, dispatch.in_flight_max);
         let insecure = reader.switch("insecure-listen");
         Self {
             serve: check_serve(reader, insecure),
             ops: check_ops(reader, insecure),
             data: reader.one("data", |text| Ok(PathBuf::from(text))),
-            store: check_store(reader),
-            accept: accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX },
-            deliver: check_deliver(reader, dispatch.in_flight_max, &targets),
-            outcomes: check_outcomes(reader, dispatch.in_flight_max),
+            accept: accept::Config {
+                bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX,
+                deliver_ahead_max: store.retention.min(DELIVER_AHEAD_MAX),
+            },
+            store,
+            policy_limits: api::PolicyLimits {
+                attempt_timeout_max: deliver.attempt_timeout_max,
+                attempts_max: outcomes.retry.attempts_max,
+                elapsed_max: outcomes.retry.elapsed_max,
+            },
+            deliver,
+            outcomes,
             dispatch,
             watch: watch::Config { heartbeat: reader.duration("watch-heartbeat", MILLISECOND * 100..=MINUTE * 5) },
             retention: retention::Config { interval: SECOND },
@@ -167,8 +183,6 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
-/// Most entries of a retry schedule.
-const RETRIES_MAX: usize = 100;
 /// An answer that takes longer than this makes a receiver a slow one.
 const SLOW_AFTER: Duration = Duration::from_secs(5);
 /// The share of all permits that slow receivers may hold together, so that the others always find some.
@@ -216,6 +230,10 @@ fn check_store(reader: &mut Reader<'_>) -> redb::Config {
         retention: reader.duration("retention", MINUTE..=DAY * 3650),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
+        operator: reader.one("operator-tenant", |text| match text {
+            "none" => Ok(None),
+            text => text.parse::<Tenant>().map(Some).map_err(|error| error.to_string()),
+        }),
         ..redb::Config::default()
     }
 }
@@ -233,7 +251,12 @@ fn check_dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
 }
 
 fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &TargetRules) -> deliver::Config {
-    let attempt_timeout = reader.duration("attempt-timeout", SECOND..=ATTEMPT_TIMEOUT_MAX);
+    let attempt_timeout = reader.duration("attempt-timeout", ATTEMPT_TIMEOUT_MIN..=ATTEMPT_TIMEOUT_MAX);
+    let attempt_timeout_max = reader.duration("attempt-timeout-max", ATTEMPT_TIMEOUT_MIN..=ATTEMPT_TIMEOUT_MAX);
+    if attempt_timeout_max < attempt_timeout {
+        let attempt_timeout = humantime::format_duration(attempt_timeout);
+        reader.refuse("attempt-timeout-max", format_args!("is shorter than attempt-timeout, {attempt_timeout}"));
+    }
     let mut connect_timeout = reader.duration("connect-timeout", MILLISECOND * 100..=ATTEMPT_TIMEOUT_MAX);
     if connect_timeout > attempt_timeout {
         if reader.is_given("connect-timeout") {
@@ -245,6 +268,7 @@ fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &Target
     let loops = reader.one("delivery-loops", threads);
     deliver::Config {
         attempt_timeout,
+        attempt_timeout_max,
         connect_timeout,
         loops,
         idle_per_host: in_flight_max.div_ceil(loops),
@@ -262,16 +286,19 @@ fn threads(text: &str) -> Result<usize, String> {
 }
 
 fn check_outcomes(reader: &mut Reader<'_>, in_flight_max: usize) -> outcomes::Config {
-    let schedule = reader.many("retry-schedule", |text| reader::duration(text, &(Duration::ZERO..=DAY * 30)));
-    if schedule.len() > RETRIES_MAX {
-        reader.refuse("retry-schedule", format_args!("has {} entries, more than {RETRIES_MAX}", schedule.len()));
+    let schedule = reader.many("retry-schedule", |text| reader::duration(text, &(Duration::ZERO..=RETRY_DELAY_MAX)));
+    if schedule.len() > RETRY_DELAYS_MAX {
+        reader.refuse("retry-schedule", format_args!("has {} entries, more than {RETRY_DELAYS_MAX}", schedule.len()));
     }
     let retry = RetryPolicy {
         schedule,
         jitter: reader.one("retry-jitter", reader::fraction),
-        retry_after_max: reader.duration("retry-after-max", Duration::ZERO..=DAY * 30),
+        retry_after_max: reader.duration("retry-after-max", Duration::ZERO..=RETRY_DELAY_MAX),
+        attempts_max: reader.count("retry-attempts-max", 1..=RETRY_ATTEMPTS_MAX),
+        elapsed_max: reader.duration("retry-elapsed-max", RETRY_ELAPSED_MIN..=RETRY_ELAPSED_MAX),
     };
-    outcomes::Config { retry, slow_after: SLOW_AFTER, group_outcomes: in_flight_max.div_ceil(4) }
+    let auto_disable_after = reader.duration("auto-disable-after", Duration::ZERO..=AUTO_DISABLE_AFTER_MAX);
+    outcomes::Config { retry, slow_after: SLOW_AFTER, group_outcomes: in_flight_max.div_ceil(4), auto_disable_after }
 }
 
 fn check_telemetry(reader: &mut Reader<'_>) -> telemetry::Config {

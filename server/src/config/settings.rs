@@ -110,7 +110,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "attempt-timeout",
         kind: Kind::One("DURATION"),
         default: "15s",
-        help: "Longest an attempt may take, from looking up the name to the end of the answer (1s to 60s)",
+        help: "Longest an attempt may take, from looking up the name to the end of the answer, unless its webhook has an \
+               attempt_timeout (1s to 60s)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "attempt-timeout-max",
+        kind: Kind::One("DURATION"),
+        default: "60s",
+        help: "Longest attempt_timeout a webhook may have; at least attempt-timeout (1s to 60s)",
         group: DELIVERING,
     },
     Setting {
@@ -124,15 +132,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "retry-schedule",
         kind: Kind::Many("DURATION"),
         default: "5s,5m,30m,2h,5h,10h,14h,20h,24h",
-        help: "How long to wait after the first, second, … failed attempt; there is one attempt more than delays (at \
-               most 100, 30d each)",
+        help: "How long to wait after the first, second, … failed attempt, unless the webhook has a retry policy; there is one \
+               attempt more than delays (at most 100, 30d each)",
         group: DELIVERING,
     },
     Setting {
         name: "retry-jitter",
         kind: Kind::One("FRACTION"),
         default: "0.2",
-        help: "Stretch or shrink each of those delays at random by up to this fraction (0 to 1)",
+        help: "Stretch or shrink each delay at random by up to this fraction (0 to 1)",
         group: DELIVERING,
     },
     Setting {
@@ -140,6 +148,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         kind: Kind::One("DURATION"),
         default: "24h",
         help: "Longest delay that a receiver's Retry-After can ask for (0s to 30d)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "retry-attempts-max",
+        kind: Kind::One("COUNT"),
+        default: "100",
+        help: "Most attempts by a webhook's own retry policy (1 to 1000)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "retry-elapsed-max",
+        kind: Kind::One("DURATION"),
+        default: "30d",
+        help: "How long after a delivery was due a webhook's own retry policy may repeat it (1s to 365d)",
         group: DELIVERING,
     },
     Setting {
@@ -157,6 +179,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: DELIVERING,
     },
     Setting {
+        name: "auto-disable-after",
+        kind: Kind::One("DURATION"),
+        default: "5d",
+        help: "Disable a webhook that has failed continuously for so long, unless it says otherwise itself; 0s: never (0s to \
+               365d)",
+        group: DELIVERING,
+    },
+    Setting {
         name: "delivery-loops",
         kind: Kind::One("COUNT"),
         default: "auto",
@@ -168,6 +198,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         kind: Kind::One("COUNT"),
         default: "auto",
         help: "Threads for gRPC and scheduling; auto: one for every two processors (1 to 64)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "operator-tenant",
+        kind: Kind::One("NAME"),
+        default: "none",
+        help: "Publish what happens to webhooks (postrider.webhook.disabled, .breaker_opened, .breaker_closed) and deliveries \
+               (postrider.delivery.exhausted) of all other tenants as events of this one, or none",
         group: DELIVERING,
     },
     Setting {

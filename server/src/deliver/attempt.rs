@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use tokio::time::timeout;
 
@@ -10,13 +10,14 @@ use super::{
     client::{self, GuardedClient, Response},
     request,
     result::{Answer, Failure},
+    shape::shape,
 };
 use crate::{
     clock::Clock,
     flow::{Attempted, Job},
     limits::{RESPONSE_KEPT_BYTES_MAX, RESPONSE_READ_BYTES_MAX},
     metrics::DeliverMetrics,
-    model::retry::parse_retry_after,
+    model::{delivery::AttemptResult, retry::parse_retry_after},
 };
 
 /// Makes attempts. One per delivery loop.
@@ -24,33 +25,42 @@ pub(super) struct Attempts {
     pub(super) client: GuardedClient,
     pub(super) user_agent: HeaderValue,
     pub(super) clock: Clock,
+    /// Of webhooks that have none of their own.
     pub(super) timeout: Duration,
+    /// What a webhook's own may be at most.
+    pub(super) timeout_max: Duration,
     pub(super) metrics: DeliverMetrics,
 }
 
 impl Attempts {
-    /// Makes one attempt. Takes at most the attempt timeout.
+    /// Makes one attempt, unless its delivery is too old by now. Takes at most the attempt timeout.
     pub(super) async fn perform(&self, mut job: Job) -> Attempted {
         let started = self.clock.now();
-        let under_way = self.metrics.begin(job.attempt, started.since(job.event.accept_time));
+        if job.webhook.settings.expiry(&job.event, job.is_by_hand()).is_some_and(|expires| expires <= started) {
+            job.forget_body();
+            return Attempted { job, result: Some(AttemptResult::expired(started)) };
+        }
+        let timeout_after =
+            job.webhook.settings.attempt_timeout().map_or(self.timeout, |own| own.min(self.timeout_max));
+        let under_way = self.metrics.begin(job.attempt, started.since(job.event.due_time()));
         // Kept outside of what the deadline drops: what has arrived until then counts.
         let mut answer = Answer::default();
-        let ended = timeout(self.timeout, self.exchange(&job, &mut answer)).await;
-        let ended = ended.unwrap_or_else(|_| Err(Failure::timeout(self.timeout, answer.status)));
+        let ended = timeout(timeout_after, self.exchange(&job, &mut answer)).await;
+        let ended = ended.unwrap_or_else(|_| Err(Failure::timeout(timeout_after, answer.status)));
         let result = answer.conclude(ended, started, self.clock.now());
         under_way.ended(&result);
 
-        job.event.event.body = Bytes::new();
-        job.body_permit = None;
+        job.forget_body();
         Attempted { job, result: Some(result) }
     }
 
     async fn exchange(&self, job: &Job, answer: &mut Answer) -> Result<(), Failure> {
+        let shaped = shape(job)?;
         let request = || {
-            let headers = request::headers(job, &self.user_agent, self.clock.wall())?;
-            Ok((headers, job.event.event.body.clone()))
+            let headers = request::headers(job, &shaped, &self.user_agent, self.clock.wall())?;
+            Ok((shaped.method.clone(), headers, shaped.body.clone()))
         };
-        let mut response = self.client.post(&job.webhook.settings.target, self.clock, request).await?;
+        let mut response = self.client.send(&shaped.target, self.clock, request).await?;
         answer.status = Some(response.status());
         answer.retry_after = self.retry_after(&response);
         read(&mut response, &mut answer.body).await.map_err(|error| Failure::from_request(&error))

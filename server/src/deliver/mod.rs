@@ -13,9 +13,12 @@ mod names;
 mod request;
 mod resolver;
 mod result;
+mod shape;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trial;
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
@@ -25,19 +28,28 @@ use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub use self::names::Names;
 use self::{
     attempt::Attempts,
     client::GuardedClient,
     resolver::{Dns, DnsConfig},
 };
+pub use self::{names::Names, trial::Trials};
 use crate::{
     clock::Clock,
     flow::{Attempted, Job},
+    limits::ATTEMPT_TIMEOUT_MAX,
     metrics::DeliverMetrics,
     model::{ids::WebhookNo, target::TargetRules},
     tasks::Tasks,
 };
+
+/// The running stage.
+pub struct Deliver {
+    /// Where each loop takes its jobs.
+    pub jobs: Vec<mpsc::Sender<Vec<Job>>>,
+    /// For attempts that somebody waits for.
+    pub trials: Trials,
+}
 
 /// Whether attempts of a webhook are still wanted: it exists and is enabled.
 pub type Wanted = Arc<dyn Fn(WebhookNo) -> bool + Send + Sync>;
@@ -49,6 +61,8 @@ pub struct Config {
     pub rules: TargetRules,
     /// How long one attempt may take, from looking up the host to the end of the answer.
     pub attempt_timeout: Duration,
+    /// How long a webhook may have its attempts take.
+    pub attempt_timeout_max: Duration,
     /// How long of that may pass until there is a connection, TLS included.
     pub connect_timeout: Duration,
     /// How many loops there are; at least one.
@@ -66,6 +80,7 @@ impl Default for Config {
         Self {
             rules: TargetRules::default(),
             attempt_timeout: Duration::from_secs(15),
+            attempt_timeout_max: ATTEMPT_TIMEOUT_MAX,
             connect_timeout: Duration::from_secs(5),
             loops: (cores / 2).clamp(1, 4),
             idle_per_host: 64,
@@ -92,7 +107,7 @@ pub enum BuildError {
 }
 
 impl Config {
-    /// Starts the loops and returns where each takes its jobs.
+    /// Starts the loops.
     ///
     /// `attempted` must hold as many batches of results as attempts may be in flight; the loops' inboxes hold as many batches
     /// of jobs, so that handing one over never fails for lack of room. Jobs wait their turn in the loop; whether one is still
@@ -106,13 +121,14 @@ impl Config {
         abort: CancellationToken,
         metrics: DeliverMetrics,
         wanted: Wanted,
-    ) -> Result<Vec<mpsc::Sender<Vec<Job>>>, BuildError> {
+    ) -> Result<Deliver, BuildError> {
         let dns = resolver::system_config().unwrap_or_else(|problem| {
             warn!(error = %problem, "no usable DNS configuration: only hosts in the hosts file can be delivered to by name");
             resolver::hosts_file_only()
         });
         let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort, metrics, wanted };
-        (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect()
+        let jobs = (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect::<Result<_, _>>()?;
+        Ok(Deliver { jobs, trials: parts.start_trials(tasks)? })
     }
 }
 
@@ -129,15 +145,30 @@ struct Parts {
 }
 
 impl Parts {
-    fn start_loop(&self, tasks: &Tasks) -> Result<mpsc::Sender<Vec<Job>>, BuildError> {
+    /// What makes attempts, with connections and a resolver of its own.
+    fn attempts(&self, metrics: DeliverMetrics) -> Result<Attempts, BuildError> {
         let dns = Dns::new(&self.dns, self.config.connect_timeout);
-        let attempts = Attempts {
+        Ok(Attempts {
             client: GuardedClient::build(&self.config, &self.tls, &dns)?,
             user_agent: HeaderValue::from_str(&self.config.user_agent)?,
             clock: self.clock,
             timeout: self.config.attempt_timeout,
-            metrics: self.metrics.clone(),
-        };
+            timeout_max: self.config.attempt_timeout_max,
+            metrics,
+        })
+    }
+
+    fn start_trials(&self, tasks: &Tasks) -> Result<Trials, BuildError> {
+        let (trials, asked) = Trials::new();
+        let attempts = self.attempts(DeliverMetrics::default())?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let abort = self.abort.clone();
+        tasks.thread("trials", move || runtime.block_on(trial::run(attempts, asked, abort)))?;
+        Ok(trials)
+    }
+
+    fn start_loop(&self, tasks: &Tasks) -> Result<mpsc::Sender<Vec<Job>>, BuildError> {
+        let attempts = self.attempts(self.metrics.clone())?;
         let (inbox, jobs) = mpsc::channel(self.attempted.max_capacity());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (attempted, abort, wanted) = (self.attempted.clone(), self.abort.clone(), self.wanted.clone());

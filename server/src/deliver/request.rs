@@ -5,18 +5,15 @@ use std::fmt::{self, Write as _};
 use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, USER_AGENT},
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, USER_AGENT},
 };
 
-use super::result::Failure;
+use super::{result::Failure, shape::Shaped, signature::sign};
 use crate::{
     flow::Job,
-    model::{event::JSON, time::Timestamp},
+    model::{event::JSON, request::RequestShape, signing::Signed, time::Timestamp},
 };
 
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const WEBHOOK_EVENT_TYPE: HeaderName = HeaderName::from_static("webhook-event-type");
 const WEBHOOK_EVENT_TIME: HeaderName = HeaderName::from_static("webhook-event-time");
 const WEBHOOK_DELIVERY_ID: HeaderName = HeaderName::from_static("webhook-delivery-id");
@@ -29,30 +26,44 @@ const VALUES_BYTES: usize = 256;
 
 /// The headers of one attempt, signature included. `now` is wall-clock time, which receivers compare with theirs.
 ///
-/// The client adds `host`, `content-length` and `accept: */*`. All that varies is written into one buffer the values share:
+/// The client adds `host`, `content-length` and, unless it is there, `accept: */*`. All that varies is written into one buffer the values share:
 /// the client copies the headers more than once, and copies of slices cost next to nothing.
-pub(super) fn headers(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<HeaderMap, Failure> {
-    varying(job, user_agent, now).map_err(|_| Failure::unsendable("a header of this event cannot be sent"))
+pub(super) fn headers(
+    job: &Job,
+    shaped: &Shaped<'_>,
+    user_agent: &HeaderValue,
+    now: Timestamp,
+) -> Result<HeaderMap, Failure> {
+    let headers = varying(job, shaped, user_agent, now);
+    let mut headers = headers.map_err(|_| Failure::unsendable("a header of this event cannot be sent"))?;
+    if let Some(request) = job.webhook.settings.request.as_deref() {
+        add(&mut headers, request);
+    }
+    Ok(headers)
 }
 
-fn varying(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<HeaderMap, InvalidHeaderValue> {
+fn varying(
+    job: &Job,
+    shaped: &Shaped<'_>,
+    user_agent: &HeaderValue,
+    now: Timestamp,
+) -> Result<HeaderMap, InvalidHeaderValue> {
     let stored = &job.event;
     let event = &stored.event;
-    let signature = job.webhook.secret.sign(event.id.as_str(), now.seconds(), &event.body);
     let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
     let mut headers = HeaderMap::with_capacity(HEADERS_MAX);
     headers.insert(USER_AGENT, user_agent.clone());
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let content_type =
-        if event.content_type == JSON { HeaderValue::from_static(JSON) } else { values.text(&event.content_type)? };
-    headers.insert(CONTENT_TYPE, content_type);
-    if event.body.is_empty() {
-        // Left out by the client otherwise, and some servers answer 411 then.
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if let Some(content_type) = shaped.content_type {
+        let value = if content_type == JSON { HeaderValue::from_static(JSON) } else { values.text(content_type)? };
+        headers.insert(CONTENT_TYPE, value);
+        if shaped.body.is_empty() {
+            // Left out by the client otherwise, and some servers answer 411 then.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
     }
-    headers.insert(WEBHOOK_ID, values.text(event.id.as_str())?);
-    headers.insert(WEBHOOK_TIMESTAMP, values.format(format_args!("{}", now.seconds()))?);
-    headers.insert(WEBHOOK_SIGNATURE, values.text(&signature)?);
+    let signed = Signed { id: event.id.as_str(), time: now, body: &shaped.body };
+    sign(&mut headers, &mut values, &job.webhook, &signed)?;
     headers.insert(WEBHOOK_EVENT_TYPE, values.text(event.event_type.as_str())?);
     headers.insert(WEBHOOK_EVENT_TIME, values.format(format_args!("{}", rfc_3339(stored.occur_time())))?);
     headers.insert(WEBHOOK_DELIVERY_ID, values.format(format_args!("{}", job.delivery_id))?);
@@ -60,16 +71,27 @@ fn varying(job: &Job, user_agent: &HeaderValue, now: Timestamp) -> Result<Header
     Ok(headers)
 }
 
+/// Adds what the webhook's owner wants sent. Ours are there already and stay: their names are reserved when a webhook is created,
+/// but one that is older than the reservation must not change them either.
+fn add(headers: &mut HeaderMap, request: &RequestShape) {
+    if let Some(authorization) = &request.authorization {
+        headers.insert(AUTHORIZATION, authorization.header());
+    }
+    for (name, value) in request.headers.iter() {
+        headers.entry(name).or_insert_with(|| value.clone());
+    }
+}
+
 /// Makes header values that share one buffer.
-struct Values(BytesMut);
+pub(super) struct Values(BytesMut);
 
 impl Values {
-    fn text(&mut self, text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    pub(super) fn text(&mut self, text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
         self.0.extend_from_slice(text.as_bytes());
         self.cut()
     }
 
-    fn format(&mut self, text: fmt::Arguments<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
+    pub(super) fn format(&mut self, text: fmt::Arguments<'_>) -> Result<HeaderValue, InvalidHeaderValue> {
         self.0.write_fmt(text).expect("the buffer grows");
         self.cut()
     }

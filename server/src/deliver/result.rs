@@ -8,12 +8,9 @@ use bytes::BytesMut;
 use http::StatusCode;
 
 use super::{client, resolver::ResolveError};
-use crate::{
-    limits::ATTEMPT_ERROR_BYTES_MAX,
-    model::{
-        delivery::{AttemptResult, ErrorClass},
-        time::Timestamp,
-    },
+use crate::model::{
+    delivery::{AttemptResult, ErrorClass, shortened},
+    time::Timestamp,
 };
 
 /// Too many open files, in the process and on the machine; the same numbers on every Unix.
@@ -159,13 +156,6 @@ pub(super) fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<
             None => error.source(),
         }
     })
-}
-
-/// At most `ATTEMPT_ERROR_BYTES_MAX` of a text.
-fn shortened(mut text: String) -> String {
-    let fits = (0..=ATTEMPT_ERROR_BYTES_MAX).rev().find(|&length| text.is_char_boundary(length));
-    text.truncate(fits.unwrap_or(text.len()));
-    text
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::{
     model::{
         delivery::Attempts,
         ids::{EventSeq, Tenant, WebhookNo},
+        protection::Pace,
         time::Timestamp,
     },
     store::{AsOf, DuePage, Hint},
@@ -89,6 +90,8 @@ pub(super) struct Lane {
     pub(super) listed: Listed,
     /// When the scheduler is to look at it again, as registered there.
     pub(super) alarm: Option<Timestamp>,
+    /// What attempts keep to, as far as is known: a launch looks it up again.
+    pub(super) pace: Pace,
     /// With the attempts that have ended.
     window: SortedMap<Slot, Attempts>,
     known: SortedMap<DeliveryInLane, Place>,
@@ -115,6 +118,7 @@ impl Lane {
             part: Part::new(tenant, webhook),
             listed: Listed::No,
             alarm: None,
+            pace: Pace::default(),
             window: SortedMap::default(),
             known: SortedMap::default(),
             ghosts: SortedMap::default(),
@@ -168,11 +172,31 @@ impl Lane {
         self.mark.filter(|_| waits)
     }
 
-    /// Whether a delivery may be launched now.
-    pub(super) fn is_ready(&self, now: Timestamp, in_flight_max: usize) -> bool {
-        self.paused_until.is_none()
-            && self.in_flight - self.answered < in_flight_max
-            && self.window.first().is_some_and(|(slot, _)| slot.due <= now)
+    /// Deliveries launched and not answered.
+    pub(super) fn under_way(&self) -> usize {
+        self.in_flight - self.answered
+    }
+
+    /// Whether a delivery is there to be launched now.
+    pub(super) fn has_due(&self, now: Timestamp) -> bool {
+        self.paused_until.is_none() && self.window.first().is_some_and(|(slot, _)| slot.due <= now)
+    }
+
+    /// Whether there is anything in its window.
+    pub(super) fn has_hints(&self) -> bool {
+        !self.window.is_empty()
+    }
+
+    /// Leaves what is not in flight to the disk, since nothing is launched for long. Returns from when on reads see it; `None`:
+    /// there is nothing.
+    pub(super) fn suspend(&mut self, seen: AsOf, budget: &mut Budget) -> Option<AsOf> {
+        if self.has_hints() {
+            self.window.clear();
+            budget.resize(&mut self.part, 0);
+            self.known.retain(|place| !matches!(place, Place::Window(_)));
+            self.raise(seen);
+        }
+        self.mark.take()
     }
 
     /// When it is to be looked at again though nothing happens.
@@ -239,7 +263,8 @@ impl Lane {
         hints.iter().filter(|hint| !self.known.contains(&Slot::of(hint).delivery())).take(below_cap).count()
     }
 
-    /// Takes the earliest delivery out for an attempt. Whether that may be launched is for [`Self::is_ready`] to say.
+    /// Takes the earliest delivery out for an attempt. Whether that may be launched is for [`Self::has_due`] and its
+    /// gate to say.
     pub(super) fn take(&mut self, budget: &mut Budget) -> Option<Hint> {
         let (slot, attempts) = self.window.pop_first()?;
         budget.resize(&mut self.part, self.window.len());

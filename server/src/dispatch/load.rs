@@ -3,7 +3,8 @@
 //! How large an event is shows only once it is read. So each read is given half of the room there is, and brings what fits; what
 //! does not is read again when some is free. What was not needed is given back: the bound holds at any time, also while reading.
 //!
-//! Slow webhooks have a pool of their own, as they have of permits: large bodies that hang with them leave room for others.
+//! Slow webhooks have a pool of their own, as they have of permits: large bodies that hang with them leave room for others. Of
+//! each pool a webhook gets only a part, so that those that hang and are not known to be slow yet leave some, too.
 //!
 //! Not counted: what a body keeps alive because it is a slice of something larger, such as a chunk of the store. That is at most
 //! one chunk for each attempt under way.
@@ -15,10 +16,9 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use super::orders::Launch;
 use crate::{
+    bodies::{Bodies, BodyPermit, Room},
     limits::{DISPATCH_BODY_BYTES_MAX, DISPATCH_LOAD_EVENTS_MAX, DISPATCH_LOADS_MAX, EVENT_WEIGHT_BYTES_MAX},
     model::{event::StoredEvent, ids::EventSeq},
     store::{Store, StoreError},
@@ -40,24 +40,38 @@ pub(super) struct Loader {
 #[derive(Debug)]
 struct Pool {
     /// Invariant: bounded, since each holds a permit of the scheduler.
-    waiting: VecDeque<Launch>,
-    bytes: Arc<Semaphore>,
+    waiting: VecDeque<Waiting>,
+    bodies: Bodies,
+}
+
+/// A launched delivery that waits for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    launch: Launch,
+    /// What its event takes; zero if it was not read yet.
+    permits: usize,
+}
+
+impl From<Launch> for Waiting {
+    fn from(launch: Launch) -> Self {
+        Self { launch, permits: 0 }
+    }
 }
 
 /// Events to read, and the room for them.
 #[derive(Debug)]
 pub(super) struct Load {
-    launches: Vec<Launch>,
-    room: OwnedSemaphorePermit,
+    launches: Vec<Waiting>,
+    room: Room,
 }
 
 /// What became of a [`Load`].
 #[derive(Debug)]
 pub(super) enum Loaded {
     /// The events with the room they take, `None` where the store has none; and those there was no room for.
-    Read(Vec<(Launch, Option<(StoredEvent, OwnedSemaphorePermit)>)>, Vec<Launch>),
+    Read(Vec<(Launch, Option<(StoredEvent, BodyPermit)>)>, Vec<Waiting>),
     /// The event of the first ones could not be read; the others are to be read without it.
-    Failed(Vec<Launch>, StoreError, Vec<Launch>),
+    Failed(Vec<Launch>, StoreError, Vec<Waiting>),
 }
 
 impl Loader {
@@ -71,7 +85,7 @@ impl Loader {
 
     /// Takes up a launched delivery.
     pub(super) fn push(&mut self, launch: Launch) {
-        self.pool(launch).waiting.push_back(launch);
+        self.pool(launch).waiting.push_back(launch.into());
     }
 
     /// The next events to read, if there are some and there is room. Ask again until there are none.
@@ -85,10 +99,10 @@ impl Loader {
     }
 
     /// A load has ended, and there was no room for these: they come first when there is.
-    pub(super) fn ended(&mut self, left: Vec<Launch>) {
+    pub(super) fn ended(&mut self, left: Vec<Waiting>) {
         self.running -= 1;
-        for launch in left.into_iter().rev() {
-            self.pool(launch).waiting.push_front(launch);
+        for waiting in left.into_iter().rev() {
+            self.pool(waiting.launch).waiting.push_front(waiting);
         }
     }
 
@@ -99,21 +113,32 @@ impl Loader {
 
 impl Pool {
     fn new(permits: usize) -> Self {
-        Self { waiting: VecDeque::new(), bytes: Arc::new(Semaphore::new(permits)) }
+        Self { waiting: VecDeque::new(), bodies: Bodies::new(permits) }
     }
 
     fn next_load(&mut self) -> Option<Load> {
-        let free = self.bytes.available_permits();
+        let free = self.bodies.free();
         if self.waiting.is_empty() || free < EVENT_PERMITS_MAX {
             return None;
         }
-        let count = self.waiting.len().min(DISPATCH_LOAD_EVENTS_MAX);
+        let mut may_have = self.bodies.judge();
+        let mut launches = Vec::new();
+        self.waiting.retain(|waiting| {
+            let Waiting { launch, permits } = *waiting;
+            let chosen = launches.len() < DISPATCH_LOAD_EVENTS_MAX && may_have(launch.key.webhook, permits);
+            if chosen {
+                launches.push(*waiting);
+            }
+            !chosen
+        });
+        let count = launches.len();
+        if count == 0 {
+            return None;
+        }
         // Room for the largest event, or half of what there is for what waits, so that there can be another read meanwhile.
         let permits = (free / 2).max(EVENT_PERMITS_MAX).min(count * EVENT_PERMITS_MAX);
-        let permits = u32::try_from(permits).expect("all permits together fit");
-        // Nobody else takes any, so this succeeds.
-        let room = self.bytes.clone().try_acquire_many_owned(permits).ok()?;
-        Some(Load { launches: self.waiting.drain(..count).collect(), room })
+        let room = self.bodies.set_aside(permits).expect("nobody else sets any aside");
+        Some(Load { launches, room })
     }
 }
 
@@ -122,28 +147,31 @@ impl Load {
     pub(super) async fn read(self, store: Arc<dyn Store>) -> Loaded {
         let Self { launches, mut room } = self;
         let mut known = HashSet::with_capacity(launches.len());
-        let mut seqs: Vec<_> = launches.iter().map(|launch| launch.key.event).collect();
+        let mut seqs: Vec<_> = launches.iter().map(|waiting| waiting.launch.key.event).collect();
         seqs.retain(|seq| known.insert(*seq));
-        let events = match store.events(&seqs, room.num_permits() * PERMIT_BYTES).await {
+        let events = match store.events(&seqs, room.permits() * PERMIT_BYTES).await {
             Ok(events) => events,
             Err(error) => {
-                let (failed, left) = launches.into_iter().partition(|launch| Some(&launch.key.event) == seqs.first());
+                let is_first = |waiting: &mut Waiting| Some(&waiting.launch.key.event) == seqs.first();
+                let mut left = launches;
+                let failed = left.extract_if(.., is_first).map(|waiting| waiting.launch).collect();
                 return Loaded::Failed(failed, error, left);
             }
         };
         let events: HashMap<EventSeq, Option<StoredEvent>> = seqs.into_iter().zip(events).collect();
         let (mut read, mut left) = (Vec::with_capacity(launches.len()), Vec::new());
-        for launch in launches {
+        for waiting in launches {
+            let launch = waiting.launch;
             match events.get(&launch.key.event) {
                 Some(Some(stored)) => {
                     let permits = stored.event.weight_bytes().div_ceil(PERMIT_BYTES).min(EVENT_PERMITS_MAX);
-                    match room.split(permits) {
-                        Some(room) => read.push((launch, Some((stored.clone(), room)))),
-                        None => left.push(launch),
+                    match room.take(launch.key.webhook, permits) {
+                        Some(permit) => read.push((launch, Some((stored.clone(), permit)))),
+                        None => left.push(Waiting { launch, permits }),
                     }
                 }
                 Some(None) => read.push((launch, None)),
-                None => left.push(launch),
+                None => left.push(waiting),
             }
         }
         Loaded::Read(read, left)
@@ -170,16 +198,37 @@ mod tests {
             loader.push(launch(event, false));
         }
         let mut loads: Vec<_> = std::iter::from_fn(|| loader.next_load()).collect();
-        let room: usize = loads.iter().map(|load| load.room.num_permits() * PERMIT_BYTES).sum();
+        let room: usize = loads.iter().map(|load| load.room.permits() * PERMIT_BYTES).sum();
         assert!(loads.len() > 1, "one read leaves room for others");
         assert!(room <= DISPATCH_BODY_BYTES_MAX / 2);
         loader.push(launch(10_000, true));
-        assert_eq!(loader.next_load().unwrap().launches, [launch(10_000, true)]);
+        assert_eq!(loader.next_load().unwrap().launches, [launch(10_000, true).into()]);
         let first = loads.remove(0);
-        let left = vec![launch(7, false), launch(9, false)];
+        let left = vec![launch(7, false).into(), launch(9, false).into()];
         drop(first);
-        loader.ended(left);
-        assert_eq!(loader.next_load().unwrap().launches[..2], [launch(7, false), launch(9, false)], "in order");
+        loader.ended(left.clone());
+        assert_eq!(loader.next_load().unwrap().launches[..2], left, "in order");
+    }
+
+    #[test]
+    fn a_webhook_that_holds_its_part_waits_and_others_pass() {
+        let large = 4 * EVENT_PERMITS_MAX;
+        let other = |event| {
+            let key = DeliveryKey { webhook: WebhookNo(2), ..launch(event, false).key };
+            Launch { key, ..launch(event, false) }
+        };
+        let mut loader = Loader::new(0.5);
+        let mut room = loader.fast.bodies.set_aside(large).unwrap();
+        let body = room.take(WebhookNo(1), large).unwrap();
+        loader.push(launch(1, false));
+        assert!(loader.next_load().is_none());
+        loader.push(other(2));
+        assert_eq!(loader.next_load().unwrap().launches, [other(2).into()]);
+        drop(body);
+        // What was read and did not fit is read again one by one: its size is known by now.
+        let known = |event| Waiting { launch: launch(event, false), permits: large };
+        loader.ended(vec![known(3), known(4)]);
+        assert_eq!(loader.next_load().unwrap().launches, [known(3)]);
     }
 
     #[test]

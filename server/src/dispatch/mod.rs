@@ -15,6 +15,9 @@
 //! Dispatch alone owns the permits. It never waits for anything but its inputs: reads run beside each other within the task,
 //! and the channels to the loops have room for every permit.
 //!
+//! What a webhook's owner or its receiver decides holds its lane back: [`gate`]. A lane that is held back for longer than the
+//! window looks ahead gives its hints up, so that those who wait for hours take no room from others.
+//!
 //! A delivery whose event cannot be read stays pending on disk and counts as no attempt. If the whole read failed, its lane
 //! pauses for `FAILURE_PAUSE`. If the store has no such event, though the delivery is pending, that is our fault and no
 //! receiver's: it is logged, and that delivery alone is left alone for `UNREADABLE_PAUSE`, so that its lane flows on and
@@ -23,10 +26,12 @@
 mod budget;
 #[cfg(test)]
 mod fairness;
+mod gate;
 mod lane;
 mod load;
 mod orders;
 mod ready;
+mod reports;
 #[cfg(test)]
 mod rules;
 mod scheduler;
@@ -48,26 +53,29 @@ use tracing::{error, info, warn};
 
 use self::{
     load::{Loaded, Loader},
-    orders::{Launch, Limits, Unmade, Webhooks},
+    orders::{Enabled, Launch, Limits, Unmade, Webhooks},
+    reports::Reports,
     scheduler::Scheduler,
     survey::Survey,
 };
 use crate::{
     clock::Clock,
-    flow::{Job, News, Progress},
-    limits::{DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON, LANE_WINDOW_HINTS_MAX},
-    metrics::DispatchMetrics,
-    model::{
-        ids::{Tenant, WebhookNo},
-        time::Timestamp,
+    flow::{Gates, Job, News, Progress},
+    limits::{
+        DISPATCH_IDLE_GATES_MAX, DISPATCH_REFILLS_MAX, DISPATCH_SURVEY_LANES_MAX, HINTS_MAX, LANE_HORIZON,
+        LANE_WINDOW_HINTS_MAX,
     },
-    store::{Catalog, DuePage, LanePage, Store, StoreError},
+    metrics::DispatchMetrics,
+    model::{ids::WebhookNo, time::Timestamp},
+    store::{Catalog, DuePage, LanePage, OutcomeGroup, Store, StoreError},
 };
 
 /// After a failed read, before the next one of the same lane.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a delivery is left alone whose event the store does not have.
 const UNREADABLE_PAUSE: Duration = Duration::from_mins(1);
+/// How long a webhook's failures are remembered when nothing is pending for it.
+const GATE_KEPT: Duration = Duration::from_hours(1);
 /// Most messages of progress taken at once.
 const PROGRESS_BATCHES_MAX: usize = 64;
 
@@ -111,6 +119,8 @@ pub struct Deps {
     pub jobs: Vec<mpsc::Sender<Vec<Job>>>,
     /// How the jobs get on.
     pub progress: mpsc::Receiver<Progress>,
+    /// Where others see which webhooks are held back.
+    pub gates: Arc<Gates>,
     /// What is counted.
     pub metrics: DispatchMetrics,
     /// What its jitter is drawn from.
@@ -138,11 +148,14 @@ impl Config {
             refills_max: DISPATCH_REFILLS_MAX,
             failure_pause: FAILURE_PAUSE,
             unreadable_pause: UNREADABLE_PAUSE,
+            gate_kept: GATE_KEPT,
+            idle_gates_max: DISPATCH_IDLE_GATES_MAX,
         };
         Dispatch {
             scheduler: Scheduler::new(limits),
             loader: Loader::new(self.slow_share),
             survey: Survey::new(deps.clock.now()),
+            reports: Reports::default(),
             rng: StdRng::seed_from_u64(deps.seed),
             reads: FuturesUnordered::new(),
             store_fails: false,
@@ -157,6 +170,7 @@ pub struct Dispatch {
     scheduler: Scheduler,
     loader: Loader,
     survey: Survey,
+    reports: Reports,
     rng: StdRng,
     /// Invariant: bounded, by what the scheduler, the loader and the survey have under way at a time.
     reads: FuturesUnordered<BoxFuture<'static, Read>>,
@@ -174,6 +188,8 @@ enum Read {
     Due(WebhookNo, Result<DuePage, StoreError>),
     Lanes(Result<LanePage, StoreError>),
     Events(Loaded),
+    /// Not a read, but waited for like one: whether a commit of reports succeeded.
+    Reported(bool),
 }
 
 /// A delivery loop is gone, which happens only when it panicked.
@@ -254,9 +270,22 @@ impl Dispatch {
                 }
             }
             Some(Read::Events(loaded)) => self.hand_out(loaded, now)?,
+            Some(Read::Reported(committed)) => self.reports.ended((!committed).then(|| now + FAILURE_PAUSE)),
         }
         self.scheduler.tick(now, catalog);
+        self.show_gates();
         Ok(())
+    }
+
+    /// Lets others see which webhooks are held back by now, and puts what happened to breakers down for the log.
+    fn show_gates(&mut self) {
+        let changes = self.scheduler.take_gate_changes();
+        if !changes.is_empty() {
+            self.deps.gates.update(changes);
+        }
+        for (webhook, change, time) in self.scheduler.take_trips() {
+            self.reports.add(webhook, change, time, self.deps.store.catalog());
+        }
     }
 
     /// Starts the reads that are wanted. Returns when to look again if nothing happens.
@@ -280,8 +309,14 @@ impl Dispatch {
             let read = async move { Read::Lanes(store.lanes(after, DISPATCH_SURVEY_LANES_MAX).await) };
             self.reads.push(read.boxed());
         }
+        if let Some(operational) = self.reports.begin(now) {
+            let store = store.clone();
+            let group = OutcomeGroup { operational, ..OutcomeGroup::default() };
+            let commit = async move { Read::Reported(store.commit(store.owner(), vec![group]).await.is_ok()) };
+            self.reads.push(commit.boxed());
+        }
         self.deps.metrics.permits(self.scheduler.in_flight(), self.scheduler.in_flight_max());
-        [self.scheduler.next_wake(), self.survey.next()].into_iter().flatten().min()
+        [self.scheduler.next_wake(), self.survey.next(), self.reports.next()].into_iter().flatten().min()
     }
 
     /// Makes jobs of what was read and gives them to the delivery loops.
@@ -307,10 +342,10 @@ impl Dispatch {
             let registered = self.deps.store.catalog().webhook(key.webhook);
             let webhook = registered.map(|registered| registered.webhook).filter(|webhook| webhook.is_enabled());
             match (webhook, read) {
-                (Some(webhook), Some((event, room))) => {
+                (Some(webhook), Some((event, permit))) => {
                     let delivery_id = self.deps.store.sealer().delivery_id(key);
                     let (attempt, excused) = (attempts.ended() + 1, attempts.excused());
-                    let job = Job { key, delivery_id, attempt, excused, webhook, event, body_permit: Some(room) };
+                    let job = Job { key, delivery_id, attempt, excused, webhook, event, body_permit: Some(permit) };
                     batches[loop_of(key.webhook, self.deps.jobs.len())].push(job);
                 }
                 (None, _) => self.scheduler.unmade(key, Unmade::NotWanted, now),
@@ -348,9 +383,9 @@ impl Dispatch {
 }
 
 impl Webhooks for Catalog {
-    fn tenant_if_enabled(&self, webhook: WebhookNo) -> Option<Tenant> {
+    fn if_enabled(&self, webhook: WebhookNo) -> Option<Enabled> {
         let webhook = self.webhook(webhook)?.webhook;
-        webhook.is_enabled().then(|| webhook.tenant.clone())
+        webhook.is_enabled().then(|| Enabled { tenant: webhook.tenant.clone(), pace: webhook.settings.pace() })
     }
 }
 

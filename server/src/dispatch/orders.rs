@@ -5,13 +5,23 @@ use std::time::Duration;
 use crate::model::{
     delivery::Attempts,
     ids::{DeliveryKey, Tenant, WebhookNo},
+    protection::Pace,
     time::Timestamp,
 };
 
-/// Whose an enabled webhook is; what the catalogue says at this moment.
+/// Whose an enabled webhook is and what its attempts keep to; what the catalogue says at this moment.
 pub(super) trait Webhooks {
     /// `None`: the webhook is gone or disabled.
-    fn tenant_if_enabled(&self, webhook: WebhookNo) -> Option<Tenant>;
+    fn if_enabled(&self, webhook: WebhookNo) -> Option<Enabled>;
+}
+
+/// A webhook that is enabled.
+#[derive(Debug, Clone)]
+pub(super) struct Enabled {
+    /// Whose it is.
+    pub(super) tenant: Tenant,
+    /// What its attempts keep to.
+    pub(super) pace: Pace,
 }
 
 /// What the scheduler may use.
@@ -19,7 +29,7 @@ pub(super) trait Webhooks {
 pub(super) struct Limits {
     /// Deliveries launched whose outcome is not committed, at a time.
     pub(super) in_flight_max: usize,
-    /// Attempts under way to one webhook.
+    /// Attempts under way to one webhook, whatever its owner wants.
     pub(super) webhook_in_flight_max: usize,
     /// Of all slow webhooks together.
     pub(super) slow_in_flight_max: usize,
@@ -35,6 +45,10 @@ pub(super) struct Limits {
     pub(super) failure_pause: Duration,
     /// How long a delivery whose event cannot be read is left alone.
     pub(super) unreadable_pause: Duration,
+    /// How long a webhook's failures are remembered when nothing is pending for it.
+    pub(super) gate_kept: Duration,
+    /// Webhooks, with nothing pending, whose failures or rate are remembered.
+    pub(super) idle_gates_max: usize,
 }
 
 /// An attempt to make.

@@ -1,6 +1,9 @@
 //! One test per rule of the scheduler; each fails when its rule is violated (all were planted once).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use super::{
     orders::{Launch, Limits, Refill, Unmade},
@@ -10,6 +13,7 @@ use super::{
 use crate::{
     flow::{Board, Settled},
     model::{
+        breaker::Health,
         delivery::Attempts,
         ids::{DeliveryKey, EventSeq, WebhookNo},
         time::Timestamp,
@@ -51,7 +55,7 @@ struct Bench {
 impl Bench {
     fn new(limits: Limits) -> Self {
         let tenant = |no: u64| format!("t{no}").parse().expect("valid");
-        let webhooks = Known((1..=3).map(|no| (WebhookNo(no), tenant(no))).collect());
+        let webhooks = Known((1..=3).map(|no| (WebhookNo(no), tenant(no))).collect(), HashMap::new());
         Self { scheduler: Scheduler::new(limits), webhooks, now: NOW }
     }
 
@@ -89,7 +93,15 @@ impl Bench {
 
     fn settle_of(&mut self, webhook: WebhookNo, event: u64, as_of: u64, next_attempt: Option<Timestamp>, slow: bool) {
         let key = DeliveryKey { webhook, event: EventSeq(event), replay: 0 };
-        let settled = Settled { key, attempts: Attempts::new(1, 0), next_attempt, slow, as_of: AsOf(as_of) };
+        let settled = Settled {
+            key,
+            attempts: Attempts::new(1, None),
+            next_attempt,
+            slow: Some(slow),
+            health: Health::Well,
+            pause_until: None,
+            as_of: AsOf(as_of),
+        };
         self.scheduler.settled(&settled, self.now, &self.webhooks);
         self.scheduler.check(self.now);
     }
@@ -532,7 +544,7 @@ fn what_is_retried_by_hand_while_its_end_is_news_is_read_again() {
     bench.news(board(5, ONE, [hint(1)], None));
     assert_eq!(bench.launched(), [1]);
     // Its outcome was committed with 6, the retry with 7; of that the dispatcher hears first.
-    let retried = Hint { attempts: Attempts::new(1, 1), ..hint(1) };
+    let retried = Hint { attempts: Attempts::new(1, Some(1)), ..hint(1) };
     bench.news(board(7, ONE, [retried], None));
     assert!(bench.launched().is_empty(), "one attempt at a time");
     bench.settle(1, 6, None);

@@ -8,11 +8,14 @@
 //!
 //! Deterministic: it reads no clock and no store, and answers are pulled out of it. *The queue holds hints; the store holds the
 //! truth*: a delivery that is pending on disk, for an enabled webhook, is at any time in a window, in flight, aside, behind the
-//! mark of its lane or of the lane to be, behind the lane's next due time, or on its way here on the board. Nothing here is
+//! mark of its lane or of the lane to be, behind the lane's next due time, or on its way here on the board. If a gate holds the
+//! webhook back for longer than the horizon, the time when it opens counts as the next due time. Nothing here is
 //! needed for that to be delivered but what memory holds; after a restart [`Scheduler::surveyed`] builds it again.
 //!
 //! Invariant: the board is handed in before what settled. A commit posts its deliveries before the next commit, so none can
 //! settle before it was posted, and news of a delivery that is over already is impossible.
+
+mod gates;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,13 +26,15 @@ use std::{
 use super::fairness::Waiting;
 use super::{
     budget::Budget,
+    gate::{self, Gate},
     lane::{DeliveryInLane, Lane, Listed},
     orders::{Launch, Limits, Refill, Unmade, Webhooks},
     ready::Ready,
 };
 use crate::{
-    flow::{Board, Settled},
+    flow::{Board, GateView, Settled},
     model::{
+        breaker::Change,
         ids::{DeliveryKey, Tenant, WebhookNo},
         time::Timestamp,
     },
@@ -43,14 +48,39 @@ const REFILL_TENANTS_PASSED_MAX: usize = 64;
 /// What is known of a webhook. Most have no lane: they sleep until their next delivery is due.
 #[derive(Debug, Default)]
 struct Entry {
-    /// The first delivery on disk that is due beyond the horizon is due no earlier, as reads from this one on see.
+    /// The first delivery on disk that is due beyond the horizon is due no earlier, as reads from this one on see; or nothing is
+    /// launched before.
     next_due: Option<(Timestamp, AsOf)>,
     /// Something is due, as reads from this one on see, and it waits without a lane for its turn to be read. Set only if there
     /// is no lane: memory does not follow the number of webhooks that are due.
     due_since: Option<AsOf>,
     /// Its last attempt was slow. Forgotten when nothing is pending for it.
     slow: bool,
+    /// What holds it back.
+    gate: Option<Box<Gate>>,
     lane: Option<Box<Lane>>,
+}
+
+impl Entry {
+    /// Whether a delivery may be launched now, permits aside.
+    fn is_ready(&self, now: Timestamp, ceiling: usize) -> bool {
+        let Some(lane) = self.lane.as_deref().filter(|lane| lane.has_due(now)) else { return false };
+        let cap = gate::cap(ceiling, lane.pace.max_in_flight);
+        let Some(gate) = &self.gate else { return lane.under_way() < cap };
+        let busy = if gate.waits_for_outcomes() { lane.in_flight() } else { lane.under_way() };
+        busy < gate.allowed(cap) && gate.shut_until(&lane.pace, now).is_none()
+    }
+
+    /// Until when its gate lets nothing pass, if not now.
+    fn shut_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let pace = self.lane.as_deref().map(|lane| lane.pace).unwrap_or_default();
+        self.gate.as_deref().and_then(|gate| gate.shut_until(&pace, now))
+    }
+
+    /// Whether nothing is pending for it, as far as memory is concerned.
+    fn is_idle(&self) -> bool {
+        self.lane.is_none() && self.next_due.is_none() && self.due_since.is_none()
+    }
 }
 
 /// All lanes.
@@ -66,6 +96,12 @@ pub(super) struct Scheduler {
     alarms: BTreeSet<(Timestamp, WebhookNo)>,
     /// When webhooks have something due on disk.
     sleepers: BTreeSet<(Timestamp, WebhookNo)>,
+    /// When gates of webhooks with nothing pending are forgotten.
+    idle_gates: BTreeSet<(Timestamp, WebhookNo)>,
+    /// What there is to see of gates, as far as it has changed.
+    gate_changes: Vec<(WebhookNo, Option<GateView>)>,
+    /// Breakers that opened or closed, and when.
+    trips: Vec<(WebhookNo, Change, Timestamp)>,
     /// Those that wait for their turn to be read: lanes, and webhooks with something due that have none yet.
     refills: Ready,
     refills_running: usize,
@@ -85,6 +121,9 @@ impl Scheduler {
             parked: Ready::default(),
             alarms: BTreeSet::new(),
             sleepers: BTreeSet::new(),
+            idle_gates: BTreeSet::new(),
+            gate_changes: Vec::new(),
+            trips: Vec::new(),
             refills: Ready::default(),
             refills_running: 0,
             in_flight: 0,
@@ -99,18 +138,22 @@ impl Scheduler {
         while self.in_flight < self.limits.in_flight_max {
             self.unpark();
             let webhook = self.ready.front()?;
-            if webhooks.tenant_if_enabled(webhook).is_none() {
+            let enabled = webhooks.if_enabled(webhook);
+            if enabled.is_none() {
                 self.dismiss(webhook);
             }
+            let ceiling = self.limits.webhook_in_flight_max;
             let entry = self.entries.get_mut(&webhook).expect("what is listed is kept");
             let lane = entry.lane.as_deref_mut().expect("what is listed is kept");
-            let in_flight_max = self.limits.webhook_in_flight_max;
-            if !lane.is_ready(now, in_flight_max) {
+            lane.pace = enabled.map(|enabled| enabled.pace).unwrap_or_default();
+            if !entry.is_ready(now, ceiling) {
                 self.ready.leave();
+                let lane = entry.lane.as_deref_mut().expect("what is listed is kept");
                 lane.listed = Listed::No;
                 self.review(webhook, now);
                 continue;
             }
+            let lane = entry.lane.as_deref_mut().expect("what is listed is kept");
             if entry.slow && self.slow_in_flight >= self.limits.slow_in_flight_max {
                 self.ready.leave();
                 self.parked.push(lane.tenant(), webhook);
@@ -120,13 +163,18 @@ impl Scheduler {
             let hint = lane.take(&mut self.budget).expect("a lane that is ready has a hint");
             self.in_flight += 1;
             self.slow_in_flight += usize::from(entry.slow);
-            let stays = lane.is_ready(now, in_flight_max);
-            self.ready.served(stays);
-            if !stays {
-                lane.listed = Listed::No;
-            }
             let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
             let launch = Launch { key, attempts: hint.attempts, slow: entry.slow };
+            if entry.gate.is_some() || lane.pace.rate_limit.is_some() {
+                let pace = lane.pace;
+                self.pass(webhook, |gate| gate.launch(&pace, now));
+            }
+            let entry = self.entries.get_mut(&webhook).expect("what is listed is kept");
+            let stays = entry.is_ready(now, ceiling);
+            self.ready.served(stays);
+            if let (false, Some(lane)) = (stays, entry.lane.as_deref_mut()) {
+                lane.listed = Listed::No;
+            }
             self.review(webhook, now);
             return Some(launch);
         }
@@ -147,7 +195,9 @@ impl Scheduler {
                 continue;
             }
             self.refills.served(false);
-            let (lane, budget) = self.awaken(webhook, tenant);
+            self.awaken(webhook, tenant);
+            self.suspend(webhook, now);
+            let (lane, budget) = self.lane(webhook).expect("it was woken");
             let Some(limit) = lane.begin_refill(budget) else {
                 self.review(webhook, now);
                 continue;
@@ -172,7 +222,8 @@ impl Scheduler {
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
         let sleeper = self.sleepers.first().map(|(due, _)| *due - self.lead());
-        [alarm, sleeper].into_iter().flatten().min()
+        let forgotten = self.idle_gates.first().map(|(at, _)| *at);
+        [alarm, sleeper, forgotten].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -193,12 +244,18 @@ impl Scheduler {
         {
             self.sleepers.pop_first();
             let next_due = self.entries.get_mut(&webhook).and_then(|entry| entry.next_due.take());
-            match (next_due, webhooks.tenant_if_enabled(webhook)) {
-                (Some((_, as_of)), Some(tenant)) => self.call(webhook, &tenant, as_of),
-                (_, None) => self.dismiss(webhook),
-                (None, Some(_)) => {}
+            match (next_due, webhooks.if_enabled(webhook), self.shut_for_long(webhook, now)) {
+                (_, None, _) => self.dismiss(webhook),
+                (None, Some(_), _) => {}
+                (Some((_, as_of)), Some(_), Some(until)) => self.expect(webhook, until, as_of),
+                (Some((_, as_of)), Some(enabled), None) => self.call(webhook, &enabled.tenant, as_of),
             }
             self.review(webhook, now);
+        }
+        while let Some(&(at, webhook)) = self.idle_gates.first()
+            && at <= now
+        {
+            self.forget_idle_gate(at, webhook);
         }
     }
 
@@ -212,21 +269,30 @@ impl Scheduler {
         for webhook in changed {
             // Deliveries may have been cancelled: what is on disk counts, and is read again.
             fresh.remove(&webhook);
-            self.dismiss(webhook);
-            if webhooks.tenant_if_enabled(webhook).is_some() {
+            if let Some(enabled) = webhooks.if_enabled(webhook) {
+                self.forget_deliveries(webhook);
+                self.adapt(webhook, &enabled, now);
                 self.expect(webhook, now, board.as_of);
+            } else {
+                self.dismiss(webhook);
             }
             self.review(webhook, now);
         }
         let mut fresh: Vec<_> = fresh.into_iter().collect();
         fresh.sort_unstable_by_key(|(webhook, _)| *webhook);
         for (webhook, fresh) in fresh {
-            let Some(tenant) = webhooks.tenant_if_enabled(webhook) else {
+            let Some(enabled) = webhooks.if_enabled(webhook) else {
                 self.dismiss(webhook);
                 self.review(webhook, now);
                 continue;
             };
-            self.awaken(webhook, tenant);
+            if let Some(until) = self.shut_for_long(webhook, now) {
+                self.expect(webhook, until, board.as_of);
+                self.review(webhook, now);
+                continue;
+            }
+            let (lane, _) = self.awaken(webhook, enabled.tenant);
+            lane.pace = enabled.pace;
             for hint in &fresh.hints {
                 self.note(webhook, hint, board.as_of, now);
             }
@@ -255,7 +321,7 @@ impl Scheduler {
     ) {
         self.refills_running -= 1;
         self.see(page.map_or(AsOf::default(), |page| page.as_of));
-        let enabled = webhooks.tenant_if_enabled(webhook).is_some();
+        let enabled = webhooks.if_enabled(webhook).is_some();
         let (seen, pause) = (self.seen, now + self.limits.failure_pause);
         if let Some(page) = page.filter(|_| enabled) {
             self.make_room(webhook, &page.hints, now);
@@ -294,9 +360,12 @@ impl Scheduler {
         if !self.land(settled.key, |lane, delivery, budget| lane.settle(delivery, settled.as_of, budget)) {
             return;
         }
-        self.set_slow(webhook, settled.slow);
+        if let Some(slow) = settled.slow {
+            self.set_slow(webhook, slow);
+        }
+        self.judge(settled, now, webhooks);
         if let Some(due) = settled.next_attempt {
-            if webhooks.tenant_if_enabled(webhook).is_some() {
+            if webhooks.if_enabled(webhook).is_some() {
                 let DeliveryKey { event, replay, .. } = settled.key;
                 let hint = Hint { event, replay, attempts: settled.attempts, due };
                 self.note(webhook, &hint, settled.as_of, now);
@@ -389,6 +458,12 @@ impl Scheduler {
 
     /// Forgets all of a webhook but its attempts under way and its turn to be read. What is pending for it stays on disk.
     fn dismiss(&mut self, webhook: WebhookNo) {
+        self.forget_deliveries(webhook);
+        self.drop_gate(webhook);
+    }
+
+    /// The same, but for its gate.
+    fn forget_deliveries(&mut self, webhook: WebhookNo) {
         let Some(entry) = self.entries.get_mut(&webhook) else { return };
         if let Some((due, _)) = entry.next_due.take() {
             self.sleepers.remove(&(due, webhook));
@@ -463,9 +538,12 @@ impl Scheduler {
 
     /// Draws the consequences of what happened to a lane: lists it, queues it for a read, sets its alarm, puts it to sleep.
     fn review(&mut self, webhook: WebhookNo, now: Timestamp) {
+        self.suspend(webhook, now);
         let Some(entry) = self.entries.get_mut(&webhook) else { return };
+        let ready = entry.is_ready(now, self.limits.webhook_in_flight_max);
+        let opens = entry.shut_until(now);
         if let Some(lane) = entry.lane.as_deref_mut() {
-            if lane.listed == Listed::No && lane.is_ready(now, self.limits.webhook_in_flight_max) {
+            if lane.listed == Listed::No && ready {
                 lane.listed = Listed::Ready;
                 self.ready.push(lane.tenant(), webhook);
             }
@@ -473,7 +551,8 @@ impl Scheduler {
                 lane.queue_refill();
                 self.refills.push(lane.tenant(), webhook);
             }
-            let alarm = lane.next_alarm(now);
+            let opens = opens.filter(|_| lane.has_hints());
+            let alarm = lane.next_alarm(now).into_iter().chain(opens).min();
             if alarm != lane.alarm {
                 lane.alarm.map(|at| self.alarms.remove(&(at, webhook)));
                 alarm.map(|at| self.alarms.insert((at, webhook)));
@@ -486,7 +565,10 @@ impl Scheduler {
                 entry.lane = None;
             }
         }
-        if entry.lane.is_none() && entry.next_due.is_none() && entry.due_since.is_none() {
+        if entry.gate.is_some() {
+            self.review_gate(webhook, now);
+        }
+        if self.entries.get(&webhook).is_some_and(|entry| entry.is_idle() && entry.gate.is_none()) {
             self.entries.remove(&webhook);
         }
     }
@@ -507,6 +589,9 @@ impl Scheduler {
         assert!(self.entries.values().all(|entry| entry.lane.is_none() || entry.due_since.is_none()));
         assert!(lanes().all(|(_, lane)| lane.only_waits().is_none()), "a lane for nothing");
         assert_eq!(self.alarms.len(), lanes().filter(|(_, lane)| lane.alarm.is_some()).count());
+        let forgotten = self.entries.values().filter_map(|entry| entry.gate.as_deref()?.forget_at);
+        assert_eq!(self.idle_gates.len(), forgotten.count());
+        assert!(self.idle_gates.len() <= self.limits.idle_gates_max);
         assert_eq!(self.sleepers.len(), self.entries.values().filter(|entry| entry.next_due.is_some()).count());
     }
 
@@ -517,7 +602,8 @@ impl Scheduler {
             .iter()
             .filter(|(_, entry)| !entry.slow)
             .filter_map(|(webhook, entry)| Some((webhook, entry.lane.as_deref()?)));
-        let ready = lanes.filter(|(_, lane)| lane.is_ready(now, self.limits.webhook_in_flight_max));
+        let ceiling = self.limits.webhook_in_flight_max;
+        let ready = lanes.filter(|(webhook, _)| self.entries[*webhook].is_ready(now, ceiling));
         ready.map(|(webhook, lane)| (*webhook, lane.tenant().clone())).collect()
     }
 
@@ -531,7 +617,10 @@ impl Scheduler {
 
     /// Nothing is remembered when there is nothing to do.
     pub(super) fn check_empty(&self) {
-        assert!(self.entries.is_empty() && self.alarms.is_empty() && self.sleepers.is_empty(), "{self:?}");
+        assert!(
+            self.entries.is_empty() && self.alarms.is_empty() && self.sleepers.is_empty() && self.idle_gates.is_empty(),
+            "{self:?}"
+        );
         assert!(self.ready.front().is_none() && self.parked.front().is_none() && self.refills.front().is_none());
         assert_eq!((self.in_flight, self.slow_in_flight, self.budget.hints()), (0, 0, 0));
     }

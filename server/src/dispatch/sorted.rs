@@ -117,3 +117,62 @@ impl<K: Ord, V> SortedMap<K, V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn it_is_a_sorted_map() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let (mut map, mut model) = (SortedMap::default(), BTreeMap::new());
+        for step in 0..20_000 {
+            let key = rng.random_range(0..100);
+            match rng.random_range(0..if step % 2_000 < 1_000 { 4 } else { 9 }) {
+                0..4 => {
+                    map.insert(key, step);
+                    model.insert(key, step);
+                }
+                4 | 5 => assert_eq!(map.pop_first(), model.pop_first()),
+                6 | 7 => assert_eq!(map.remove(&key), model.remove(&key)),
+                _ if step % 100 == 0 => {
+                    map.retain(|value| value % 3 > 0);
+                    model.retain(|_, value| *value % 3 > 0);
+                }
+                _ => {
+                    assert_eq!(map.get(&key), model.get(&key));
+                    assert_eq!(map.get_mut(&key), model.get_mut(&key));
+                }
+            }
+            assert_eq!((map.len(), map.contains(&key)), (model.len(), model.contains_key(&key)));
+            assert!(map.entries.iter().map(|(key, value)| (key, value)).eq(&model));
+            assert_eq!(map.first().map(|(key, value)| (key, value)), model.first_key_value());
+            assert_eq!(map.last().map(|(key, value)| (key, value)), model.last_key_value());
+        }
+    }
+
+    #[test]
+    fn it_takes_the_room_of_what_is_in_it() {
+        let mut map = SortedMap::default();
+        map.insert(0, 0);
+        assert_eq!(map.entries.capacity(), 1);
+        for key in 1..256 {
+            map.insert(key, 0);
+        }
+        while map.len() > 1 {
+            map.pop_first();
+            assert!(
+                map.entries.capacity() <= KEPT.max(4 * map.len() + 3),
+                "{} in {}",
+                map.len(),
+                map.entries.capacity()
+            );
+        }
+        map.clear();
+        assert!(map.is_empty() && map.entries.capacity() <= KEPT);
+    }
+}

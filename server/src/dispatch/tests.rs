@@ -12,12 +12,15 @@ use tokio::{
 };
 
 use super::*;
-use crate::flow::Settled;
 use crate::{
+    flow::Settled,
+    limits::{DISPATCH_BODY_BYTES_MAX, EVENT_BODY_BYTES_MAX},
     model::{
+        breaker::Health,
         delivery::Attempts,
         event::{Event, JSON, StoredEvent},
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, WebhookId},
+        failing::Failing,
+        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId},
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -41,19 +44,31 @@ struct Memory {
     failures: Mutex<usize>,
     /// An event that can never be read.
     broken: Mutex<Option<EventSeq>>,
+    body: Bytes,
 }
 
 impl Memory {
     fn new() -> Arc<Self> {
+        Self::with(1, Bytes::from_static(b"{}"))
+    }
+
+    /// With so many webhooks, and events that all have this body.
+    fn with(webhooks: u64, body: Bytes) -> Arc<Self> {
         let catalog = Catalog::default();
-        catalog.put(ConfigSeq(1), webhook());
-        let sealer = Sealer::new([1; 16]);
-        Arc::new(Self { catalog, sealer, rows: Mutex::default(), failures: Mutex::default(), broken: Mutex::default() })
+        for no in 1..=webhooks {
+            catalog.put(ConfigSeq(no), webhook(WebhookNo(no)));
+        }
+        let (sealer, rows) = (Sealer::new([1; 16]), Mutex::default());
+        Arc::new(Self { catalog, sealer, rows, failures: Mutex::default(), broken: Mutex::default(), body })
     }
 
     fn insert(&self, event: u64, due: Timestamp) -> (WebhookNo, Hint) {
-        self.rows.lock().insert((ONE, EventSeq(event)), due);
-        (ONE, Hint { event: EventSeq(event), replay: 0, attempts: Attempts::default(), due })
+        self.insert_for(ONE, event, due)
+    }
+
+    fn insert_for(&self, webhook: WebhookNo, event: u64, due: Timestamp) -> (WebhookNo, Hint) {
+        self.rows.lock().insert((webhook, EventSeq(event)), due);
+        (webhook, Hint { event: EventSeq(event), replay: 0, attempts: Attempts::default(), due })
     }
 
     fn read(&self) -> Result<(), StoreError> {
@@ -82,10 +97,10 @@ impl Store for Memory {
     async fn due(&self, webhook: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, StoreError> {
         self.read()?;
         let rows = self.rows.lock();
-        let mut all: Vec<_> = rows.iter().map(|((_, event), due)| (*due, *event)).collect();
+        let of_webhook = rows.iter().filter(|((of, _), _)| *of == webhook);
+        let mut all: Vec<_> = of_webhook.map(|((_, event), due)| (*due, *event)).collect();
         all.sort_unstable();
         let within = all.iter().take_while(|(due, _)| *due <= horizon).count();
-        assert_eq!(webhook, ONE);
         let hint = |(due, event): &(Timestamp, EventSeq)| Hint {
             event: *event,
             replay: 0,
@@ -108,10 +123,14 @@ impl Store for Memory {
             return Err(StoreError::Failed("planted".into()));
         }
         let readable = seqs.iter().take(3).take_while(|seq| Some(**seq) != broken);
-        Ok(readable.map(|seq| Some(stored(*seq))).collect())
+        Ok(readable.map(|seq| Some(stored(*seq, self.body.clone()))).collect())
     }
 
     async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
         Err(StoreError::Closed)
     }
 
@@ -172,9 +191,9 @@ impl Store for Memory {
     }
 }
 
-fn webhook() -> Webhook {
+fn webhook(no: WebhookNo) -> Webhook {
     Webhook {
-        no: ONE,
+        no,
         id: WebhookId::generate(),
         tenant: Tenant::default(),
         settings: Settings::new(Target::from_stored("https://example.com/hook").unwrap(), Subscription::All),
@@ -182,11 +201,11 @@ fn webhook() -> Webhook {
         version: 1,
         create_time: Timestamp::UNIX_EPOCH,
         update_time: Timestamp::UNIX_EPOCH,
-        secret: Secret::from_bytes(&[7; 32]).unwrap(),
+        keys: Secret::from_bytes(&[7; 32]).unwrap().into(),
     }
 }
 
-fn stored(seq: EventSeq) -> StoredEvent {
+fn stored(seq: EventSeq, body: Bytes) -> StoredEvent {
     let event = Event {
         id: format!("e-{}", seq.0).parse().unwrap(),
         tenant: Tenant::default(),
@@ -195,7 +214,9 @@ fn stored(seq: EventSeq) -> StoredEvent {
         ordering_key: String::new(),
         occur_time: None,
         content_type: JSON.into(),
-        body: Bytes::from_static(b"{}"),
+        body,
+        deliver_at: None,
+        max_age: None,
     };
     StoredEvent { seq, accept_time: Timestamp::UNIX_EPOCH, event }
 }
@@ -211,11 +232,14 @@ struct Stage {
     task: JoinHandle<()>,
 }
 
-#[expect(clippy::disallowed_methods, reason = "each test joins its one task")]
 fn start(store: Arc<Memory>) -> Stage {
-    let config = Config { in_flight_max: 4, webhook_in_flight_max: 2, slow_share: 0.5, ..Config::default() };
+    start_with(store, Config { in_flight_max: 4, webhook_in_flight_max: 2, slow_share: 0.5, ..Config::default() })
+}
+
+#[expect(clippy::disallowed_methods, reason = "each test joins its one task")]
+fn start_with(store: Arc<Memory>, config: Config) -> Stage {
     let (news, clock, stop) = (Arc::new(News::default()), Clock::start(), CancellationToken::new());
-    let (jobs_sender, jobs) = mpsc::channel(4);
+    let (jobs_sender, jobs) = mpsc::channel(config.in_flight_max);
     let (progress, progress_receiver) = mpsc::channel(16);
     let deps = Deps {
         store: store.clone(),
@@ -223,6 +247,7 @@ fn start(store: Arc<Memory>) -> Stage {
         clock,
         jobs: vec![jobs_sender],
         progress: progress_receiver,
+        gates: Arc::default(),
         metrics: DispatchMetrics::default(),
         seed: 1,
     };
@@ -254,7 +279,15 @@ impl Stage {
         };
         let key = job.key;
         drop(job);
-        let settled = Settled { key, attempts: Attempts::new(1, 0), next_attempt, slow: false, as_of: AsOf(1) };
+        let settled = Settled {
+            key,
+            attempts: Attempts::new(1, None),
+            next_attempt,
+            slow: Some(false),
+            health: Health::Well,
+            pause_until: None,
+            as_of: AsOf(1),
+        };
         self.progress.send(Progress::Answered(vec![key])).await.expect("dispatch runs");
         self.progress.send(Progress::Settled(vec![settled])).await.expect("dispatch runs");
     }
@@ -336,5 +369,38 @@ async fn nothing_is_handed_out_once_the_webhook_is_gone() {
     // Longer than any pause or survey of the stage.
     let more = timeout(Duration::from_mins(5), stage.jobs.recv()).await;
     assert!(more.is_err(), "{more:?}");
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn receivers_that_hang_on_large_bodies_leave_memory_for_others() {
+    let store = Memory::with(9, Bytes::from(vec![b'x'; EVENT_BODY_BYTES_MAX]));
+    let mut stage = start_with(store, Config::default());
+    let in_flight_max = u64::try_from(Config::default().webhook_in_flight_max).unwrap();
+    let mut hanging = Vec::new();
+    let mut taken = Vec::new();
+    for no in 1..=9 {
+        let webhook = WebhookNo(no);
+        let hints = (0..in_flight_max).map(|n| stage.store.insert_for(webhook, no * 100 + n, stage.clock.now()));
+        stage.news.post(AsOf(no), hints.collect::<Vec<_>>(), []);
+        // Until dispatch has nothing more to do. Nobody is known to be slow: no attempt has ended.
+        let before = hanging.len();
+        while let Ok(jobs) = timeout(Duration::from_secs(1), stage.jobs.recv()).await {
+            hanging.extend(jobs.expect("dispatch runs"));
+        }
+        taken.push(hanging.len() - before);
+        assert!(hanging[before..].iter().all(|job| job.key.webhook == webhook));
+    }
+    assert!(taken[..8].iter().all(|bodies| *bodies > 0), "{taken:?}");
+    let body_bytes: usize = hanging.iter().map(|job| job.event.event.body.len()).sum();
+    assert!(body_bytes <= DISPATCH_BODY_BYTES_MAX / 2, "slow ones have the other half");
+    // They answer after all, and everything else follows.
+    let mut delivered = hanging.len() as u64;
+    for job in hanging {
+        stage.end(job, None).await;
+    }
+    while delivered < 9 * in_flight_max {
+        delivered += stage.deliver(1).await.len() as u64;
+    }
     stage.stop().await;
 }

@@ -42,18 +42,18 @@ impl DeliverMetrics {
         registry.register("attempts_started", "Attempts begun", self.started.clone());
         registry.register("attempts", "Attempts ended, by what became of them", self.ended.clone());
         registry.register("attempts_in_flight", "Attempts under way", self.under_way.clone());
-        let help = "From taking an event in to the beginning of each delivery's first attempt";
+        let help = "From taking an event in, or from its deliver_at, to the beginning of each delivery's first attempt";
         registry.register_with_unit("publish_to_first_attempt", help, Unit::Seconds, self.to_first.clone());
         let help = "From looking up the host to the end of the answer";
         registry.register_with_unit("attempt_duration", help, Unit::Seconds, self.duration.clone());
     }
 
-    /// An attempt begins, the `attempt`-th of its delivery (from 1), this long after its event came in.
-    pub fn begin(&self, attempt: u32, since_accepted: Duration) -> AttemptUnderWay<'_> {
+    /// An attempt begins, the `attempt`-th of its delivery (from 1), this long after it was first due.
+    pub fn begin(&self, attempt: u32, since_due: Duration) -> AttemptUnderWay<'_> {
         self.started.inc();
         self.under_way.inc();
         if attempt == 1 {
-            self.to_first.observe(since_accepted);
+            self.to_first.observe(since_due);
         }
         AttemptUnderWay { metrics: self }
     }
@@ -125,7 +125,8 @@ impl AttemptClass {
             Some(ErrorClass::Tls) => Self::Tls,
             Some(ErrorClass::Timeout) => Self::Timeout,
             Some(ErrorClass::Protocol) => Self::Protocol,
-            Some(ErrorClass::Internal) => Self::Internal,
+            // An attempt that was made did not expire.
+            Some(ErrorClass::Internal | ErrorClass::Expired) => Self::Internal,
         }
     }
 }

@@ -3,7 +3,7 @@
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
 use super::label::{CounterBy, Label};
-use crate::model::delivery::DeliveryState;
+use crate::model::delivery::{DeliveryState, ErrorClass, Outcome};
 
 /// Handles of the outcomes stage. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -16,16 +16,21 @@ impl OutcomesMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         let help = "Outcomes of attempts committed, by what they led to";
         registry.register("outcomes", help, self.committed.clone());
-        let help = "Webhooks disabled because their receiver is gone";
+        let help = "Webhooks disabled because their receiver is gone or failed for too long";
         registry.register("webhooks_disabled", help, self.disabled.clone());
     }
 
-    /// Outcomes that led to these states are durable, and so many webhooks were disabled with them.
-    pub fn committed(&self, states: impl IntoIterator<Item = DeliveryState>, disabled: usize) {
-        for state in states {
-            self.committed.inc(Conclusion::of(state));
+    /// These outcomes are durable, and so many webhooks were disabled with them.
+    pub fn committed(&self, outcomes: &[Outcome], disabled: usize) {
+        for outcome in outcomes {
+            self.committed.inc(Conclusion::of(outcome));
         }
         self.disabled.inc_by(disabled as u64);
+    }
+
+    /// Deliveries that were given up because of their age.
+    pub fn expired(&self) -> u64 {
+        self.committed.of(Conclusion::Expired)
     }
 }
 
@@ -40,11 +45,14 @@ pub enum Conclusion {
     Failed,
     /// Its webhook was deleted.
     Cancelled,
+    /// It was given up because of its age.
+    Expired,
 }
 
 impl Conclusion {
-    fn of(state: DeliveryState) -> Self {
-        match state {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome.state {
+            DeliveryState::Failed if outcome.error_class == Some(ErrorClass::Expired) => Self::Expired,
             DeliveryState::Delivered => Self::Delivered,
             DeliveryState::Pending => Self::Deferred,
             DeliveryState::Failed => Self::Failed,
@@ -55,7 +63,7 @@ impl Conclusion {
 
 impl Label for Conclusion {
     const NAME: &'static str = "conclusion";
-    const ALL: &'static [Self] = &[Self::Delivered, Self::Deferred, Self::Failed, Self::Cancelled];
+    const ALL: &'static [Self] = &[Self::Delivered, Self::Deferred, Self::Failed, Self::Cancelled, Self::Expired];
 
     fn value(self) -> &'static str {
         match self {
@@ -63,6 +71,7 @@ impl Label for Conclusion {
             Self::Deferred => "deferred",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
         }
     }
 

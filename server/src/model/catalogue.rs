@@ -1,4 +1,5 @@
-//! The built-in event types: `DoubleTick`'s triggers, by their identifiers and the titles its users know.
+//! The built-in event types: `DoubleTick`'s triggers, by their identifiers and the titles its users know, and what the server
+//! itself reports to its operator.
 
 /// One kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +42,9 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 const SIMILARITY_MIN: f64 = 0.85;
 
 /// The longest built-in name.
-const NAME_BYTES_MAX: usize = 29;
+const NAME_BYTES_MAX: usize = 32;
 
-const BUILT_IN: [EventType; 11] = [
+const BUILT_IN: [EventType; 15] = [
     EventType {
         name: "MESSAGE_RECEIVED",
         title: "Message Received",
@@ -122,6 +123,31 @@ const BUILT_IN: [EventType; 11] = [
             conversation. Does not say which business number it belongs to.",
         example: include_str!("catalogue/remove_tag.json"),
     },
+    EventType {
+        name: "postrider.webhook.disabled",
+        title: "Webhook Disabled",
+        description: "Of the operator's tenant: a webhook was disabled, by its owner (`reason` REQUESTED), because its receiver \
+            answered 410 (GONE), or because it failed for too long (FAILING).",
+        example: r#"{"type":"postrider.webhook.disabled","tenant":"default","webhook_id":"wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80","url":"https://example.com/hook","time":"2026-11-22T05:00:00.000000Z","reason":"FAILING"}"#,
+    },
+    EventType {
+        name: "postrider.webhook.breaker_opened",
+        title: "Webhook Breaker Opened",
+        description: "Of the operator's tenant: a receiver failed many times in a row; its deliveries are put off.",
+        example: r#"{"type":"postrider.webhook.breaker_opened","tenant":"default","webhook_id":"wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80","url":"https://example.com/hook","time":"2026-11-22T05:00:00.000000Z"}"#,
+    },
+    EventType {
+        name: "postrider.webhook.breaker_closed",
+        title: "Webhook Breaker Closed",
+        description: "Of the operator's tenant: a receiver that had failed is well again; its deliveries flow.",
+        example: r#"{"type":"postrider.webhook.breaker_closed","tenant":"default","webhook_id":"wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80","url":"https://example.com/hook","time":"2026-11-22T05:10:00.000000Z"}"#,
+    },
+    EventType {
+        name: "postrider.delivery.exhausted",
+        title: "Delivery Exhausted",
+        description: "Of the operator's tenant: a delivery was given up after its last attempt.",
+        example: r#"{"type":"postrider.delivery.exhausted","tenant":"default","webhook_id":"wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80","url":"https://example.com/hook","time":"2026-11-22T05:00:00.000000Z","delivery_id":"dlv_0193a5e2c4b87d3f9a1c5e7b2d4f6a80","event_id":"evt_1","event_type":"ADD_TAG","attempts":10}"#,
+    },
 ];
 
 #[cfg(test)]
@@ -130,10 +156,11 @@ mod tests {
 
     #[test]
     fn names_are_found_exactly_and_examples_are_json_objects() {
-        assert_eq!(all().len(), 11);
+        assert_eq!(all().len(), 15);
         for event_type in all() {
             assert_eq!(find(event_type.name), Some(event_type));
-            assert_eq!(find(&event_type.name.to_lowercase()), None);
+            let flipped = |c: char| if c.is_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+            assert_eq!(find(&event_type.name.chars().map(flipped).collect::<String>()), None);
             assert!(event_type.name.len() <= NAME_BYTES_MAX);
             let body: serde_json::Value = serde_json::from_str(event_type.example).unwrap();
             assert!(body.is_object(), "{}", event_type.name);

@@ -68,6 +68,11 @@ impl EventId {
         Self(Arc::from(format!("evt_{}", Uuid::now_v7().simple())))
     }
 
+    /// The id of an event that is made to try a webhook: `test_` and a version 7 UUID.
+    pub fn generate_test() -> Self {
+        Self(Arc::from(format!("test_{}", Uuid::now_v7().simple())))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -4,10 +4,18 @@
 //! arguments, and decisions are return values.
 
 pub mod address;
+pub mod breaker;
 pub mod catalogue;
 pub mod delivery;
 pub mod event;
+pub mod failing;
 pub mod ids;
+pub mod json_object;
+pub mod operational;
+pub mod policy;
+pub mod protection;
+pub mod rate;
+pub mod request;
 pub mod retry;
 pub mod seal;
 pub mod signing;

@@ -143,6 +143,17 @@ impl Target {
         }
     }
 
+    /// The same with more in its query, which keeps what it has: names and texts, in this order, as forms write them.
+    #[must_use]
+    pub fn with_query<'a>(&self, more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut more = more.into_iter().peekable();
+        let mut url = self.0.clone();
+        if more.peek().is_some() {
+            url.query_pairs_mut().extend_pairs(more);
+        }
+        Self(url)
+    }
+
     /// The URL, normalised.
     pub fn url(&self) -> &Url {
         &self.0
@@ -272,6 +283,23 @@ mod tests {
         check("https://@example.com/", "https://example.com/");
         let name = format!("https://{}/", "a".repeat(253));
         check(&name, &name);
+    }
+
+    #[test]
+    fn a_query_grows_and_nothing_else_changes() {
+        let check = |text: &str, more: &[(&str, &str)], expected: &str| {
+            let target = Target::from_stored(text).expect(text);
+            let longer = target.with_query(more.iter().copied());
+            assert_eq!(longer.url().as_str(), expected);
+            assert_eq!((longer.host(), longer.redacted()), (target.host(), target.redacted()));
+            assert_eq!(Target::from_stored(expected), Ok(longer), "it is a URL like any other");
+        };
+        check("https://e.example/a", &[], "https://e.example/a");
+        check("https://e.example/a?", &[], "https://e.example/a?");
+        check("https://e.example", &[("a", "b c"), ("a", "")], "https://e.example/?a=b+c&a=");
+        check("https://e.example/?x=%20&x", &[("x", "1")], "https://e.example/?x=%20&x&x=1");
+        let hostile = [("@evil.example/", "#\r\n&=é"), ("", "/../")];
+        check("https://e.example/", &hostile, "https://e.example/?%40evil.example%2F=%23%0D%0A%26%3D%C3%A9&=%2F..%2F");
     }
 
     #[test]

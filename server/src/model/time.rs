@@ -3,7 +3,7 @@
 use std::{
     fmt,
     ops::{Add, Sub},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 /// Microseconds since the Unix epoch, UTC; before 1970 is negative.
@@ -27,6 +27,11 @@ impl Timestamp {
     /// Whole seconds since the Unix epoch, rounded down.
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1_000_000)
+    }
+
+    /// As the system has it; before 1970, 1970.
+    pub fn system_time(self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.since(Self::UNIX_EPOCH)
     }
 
     /// Nanoseconds within the second, as protobuf counts them.

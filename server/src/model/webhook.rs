@@ -1,10 +1,16 @@
 //! Webhooks: who wants which events, and where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
-    signing::Secret,
+    policy::Policy,
+    protection::{Pace, Protection},
+    request::RequestShape,
+    signing::{Key, KeyPair, Keys, Scheme, SignatureSettings},
     target::Target,
     time::Timestamp,
 };
@@ -40,6 +46,8 @@ pub enum DisableReason {
     Requested,
     /// The receiver answered 410 Gone.
     Gone,
+    /// It failed continuously for too long.
+    Failing,
 }
 
 /// Whether deliveries are attempted.
@@ -80,6 +88,14 @@ pub struct Settings {
     pub description: Box<str>,
     /// Its owner's own notes; never sent.
     pub metadata: BTreeMap<String, String>,
+    /// How long its attempts take and how often they are repeated, where that is not left to the server.
+    pub policy: Option<Box<Policy>>,
+    /// What its receiver is protected with.
+    pub protection: Option<Box<Protection>>,
+    /// What its requests look like, if anything else than usual.
+    pub request: Option<Box<RequestShape>>,
+    /// How its requests are signed; `None`: as the default is.
+    pub signature: Option<Box<SignatureSettings>>,
 }
 
 impl Settings {
@@ -91,7 +107,26 @@ impl Settings {
             display_name: Box::default(),
             description: Box::default(),
             metadata: BTreeMap::new(),
+            policy: None,
+            protection: None,
+            request: None,
+            signature: None,
         }
+    }
+
+    /// What attempts have to keep to.
+    pub fn pace(&self) -> Pace {
+        self.protection.as_deref().map_or_else(Pace::default, Pace::from)
+    }
+
+    /// Whether an attempt that ran into its deadline is repeated.
+    pub fn retries_timeouts(&self) -> bool {
+        self.request.as_ref().is_none_or(|request| request.retry_on_timeout)
+    }
+
+    /// What its signatures are made of.
+    pub fn scheme(&self) -> Scheme {
+        self.signature.as_ref().map_or_else(Scheme::default, |signature| signature.scheme())
     }
 }
 
@@ -108,7 +143,7 @@ pub struct WebhookSpec {
 
 impl WebhookSpec {
     /// The webhook as it begins.
-    pub fn register(self, no: WebhookNo, id: WebhookId, secret: Secret, time: Timestamp) -> Webhook {
+    pub fn register(self, no: WebhookNo, id: WebhookId, keys: Keys, time: Timestamp) -> Webhook {
         Webhook {
             no,
             id,
@@ -118,7 +153,7 @@ impl WebhookSpec {
             version: 1,
             create_time: time,
             update_time: time,
-            secret,
+            keys,
         }
     }
 }
@@ -142,8 +177,8 @@ pub struct Webhook {
     pub create_time: Timestamp,
     /// When its settings last changed.
     pub update_time: Timestamp,
-    /// What signs its deliveries.
-    pub secret: Secret,
+    /// What signs its deliveries. Invariant: there is a key pair if its scheme signs with one.
+    pub keys: Keys,
 }
 
 impl Webhook {
@@ -155,6 +190,19 @@ impl Webhook {
             return self.clone();
         }
         Self { settings, switch, version: self.version + 1, update_time: time, ..self.clone() }
+    }
+
+    /// The same with this key pair if it has none: for settings that need one.
+    #[must_use]
+    pub fn with_pair(&self, pair: Option<KeyPair>) -> Self {
+        Self { keys: self.keys.with_pair(pair), ..self.clone() }
+    }
+
+    /// The webhook with a new key, while the one it replaces signs along for `overlap`.
+    #[must_use]
+    pub fn rotated(&self, key: Key, overlap: Duration, time: Timestamp) -> Self {
+        let keys = self.keys.rotated(key, overlap, time);
+        Self { keys, version: self.version + 1, update_time: time, ..self.clone() }
     }
 
     /// The webhook as it is after it was disabled for a reason other than its owner's wish.

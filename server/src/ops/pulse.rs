@@ -6,7 +6,7 @@
 //! all of them; until then the oldest of the round before counts as well, so that a round can only tell too much, and only for
 //! its own length.
 //!
-//! What it sees: deliveries of webhooks that exist and are enabled, from the moment they are due until their outcome is
+//! What it sees: deliveries of webhooks that exist, are enabled and are not held back, from the moment they are due until their outcome is
 //! committed. An attempt under way is therefore still due. What it does not see: events whose fan-out to many webhooks is not
 //! written yet.
 //!
@@ -41,6 +41,9 @@ pub struct Deps {
     pub clock: Clock,
     /// A number that changes whenever something moves: attempts begun.
     pub moves: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Whether a webhook is held back, because its receiver asked for that or fails all the time: what is due for it waits for
+    /// good reason.
+    pub held: Box<dyn Fn(WebhookNo) -> bool + Send + Sync>,
 }
 
 /// Looks, when asked.
@@ -136,7 +139,8 @@ impl Pulse {
             let page = page.map_err(|error| error.to_string())?;
             let catalog = self.deps.store.catalog();
             let enabled = |no| catalog.webhook(no).is_some_and(|registered| registered.webhook.is_enabled());
-            let due = page.lanes.iter().filter(|lane| enabled(lane.webhook)).map(|lane| lane.first_due);
+            let expected = |no| enabled(no) && !(self.deps.held)(no);
+            let due = page.lanes.iter().filter(|lane| expected(lane.webhook)).map(|lane| lane.first_due);
             if state.round.take_in(due, page.next) {
                 break;
             }

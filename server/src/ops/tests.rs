@@ -37,6 +37,7 @@ struct Scene {
     store: Arc<FakeStore>,
     works: watch::Sender<bool>,
     silence: Arc<Mutex<Option<Duration>>>,
+    held: Arc<Mutex<bool>>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -46,7 +47,7 @@ impl Scene {
         let (clock, store, metrics) = (Clock::start(), FakeStore::new(), Metrics::default());
         let ops = config.open(clock, Tasks::default()).await.unwrap();
         let silence = Arc::new(Mutex::new(Some(Duration::ZERO)));
-        Self { ops, store, works: watch::Sender::new(true), silence, metrics, clock }
+        Self { ops, store, works: watch::Sender::new(true), silence, held: Arc::default(), metrics, clock }
     }
 
     async fn serving() -> Self {
@@ -56,13 +57,14 @@ impl Scene {
     }
 
     fn serve(&self) {
-        let (moves, silence) = (self.metrics.deliver.started.clone(), self.silence.clone());
+        let (moves, silence, held) = (self.metrics.deliver.started.clone(), self.silence.clone(), self.held.clone());
         self.ops.serving(Deps {
             store: self.store.clone(),
             works: self.works.subscribe(),
             silence: Box::new(move || *silence.lock()),
             clock: self.clock,
             moves: Box::new(move || moves.get()),
+            held: Box::new(move |_| *held.lock()),
         });
     }
 
@@ -74,7 +76,7 @@ impl Scene {
             enabled,
         };
         let secret = Secret::from_bytes(&[7; 32]).unwrap();
-        let change = ConfigChange::CreateWebhook { spec, secret, request: None, time: self.clock.now() };
+        let change = ConfigChange::CreateWebhook { spec, keys: secret.into(), request: None, time: self.clock.now() };
         self.store.put_config(change).await.unwrap();
         let webhook = WebhookNo(self.store.catalog().len() as u64);
         if let Lanes::Tell(lanes) = &mut *self.store.lanes.lock() {
@@ -177,6 +179,12 @@ async fn overdue_deliveries_matter_only_while_nothing_moves() {
     drop(scene.metrics.deliver.begin(1, Duration::ZERO));
     assert_eq!(scene.readiness().await, "ok", "an attempt has begun");
     tokio::time::advance(STALLED_AFTER + OPS_LOOK_INTERVAL).await;
+    assert!(scene.readiness().await.starts_with("nothing moves: "));
+    *scene.held.lock() = true;
+    tokio::time::advance(OPS_LOOK_INTERVAL).await;
+    assert_eq!(scene.readiness().await, "ok", "a receiver wants it so");
+    *scene.held.lock() = false;
+    tokio::time::advance(OPS_LOOK_INTERVAL).await;
     assert!(scene.readiness().await.starts_with("nothing moves: "));
     *scene.store.lanes.lock() = Lanes::Tell(Vec::new());
     tokio::time::advance(OPS_LOOK_INTERVAL).await;

@@ -9,6 +9,8 @@
 //! so load makes batches, and a lone outcome is committed at once. What is decided and not committed holds the dispatcher's
 //! permits, so a store that cannot keep up stops dispatch: that is the whole of the backpressure.
 
+mod failures;
+
 use std::{sync::Arc, time::Duration};
 
 use futures::{
@@ -22,13 +24,19 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
+use self::failures::{Failures, Kept};
 use crate::{
     flow::{Attempted, Job, Progress, Settled},
     limits::COMMIT_OUTCOMES_MAX,
     metrics::OutcomesMetrics,
     model::{
-        delivery::{AttemptResult, Attempts, ErrorClass, Outcome, conclude},
+        breaker::Health,
+        delivery::{AttemptResult, Attempts, Ended, ErrorClass, Outcome, Verdict, conclude, shortened},
+        failing::AUTO_DISABLE_AFTER,
+        ids::WebhookNo,
         retry::RetryPolicy,
+        time::Timestamp,
+        webhook::{DisableReason, Webhook},
     },
     store::{AsOf, GroupCommitted, OutcomeGroup, Store, StoreError},
 };
@@ -49,11 +57,18 @@ pub struct Config {
     /// A group of so many outcomes is committed without waiting for more; a part of what dispatch may have in flight, or it
     /// would run out of permits meanwhile.
     pub group_outcomes: usize,
+    /// Span of continuous failure after which webhooks are disabled whose owners do not say; zero: never.
+    pub auto_disable_after: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { retry: RetryPolicy::default(), slow_after: Duration::from_secs(5), group_outcomes: 128 }
+        Self {
+            retry: RetryPolicy::default(),
+            slow_after: Duration::from_secs(5),
+            group_outcomes: 128,
+            auto_disable_after: AUTO_DISABLE_AFTER,
+        }
     }
 }
 
@@ -67,7 +82,8 @@ impl Config {
         seed: u64,
         metrics: OutcomesMetrics,
     ) -> Outcomes {
-        Outcomes { config: self, store, attempted, progress, rng: StdRng::seed_from_u64(seed), metrics }
+        let failures = Failures::default();
+        Outcomes { config: self, store, attempted, progress, failures, rng: StdRng::seed_from_u64(seed), metrics }
     }
 }
 
@@ -77,6 +93,7 @@ pub struct Outcomes {
     store: Arc<dyn Store>,
     attempted: mpsc::Receiver<Vec<Attempted>>,
     progress: mpsc::Sender<Progress>,
+    failures: Failures,
     rng: StdRng,
     metrics: OutcomesMetrics,
 }
@@ -91,6 +108,7 @@ struct Decided {
 impl Outcomes {
     /// Runs until all senders of attempts are gone and everything they sent is committed.
     pub async fn run(mut self) {
+        self.failures = recover(&*self.store).await;
         let mut decided = Decided::default();
         let mut committing: OptionFuture<BoxFuture<'static, Vec<Settled>>> = None.into();
         let (mut commits, mut open) = (false, true);
@@ -127,8 +145,10 @@ impl Outcomes {
             for Attempted { job, result } in batch {
                 match result {
                     Some(result) => {
-                        keys.push(job.key);
-                        self.decide(job, result, decided);
+                        let key = job.key;
+                        if self.decide(job, result, decided) {
+                            keys.push(key);
+                        }
                     }
                     None => unmade.push(job.key),
                 }
@@ -152,14 +172,47 @@ impl Outcomes {
         let _stopping = self.progress.send(progress).await;
     }
 
-    /// Decides what follows from one attempt.
-    fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) {
-        let verdict = conclude(job.attempt - job.excused, &result, &self.config.retry, &mut self.rng);
+    /// Keeps in mind since when a webhook fails, and disables it when that has been too long.
+    fn watch_health(&mut self, no: WebhookNo, webhook: &Webhook, health: Health, time: Timestamp, to: &mut Decided) {
+        let own = webhook.settings.protection.as_deref().and_then(|protection| protection.auto_disable_after);
+        let span = own.unwrap_or(self.config.auto_disable_after);
+        let consequence = self.failures.note(no, health, time, webhook.update_time, span);
+        if let Some(Kept(failing)) = consequence.store {
+            to.group.failing.push((no, failing));
+            let catalog = self.store.catalog();
+            self.failures.keep(|no| catalog.webhook(no).is_some());
+        }
+        if consequence.disable {
+            warn!(webhook.id = %webhook.id, tenant = %webhook.tenant, "the receiver fails continuously; disabling the webhook");
+            to.group.disable.push((no, DisableReason::Failing));
+        }
+    }
+
+    /// Decides what follows from one attempt. Returns whether the webhook may be sent something else before that is committed:
+    /// not if it is to pause, which dispatch hears of then.
+    fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) -> bool {
+        let by_hand = job.is_by_hand();
+        let ended = Ended {
+            attempt: job.attempt - job.excused.unwrap_or(0),
+            result: &result,
+            schedule: self.config.retry.schedule_of(job.webhook.settings.retry()),
+            retry_on_timeout: job.webhook.settings.retries_timeouts(),
+            since: (!by_hand).then(|| job.event.due_time()),
+            expires: job.webhook.settings.expiry(&job.event, by_hand),
+        };
+        let verdict = conclude(ended, &mut self.rng);
+        let health = Health::of(result.error_class);
         let slow = result.error_class == Some(ErrorClass::Timeout) || result.latency > self.config.slow_after;
+        let slow = result.was_made().then_some(slow);
+        let attempt = if result.was_made() { job.attempt } else { job.attempt - 1 };
+        let result = named(result, verdict);
         if let Some(reason) = verdict.disable {
             warn!(webhook.id = %job.webhook.id, tenant = %job.webhook.tenant, "the receiver is gone; disabling the webhook");
             decided.group.disable.push((job.key.webhook, reason));
         }
+        self.watch_health(job.key.webhook, &job.webhook, health, result.time, decided);
+        let pause = self.config.retry.pause(result.http_status, result.retry_after);
+        let pause_until = pause.map(|pause| result.time + pause);
         let outcome = Outcome {
             key: job.key,
             delivery_id: job.delivery_id,
@@ -167,7 +220,7 @@ impl Outcomes {
             webhook_id: job.webhook.id,
             event_id: job.event.event.id,
             event_type: job.event.event.event_type,
-            attempt: job.attempt,
+            attempt,
             state: verdict.state,
             http_status: result.http_status,
             error_class: result.error_class,
@@ -186,10 +239,21 @@ impl Outcomes {
         );
         let next_attempt = verdict.next_attempt;
         let as_of = AsOf::default();
-        let attempts = Attempts::new(job.attempt, job.excused);
-        decided.settled.push(Settled { key: job.key, attempts, next_attempt, slow, as_of });
+        let attempts = Attempts::new(attempt, job.excused);
+        let settled = Settled { key: job.key, attempts, next_attempt, slow, health, pause_until, as_of };
+        decided.settled.push(settled);
         decided.group.outcomes.push(outcome);
+        pause_until.is_none()
     }
+}
+
+/// What callers are told of an attempt: that it was the last one because of the delivery's age, if it was.
+fn named(result: AttemptResult, verdict: Verdict) -> AttemptResult {
+    if !verdict.expired || !result.was_made() {
+        return result;
+    }
+    let error = shortened(format!("the next attempt would come after the delivery's max_age; {}", result.error));
+    AttemptResult { error_class: Some(ErrorClass::Expired), error, ..result }
 }
 
 impl Decided {
@@ -199,6 +263,20 @@ impl Decided {
 
     fn has_room(&self) -> bool {
         self.settled.len() < COMMIT_OUTCOMES_MAX
+    }
+}
+
+/// What an earlier process knew of webhooks that fail. Dispatch may run already; what it attempts waits meanwhile.
+async fn recover(store: &dyn Store) -> Failures {
+    loop {
+        match store.failing().await {
+            Ok(failing) => return Failures::recovered(failing),
+            Err(StoreError::Closed) => return Failures::default(),
+            Err(error @ (StoreError::Failed(_) | StoreError::Full)) => {
+                warn!(%error, "it cannot be read which webhooks fail; trying again");
+                sleep(COMMIT_RETRY_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -213,7 +291,7 @@ async fn commit(store: Arc<dyn Store>, decided: Decided, metrics: OutcomesMetric
         match store.commit(store.owner(), vec![group.clone()]).await {
             Ok(committed) => {
                 if let Some(&GroupCommitted::Applied(as_of)) = committed.first() {
-                    metrics.committed(group.outcomes.iter().map(|outcome| outcome.state), group.disable.len());
+                    metrics.committed(&group.outcomes, group.disable.len());
                     for settled in &mut settled {
                         settled.as_of = as_of;
                     }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::model::{
     event::StoredEvent,
+    failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
     seal::Sealer,
     time::Timestamp,
@@ -110,7 +111,7 @@ impl FakeStore {
     }
 
     fn create(&self, change: ConfigChange) -> ConfigAnswer {
-        let ConfigChange::CreateWebhook { spec, secret, request, time } = change else { unreachable!("a create") };
+        let ConfigChange::CreateWebhook { spec, keys, request, time } = change else { unreachable!("a create") };
         let mut config = self.config.lock();
         let key = request.map(|request| ((spec.tenant.clone(), request.id), request.hash));
         if let Some((hash, webhook)) = key.as_ref().and_then(|(key, _)| config.requests.get(key)) {
@@ -118,7 +119,7 @@ impl FakeStore {
             return if same { ConfigAnswer::Created(webhook.clone()) } else { ConfigAnswer::RequestReused };
         }
         config.seq += 1;
-        let webhook = spec.register(WebhookNo(config.seq), WebhookId::generate(), secret, time);
+        let webhook = spec.register(WebhookNo(config.seq), WebhookId::generate(), keys, time);
         self.catalog.put(ConfigSeq(config.seq), webhook.clone());
         if let Some((key, hash)) = key {
             config.requests.insert(key, (hash, webhook.clone()));
@@ -174,6 +175,10 @@ impl Store for FakeStore {
         Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
     }
 
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        Ok(Vec::new())
+    }
+
     fn owner(&self) -> Owner {
         Owner(0)
     }
@@ -217,7 +222,8 @@ impl Store for FakeStore {
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         let (tenant, id, expect) = match &change {
             ConfigChange::CreateWebhook { .. } => return Ok(self.create(change)),
-            ConfigChange::UpdateWebhook { tenant, id, expect, .. } => (tenant, *id, Some(*expect)),
+            ConfigChange::UpdateWebhook { tenant, id, expect, .. }
+            | ConfigChange::RotateSecret { tenant, id, expect, .. } => (tenant, *id, Some(*expect)),
             ConfigChange::DeleteWebhook { tenant, id, expect, .. } => (tenant, *id, *expect),
         };
         let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
@@ -226,8 +232,14 @@ impl Store for FakeStore {
         }
         let mut config = self.config.lock();
         config.seq += 1;
-        if let ConfigChange::UpdateWebhook { settings, enabled, time, .. } = change {
-            let webhook = found.webhook.updated(settings, enabled, time);
+        let changed = match change {
+            ConfigChange::UpdateWebhook { settings, enabled, pair, time, .. } => {
+                Some(found.webhook.with_pair(pair).updated(settings, enabled, time))
+            }
+            ConfigChange::RotateSecret { key, overlap, time, .. } => Some(found.webhook.rotated(key, overlap, time)),
+            ConfigChange::CreateWebhook { .. } | ConfigChange::DeleteWebhook { .. } => None,
+        };
+        if let Some(webhook) = changed {
             self.catalog.put(ConfigSeq(config.seq), webhook.clone());
             return Ok(ConfigAnswer::Updated(webhook));
         }

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::model::{
     event::StoredEvent,
+    failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
     seal::Sealer,
     time::Timestamp,
@@ -51,6 +52,9 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Outcomes of deliveries that were cancelled meanwhile are left out without an error.
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError>;
+
+    /// The webhooks that fail continuously, as [`OutcomeGroup::failing`] said last of each; without those that were deleted.
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError>;
 
     /// Who this process is to [`Store::commit`].
     fn owner(&self) -> Owner;

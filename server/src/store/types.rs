@@ -1,6 +1,6 @@
 //! What goes in and out of a store.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -8,10 +8,12 @@ use thiserror::Error;
 use crate::model::{
     delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
     event::Event,
+    failing::Failing,
     ids::{
         ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
     },
-    signing::Secret,
+    operational::OperationalEvent,
+    signing::{Key, KeyPair, Keys},
     time::Timestamp,
     webhook::{DisableReason, Settings, Webhook, WebhookSpec},
 };
@@ -138,6 +140,10 @@ pub struct OutcomeGroup {
     pub outcomes: Vec<Outcome>,
     /// Webhooks to disable with them.
     pub disable: Vec<(WebhookNo, DisableReason)>,
+    /// Since when webhooks fail continuously, as far as that is to be kept; `None`: they do not any more.
+    pub failing: Vec<(WebhookNo, Option<Failing>)>,
+    /// What happened besides. That webhooks are disabled and deliveries given up the store reports by itself.
+    pub operational: Vec<OperationalEvent>,
 }
 
 /// What became of an [`OutcomeGroup`].
@@ -156,6 +162,8 @@ pub enum LogEntry {
     Outcome(Outcome),
     /// Pending deliveries of a webhook were cancelled together.
     WebhookCancelled(WebhookCancelled),
+    /// Something that somebody should look at.
+    Operational(OperationalEvent),
 }
 
 impl LogEntry {
@@ -163,7 +171,7 @@ impl LogEntry {
     pub(super) fn without_body(self) -> Self {
         match self {
             Self::Outcome(outcome) => Self::Outcome(Outcome { response_body: Bytes::new(), ..outcome }),
-            Self::WebhookCancelled(_) => self,
+            Self::WebhookCancelled(_) | Self::Operational(_) => self,
         }
     }
 }
@@ -205,6 +213,8 @@ pub struct FeedFilter {
     pub event_types: BTreeSet<EventTypeName>,
     /// Only outcomes that led to one of these; a cancellation passes with `Cancelled`.
     pub states: Vec<DeliveryView>,
+    /// Operational events too, of the tenant and the webhooks.
+    pub operational: bool,
 }
 
 impl FeedFilter {
@@ -216,6 +226,11 @@ impl FeedFilter {
             }
             LogEntry::WebhookCancelled(cancelled) => {
                 (&cancelled.tenant, &cancelled.webhook, None, DeliveryView::State(DeliveryState::Cancelled))
+            }
+            LogEntry::Operational(event) => {
+                return self.operational
+                    && self.tenant.as_ref().is_none_or(|wanted| *wanted == event.tenant)
+                    && (self.webhooks.is_empty() || self.webhooks.contains(&event.webhook));
             }
         };
         self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
@@ -354,8 +369,8 @@ pub enum ConfigChange {
     CreateWebhook {
         /// What its owner decided.
         spec: WebhookSpec,
-        /// What will sign its deliveries.
-        secret: Secret,
+        /// What will sign its deliveries: with a key pair if its scheme needs one.
+        keys: Keys,
         /// Guards against repeats.
         request: Option<RequestKey>,
         /// Now.
@@ -375,6 +390,23 @@ pub enum ConfigChange {
         enabled: bool,
         /// Whether deliveries that were held are cancelled if this enables it.
         drop_held: bool,
+        /// The key pair it gets if it has none; there is one if its scheme now needs it.
+        pair: Option<KeyPair>,
+        /// Now.
+        time: Timestamp,
+    },
+    /// Replace what signs a webhook's deliveries.
+    RotateSecret {
+        /// Whose webhook.
+        tenant: Tenant,
+        /// Which one.
+        id: WebhookId,
+        /// Only if this is its version: what it was when the kind of key was decided on.
+        expect: u64,
+        /// What signs from now on.
+        key: Key,
+        /// How long the one it replaces signs along.
+        overlap: Duration,
         /// Now.
         time: Timestamp,
     },

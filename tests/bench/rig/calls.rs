@@ -44,7 +44,7 @@ pub(super) async fn create_webhooks(endpoint: &str, spread: &Spread, port: u16) 
             event_types: vec![spread.event_type(place.into()).to_owned()],
             ..Webhook::default()
         };
-        let request = CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() };
+        let request = CreateWebhookRequest { webhook: Some(webhook), ..CreateWebhookRequest::default() };
         let mut client = client.clone();
         async move {
             let created = client.create_webhook(request).await?.into_inner().webhook;

@@ -37,7 +37,7 @@ impl Record {
         for entry in &effects.log {
             match entry {
                 LogEntry::Outcome(outcome) => self.recorded(now, outcome),
-                LogEntry::WebhookCancelled(_) => self.log.push(entry.clone()),
+                LogEntry::WebhookCancelled(_) | LogEntry::Operational(_) => self.log.push(entry.clone()),
             }
         }
         // Outcomes that share a commit with the end of their webhook may come before it.

@@ -9,9 +9,11 @@ use postrider_server::{
     model::{
         delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
+        operational::{Occurrence, OperationalEvent},
         time::Timestamp,
-        webhook::{DisableReason, Webhook},
+        webhook::{DisableReason, Switch, Webhook},
     },
     store::{
         CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Hint, LogEntry, OutcomeGroup, Publish, Published, Repair,
@@ -56,6 +58,8 @@ pub struct Image {
     ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Row>,
     pub(super) due: BTreeMap<WebhookNo, Due>,
+    /// Those that fail continuously.
+    pub(super) failing: BTreeMap<WebhookNo, Failing>,
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
     pub(super) pending_total: u64,
@@ -71,7 +75,7 @@ pub struct Image {
 pub(super) struct Due {
     /// For the first time; due whatever the clock says.
     pub(super) ready: BTreeSet<Slot>,
-    /// Again.
+    /// Again, or for the first time if the event was scheduled.
     pub(super) scheduled: BTreeSet<Slot>,
 }
 
@@ -98,7 +102,7 @@ pub(super) struct Row {
     pub(super) state: DeliveryState,
     pub(super) attempts: u32,
     /// Those before it was last retried by hand.
-    pub(super) excused: u32,
+    pub(super) excused: Option<u32>,
     pub(super) due: Timestamp,
     pub(super) update_time: Option<Timestamp>,
     pub(super) http_status: Option<u16>,
@@ -160,6 +164,7 @@ impl Image {
             ids: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             due: BTreeMap::new(),
+            failing: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_total: 0,
             fan_outs: BTreeMap::new(),
@@ -240,8 +245,8 @@ impl Image {
             let row = Row {
                 state: DeliveryState::Pending,
                 attempts: 0,
-                excused: 0,
-                due: publish.accept_time,
+                excused: None,
+                due: event.scheduled(publish.accept_time).unwrap_or(publish.accept_time),
                 update_time: None,
                 http_status: None,
                 error_class: None,
@@ -273,7 +278,10 @@ impl Image {
     fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
         let hint = Hint { event, replay: 0, attempts: Attempts::default(), due: row.due };
-        self.due.entry(no).or_default().ready.insert((hint.due, event, 0));
+        let scheduled = hint.due > self.events[&event].accept_time;
+        let due = self.due.entry(no).or_default();
+        let slots = if scheduled { &mut due.scheduled } else { &mut due.ready };
+        slots.insert((hint.due, event, 0));
         *self.pending.entry(no).or_default() += 1;
         effects.touched.insert(no);
         effects.fresh.push((no, hint));
@@ -301,6 +309,15 @@ impl Image {
         for &(no, reason) in &group.disable {
             self.disable(no, reason, group, effects);
         }
+        for &(no, failing) in &group.failing {
+            match failing.filter(|_| self.webhooks.contains_key(&no)) {
+                Some(failing) => drop(self.failing.insert(no, failing)),
+                None => drop(self.failing.remove(&no)),
+            }
+        }
+        for event in &group.operational {
+            self.append(LogEntry::Operational(event.clone()), effects);
+        }
         for outcome in &group.outcomes {
             self.record(outcome, effects);
         }
@@ -312,7 +329,7 @@ impl Image {
         let held = outcome.state == DeliveryState::Pending && !webhook.is_enabled();
         let Some(row) = self.deliveries.get_mut(&key) else { return };
         let Some(due) = self.due.get_mut(&key.webhook) else { return };
-        if row.attempts + 1 != outcome.attempt || !due.remove(&(row.due, key.event, key.replay)) {
+        if !outcome.follows(row.attempts) || !due.remove(&(row.due, key.event, key.replay)) {
             return;
         }
         row.state = outcome.state;
@@ -330,6 +347,29 @@ impl Image {
         }
         let entry = LogEntry::Outcome(Outcome { held, ..outcome.clone() });
         self.append(entry, effects);
+        if outcome.state == DeliveryState::Failed {
+            let exhausted = Occurrence::DeliveryExhausted {
+                delivery: outcome.delivery_id,
+                event: outcome.event_id.clone(),
+                event_type: outcome.event_type.clone(),
+                attempts: outcome.attempt,
+            };
+            self.report(exhausted, key.webhook, outcome.time, effects);
+        }
+    }
+
+    /// There is no operator's tenant here: what is reported is in the log alone.
+    fn report(&mut self, occurrence: Occurrence, no: WebhookNo, time: Timestamp, effects: &mut Effects) {
+        let Some((_, webhook)) = self.webhooks.get(&no) else { return };
+        let url = webhook.settings.target.url().as_str().into();
+        let event = OperationalEvent { occurrence, tenant: webhook.tenant.clone(), webhook: webhook.id, url, time };
+        self.append(LogEntry::Operational(event), effects);
+    }
+
+    fn report_if_disabled(&mut self, webhook: &Webhook, effects: &mut Effects) {
+        if let Switch::Disabled { reason, since } = webhook.switch {
+            self.report(Occurrence::WebhookDisabled(reason), webhook.no, since, effects);
+        }
     }
 
     pub(super) fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
@@ -352,7 +392,8 @@ impl Image {
         let Some((_, webhook)) = self.webhooks.get(&no).filter(|(_, webhook)| webhook.is_enabled()) else { return };
         let since = group.outcomes.iter().map(|outcome| outcome.time).max().unwrap_or_default();
         let webhook = webhook.disabled(reason, since);
-        self.put(webhook, effects);
+        self.put(webhook.clone(), effects);
+        self.report_if_disabled(&webhook, effects);
     }
 
     fn put(&mut self, webhook: Webhook, effects: &mut Effects) {
@@ -369,7 +410,7 @@ impl Image {
 
     fn configure(&mut self, change: &ConfigChange, effects: &mut Effects) -> ConfigAnswer {
         match change {
-            ConfigChange::CreateWebhook { spec, secret, request, time } => {
+            ConfigChange::CreateWebhook { spec, keys, request, time } => {
                 let key = request.as_ref().map(|request| (spec.tenant.clone(), request.id.clone()));
                 if let (Some(key), Some(request)) = (&key, request)
                     && let Some(known) = self.known_request(key, *time)
@@ -378,7 +419,7 @@ impl Image {
                 }
                 let no = WebhookNo(self.next_webhook);
                 self.next_webhook += 1;
-                let webhook = spec.clone().register(no, self.webhook_id(no), secret.clone(), *time);
+                let webhook = spec.clone().register(no, self.webhook_id(no), keys.clone(), *time);
                 if let (Some(key), Some(request)) = (key, request) {
                     let known = Request { hash: request.hash, time: *time, webhook: webhook.clone() };
                     self.requests.insert(key, known);
@@ -386,10 +427,11 @@ impl Image {
                 self.put(webhook.clone(), effects);
                 ConfigAnswer::Created(webhook)
             }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, time } => {
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, pair, time } => {
                 let held = self.find(tenant, *id).is_some_and(|webhook| !webhook.is_enabled());
-                let updated = |webhook: &Webhook| webhook.updated(settings.clone(), *enabled, *time);
-                let answer = self.update(tenant, *id, *expect, updated, effects);
+                let change =
+                    |webhook: &Webhook| webhook.with_pair(pair.clone()).updated(settings.clone(), *enabled, *time);
+                let answer = self.update(tenant, *id, *expect, change, effects);
                 if let ConfigAnswer::Updated(webhook) = &answer
                     && *drop_held
                     && held
@@ -398,6 +440,9 @@ impl Image {
                     self.cancel_all(webhook, CancelReason::HeldDropped, *time, effects);
                 }
                 answer
+            }
+            ConfigChange::RotateSecret { tenant, id, expect, key, overlap, time } => {
+                self.update(tenant, *id, *expect, |webhook| webhook.rotated(key.clone(), *overlap, *time), effects)
             }
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete(tenant, *id, *expect, *time, effects)
@@ -433,9 +478,12 @@ impl Image {
         if webhook.version != expect {
             return ConfigAnswer::VersionMismatch;
         }
-        let changed = change(webhook);
+        let (changed, was_enabled) = (change(webhook), webhook.is_enabled());
         if changed != *webhook {
             self.put(changed.clone(), effects);
+        }
+        if was_enabled {
+            self.report_if_disabled(&changed, effects);
         }
         ConfigAnswer::Updated(changed)
     }
@@ -454,6 +502,8 @@ impl Image {
         }
         let no = webhook.no;
         let cancelled = self.cancel_all(&webhook, CancelReason::WebhookDeleted, time, effects);
+        self.failing.remove(&no);
+        effects.touched.insert(no);
         let seq = self.next_config(tenant);
         self.webhooks.remove(&no);
         self.tombstones.insert(no, (seq, webhook, time));
@@ -477,6 +527,7 @@ impl Image {
         let time = |entry: &LogEntry| match entry {
             LogEntry::Outcome(outcome) => outcome.time,
             LogEntry::WebhookCancelled(cancelled) => cancelled.time,
+            LogEntry::Operational(event) => event.time,
         };
         let kept = self.log[self.log_forgotten..].iter().position(|entry| time(entry) + retention > now);
         self.log_forgotten = kept.map_or(self.log.len(), |kept| self.log_forgotten + kept);

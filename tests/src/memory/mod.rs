@@ -17,6 +17,7 @@ use postrider_server::{
     flow::News,
     model::{
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -141,6 +142,10 @@ impl Store for MemoryStore {
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         let fenced = owner != self.owner;
         submit(&self.inbox, Work::Outcomes { fenced, groups }, Answer::Outcomes).await
+    }
+
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        self.read(|storage| storage.image.failing.iter().map(|(no, failing)| (*no, *failing)).collect()).await
     }
 
     fn owner(&self) -> Owner {

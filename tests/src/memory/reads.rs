@@ -81,7 +81,7 @@ impl Image {
         let delivery = self.view(sealer, key)?;
         let outcome = |index: &usize| match &self.log[*index] {
             LogEntry::Outcome(outcome) if *index >= self.log_forgotten => Some(outcome.clone()),
-            LogEntry::Outcome(_) | LogEntry::WebhookCancelled(_) => None,
+            LogEntry::Outcome(_) | LogEntry::WebhookCancelled(_) | LogEntry::Operational(_) => None,
         };
         let attempts = self.deliveries[&key].entries.iter().filter_map(outcome).collect();
         Some(DeliveryDetail { delivery, attempts })
@@ -143,6 +143,6 @@ impl Image {
 fn without_body(entry: &LogEntry) -> LogEntry {
     match entry {
         LogEntry::Outcome(outcome) => LogEntry::Outcome(Outcome { response_body: Bytes::new(), ..outcome.clone() }),
-        LogEntry::WebhookCancelled(_) => entry.clone(),
+        LogEntry::WebhookCancelled(_) | LogEntry::Operational(_) => entry.clone(),
     }
 }

@@ -48,7 +48,7 @@ impl Image {
             if self.pending_total >= self.limits.pending_max {
                 return Repaired::BacklogFull;
             }
-            row.excused = row.attempts;
+            row.excused = Some(row.attempts);
             self.pending_total += 1;
             *self.pending.entry(key.webhook).or_default() += 1;
         }

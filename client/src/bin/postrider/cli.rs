@@ -197,26 +197,57 @@ mod tests {
         assert_eq!(result.err().map(|error| error.kind()), expected, "{line}");
     }
 
-    #[test]
-    fn command_lines() {
+    const LINES: &[(&str, Option<ErrorKind>)] = {
         use ErrorKind::{ArgumentConflict, InvalidValue, MissingRequiredArgument, ValueValidation};
-        for (line, expected) in [
+        &[
             ("postrider webhooks create --url https://a.example --event-type ADD_TAG,NEW_LEAD", None),
             ("postrider webhooks create --url https://a.example --event-type A --event-type B -o json", None),
             ("postrider webhooks create --url https://a.example --event-type *", None),
             ("postrider webhooks create --url https://a.example", Some(MissingRequiredArgument)),
             ("postrider webhooks create --event-type *", Some(MissingRequiredArgument)),
+            (
+                "postrider webhooks create --url https://a.example --event-type * --retry-delays 5s,1m --max-attempts 9",
+                None,
+            ),
+            (
+                "postrider webhooks create --url https://a.example --event-type * --retry-factor 3",
+                Some(MissingRequiredArgument),
+            ),
             ("postrider webhooks delete WEBHOOK --yes --etag 7 --tenant acme", None),
             ("postrider webhooks delete", Some(MissingRequiredArgument)),
             ("postrider webhooks delete DELIVERY_ID --yes", Some(ValueValidation)),
             ("postrider webhooks get wh_0193", Some(ValueValidation)),
             ("postrider webhooks get WEBHOOK", None),
+            (
+                "postrider webhooks update WEBHOOK --url https://a.example --event-type A,B --metadata a=b --etag 7",
+                None,
+            ),
+            ("postrider webhooks update WEBHOOK --clear metadata,description", None),
+            ("postrider webhooks update --url https://a.example", Some(MissingRequiredArgument)),
+            ("postrider webhooks update WEBHOOK --metadata a", Some(ValueValidation)),
+            ("postrider webhooks enable WEBHOOK", None),
+            ("postrider webhooks test WEBHOOK --event-type ADD_TAG", None),
+            ("postrider webhooks test WEBHOOK", Some(MissingRequiredArgument)),
+            ("postrider webhooks disable DELIVERY_ID", Some(ValueValidation)),
             ("postrider deliveries get dlv_0193", Some(ValueValidation)),
             ("postrider deliveries list --webhook WEBHOOK --event any", None),
             ("postrider deliveries list --webhook any", Some(ValueValidation)),
             ("postrider watch --webhook WEBHOOK,wh_1", Some(ValueValidation)),
             ("postrider watch --timeout 0s", Some(ValueValidation)),
             ("postrider triggers --timeout 0ms", Some(ValueValidation)),
+            ("postrider webhooks rotate-secret WEBHOOK", None),
+            ("postrider webhooks rotate-secret WEBHOOK --overlap 0s --secret - --etag 1", None),
+            ("postrider webhooks rotate-secret WEBHOOK --secret whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", None),
+            ("postrider webhooks rotate-secret WEBHOOK --secret nonsense", Some(ValueValidation)),
+            ("postrider webhooks rotate-secret WEBHOOK --overlap soon", Some(ValueValidation)),
+            ("postrider webhooks rotate-secret", Some(MissingRequiredArgument)),
+            ("postrider webhooks update WEBHOOK --signature-scheme standard-v1a", None),
+            (
+                "postrider webhooks create --url U --event-type A --secret - --signature-scheme stripe --signature-header X-Sig",
+                None,
+            ),
+            ("postrider webhooks create --url U --event-type A --signature-scheme sha1", Some(InvalidValue)),
+            ("postrider webhooks update WEBHOOK --signature-header-prefix svix", Some(MissingRequiredArgument)),
             ("postrider triggers --timeout 1ms", None),
             ("postrider webhooks list --tenant -", None),
             ("postrider --server 127.0.0.1:1 --timeout 5s triggers --examples", None),
@@ -236,6 +267,14 @@ mod tests {
             ("postrider publish --type A --body {} --example", Some(ArgumentConflict)),
             ("postrider publish --type A --ndjson -", Some(ArgumentConflict)),
             ("postrider publish --ndjson - --id e-1", Some(ArgumentConflict)),
+            ("postrider publish --ndjson - --max-age 1h", Some(ArgumentConflict)),
+            ("postrider publish --type A --body {} --deliver-in 10m --max-age 1h", None),
+            ("postrider publish --type A --body {} --deliver-at 2026-11-22T10:00:00Z", None),
+            ("postrider publish --type A --body {} --deliver-at 10m", Some(ValueValidation)),
+            (
+                "postrider publish --type A --body {} --deliver-at 2026-11-22T10:00:00Z --deliver-in 1s",
+                Some(ArgumentConflict),
+            ),
             ("postrider publish --type A --body {} --label a", Some(ValueValidation)),
             ("postrider publish --type A --body {} --occur-time 2026-11-22", Some(ValueValidation)),
             ("postrider publish --type A --body {} --occur-time 2026-11-22T10:00:00", Some(ValueValidation)),
@@ -257,7 +296,12 @@ mod tests {
             ("postrider listen --status 99", Some(ValueValidation)),
             ("postrider listen --status 1000", Some(ValueValidation)),
             ("postrider listen --address nowhere", Some(ValueValidation)),
-        ] {
+        ]
+    };
+
+    #[test]
+    fn command_lines() {
+        for &(line, expected) in LINES {
             check(line, expected);
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     cli::Session,
     failure::Failure,
     json,
-    output::{Format, printable, properties, say, say_json, time},
+    output::{Format, printable, properties, say, say_json, time, written},
 };
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +46,8 @@ async fn get(session: &Session, id: String) -> Result<(), Failure> {
         ("labels", printable(&labels.join(", "))),
         ("ordering key", printable(&event.ordering_key)),
         ("occurred", time(event.occur_time.as_ref())),
+        ("to be sent", time(event.deliver_at.as_ref())),
+        ("max age", written(event.max_age.as_ref())),
         ("accepted", time(reply.accept_time.as_ref())),
         ("content type", printable(&event.content_type)),
     ]);

@@ -5,10 +5,12 @@ use bytes::Bytes;
 use postrider_client::{
     Update,
     v1::{
-        CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, GetEventResponse, Outcome,
-        Webhook, event,
+        BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
+        GetEventResponse, HttpMethod, OperationalEvent, Outcome, RetryPolicy, Signature, SignatureScheme, Webhook,
+        authorization::Scheme, event,
     },
 };
+use prost_types::{Struct, value::Kind};
 use serde_json::{Value, json};
 
 pub(crate) fn webhook(webhook: &Webhook) -> Value {
@@ -17,7 +19,16 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "tenant": webhook.tenant,
         "url": webhook.url,
         "event_types": webhook.event_types,
+        "display_name": webhook.display_name,
         "description": webhook.description,
+        "metadata": webhook.metadata,
+        "method": named(webhook.method, HttpMethod::as_str_name),
+        "headers": webhook.headers,
+        "query": webhook.query,
+        "body": webhook.body.as_ref().map(object),
+        "body_format": named(webhook.body_format, BodyFormat::as_str_name),
+        "authorization": webhook.authorization.as_ref().and_then(|it| it.scheme.as_ref()).map(authorization),
+        "retry_on_timeout": webhook.retry_on_timeout,
         "enabled": webhook.enabled,
         "disable_reason": named(webhook.disable_reason, DisableReason::as_str_name),
         "disable_time": time(webhook.disable_time.as_ref()),
@@ -25,7 +36,72 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "create_time": time(webhook.create_time.as_ref()),
         "update_time": time(webhook.update_time.as_ref()),
         "pending_deliveries": webhook.pending_deliveries,
+        "attempt_timeout": span(webhook.attempt_timeout.as_ref()),
+        "retry": webhook.retry.as_ref().map(retry),
+        "max_age": span(webhook.max_age.as_ref()),
+        "rate_limit": webhook.rate_limit.as_ref().map(|it| json!({ "per_second": it.per_second, "burst": it.burst })),
+        "max_in_flight": webhook.max_in_flight,
+        "auto_disable_after": span(webhook.auto_disable_after.as_ref()),
+        "breaker": webhook.breaker.as_ref().map(breaker),
+        "signature": webhook.signature.as_ref().map(signature),
+        "public_key": webhook.public_key,
+        "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
     })
+}
+
+fn signature(signature: &Signature) -> Value {
+    json!({
+        "scheme": named(signature.scheme, SignatureScheme::as_str_name),
+        "header_prefix": signature.header_prefix,
+        "signature_header": signature.signature_header,
+    })
+}
+
+fn retry(retry: &RetryPolicy) -> Value {
+    let exponential = retry.exponential.as_ref().map(|it| {
+        json!({ "initial": span(it.initial.as_ref()), "factor": it.factor, "max_delay": span(it.max_delay.as_ref()) })
+    });
+    json!({
+        "delays": retry.delays.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "exponential": exponential,
+        "max_attempts": retry.max_attempts,
+        "max_elapsed": span(retry.max_elapsed.as_ref()),
+    })
+}
+
+fn breaker(breaker: &Breaker) -> Value {
+    json!({
+        "state": named(breaker.state, BreakerState::as_str_name),
+        "since": time(breaker.since.as_ref()),
+        "next_probe_time": time(breaker.next_probe_time.as_ref()),
+        "consecutive_failures": breaker.consecutive_failures,
+    })
+}
+
+fn authorization(scheme: &Scheme) -> Value {
+    match scheme {
+        Scheme::Basic(basic) => json!({ "basic": { "username": basic.username, "password": basic.password } }),
+        Scheme::Bearer(bearer) => json!({ "bearer": { "token": bearer.token } }),
+    }
+}
+
+fn object(fields: &Struct) -> Value {
+    fields.fields.iter().map(|(name, field)| (name.clone(), value(field))).collect()
+}
+
+/// A JSON value; numbers without a fraction are written as people do.
+pub(crate) fn value(value: &prost_types::Value) -> Value {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(it)) => (*it).into(),
+        Some(Kind::NumberValue(number)) => match format!("{number:.0}").parse::<i64>() {
+            Ok(integer) if number.fract() == 0.0 => integer.into(),
+            Ok(_) | Err(_) => (*number).into(),
+        },
+        Some(Kind::StringValue(text)) => text.as_str().into(),
+        Some(Kind::StructValue(fields)) => object(fields),
+        Some(Kind::ListValue(list)) => list.values.iter().map(self::value).collect(),
+    }
 }
 
 pub(crate) fn event_type(event_type: &EventType) -> Value {
@@ -65,7 +141,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> Value {
         "http_status": outcome.http_status,
         "error_class": named(outcome.error_class, ErrorClass::as_str_name),
         "error": outcome.error,
-        "latency": outcome.latency.map(|latency| latency.to_string()),
+        "latency": span(outcome.latency.as_ref()),
         "time": time(outcome.time.as_ref()),
         "next_attempt_time": time(outcome.next_attempt_time.as_ref()),
         "tenant": outcome.tenant,
@@ -88,6 +164,8 @@ pub(crate) fn event(reply: &GetEventResponse) -> Value {
         "labels": event.labels,
         "ordering_key": event.ordering_key,
         "occur_time": time(event.occur_time.as_ref()),
+        "deliver_at": time(event.deliver_at.as_ref()),
+        "max_age": span(event.max_age.as_ref()),
         "content_type": event.content_type,
         "accept_time": time(reply.accept_time.as_ref()),
         // For people: what is not UTF-8 is shown as replacement characters.
@@ -109,7 +187,29 @@ pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
             },
             "cursor": cursor,
         }),
+        Update::OperationalEvent(it) => json!({ "operational_event": operational_event(it), "cursor": cursor }),
     }
+}
+
+/// As the contract's JSON has it, such as `1.5s`.
+fn span(duration: Option<&prost_types::Duration>) -> Value {
+    duration.map(ToString::to_string).into()
+}
+
+fn operational_event(it: &OperationalEvent) -> Value {
+    json!({
+        "id": it.id,
+        "type": it.r#type,
+        "tenant": it.tenant,
+        "webhook_id": it.webhook_id,
+        "url": it.url,
+        "time": time(it.time.as_ref()),
+        "disable_reason": named(it.disable_reason, DisableReason::as_str_name),
+        "delivery_id": it.delivery_id,
+        "event_id": it.event_id,
+        "event_type": it.event_type,
+        "attempts": it.attempts,
+    })
 }
 
 fn time(timestamp: Option<&prost_types::Timestamp>) -> Value {
@@ -164,9 +264,12 @@ mod tests {
         // Every field's JSON name is a field of the message as Rust has it.
         for (value, debug) in [
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
+            (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
+            (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
+            (operational_event(&OperationalEvent::default()), format!("{:?}", OperationalEvent::default())),
         ] {
             let fields = value.as_object().unwrap();
             assert!(fields.keys().all(|name| debug.contains(&format!("{name}: "))), "{debug}");

@@ -1,12 +1,15 @@
 //! `postrider watch`.
 
-use std::{future::pending, time::Duration};
+use std::{fmt::Write as _, future::pending, time::Duration};
 
 use clap::Args;
 use futures::StreamExt as _;
 use postrider_client::{
     Update, WatchConfig,
-    v1::{CancelReason, DeliveryState, Outcome, WatchDeliveriesRequest, watch_deliveries_request::Start},
+    v1::{
+        CancelReason, DeliveryState, DisableReason, OperationalEvent, Outcome, WatchDeliveriesRequest,
+        watch_deliveries_request::Start,
+    },
 };
 use tokio::time::sleep;
 
@@ -42,6 +45,9 @@ pub(crate) struct WatchArgs {
     /// Only what led to this state: pending, delivered, failed, cancelled or held. Repeatable, or separated by commas.
     #[arg(long = "state", value_name = "STATE", value_delimiter = ',', value_parser = parse_state)]
     states: Vec<DeliveryState>,
+    /// Tell of operational events as well: webhooks disabled, breakers opened and closed, deliveries given up.
+    #[arg(long)]
+    operational: bool,
     /// Start with the oldest outcome retained, not with the next.
     #[arg(long, conflicts_with = "cursor")]
     from_beginning: bool,
@@ -107,6 +113,7 @@ impl WatchArgs {
             start,
             // So that what is printed last is followed by its own cursor.
             max_updates: i32::from(self.count.is_some()),
+            operational_events: self.operational,
             ..WatchDeliveriesRequest::default()
         }
     }
@@ -133,6 +140,7 @@ fn show(format: Format, update: &Update, cursor: Option<&str>) -> Result<(), Fai
             cancel_reason(it.reason()),
             counted(it.deliveries, "pending delivery", "pending deliveries"),
         )),
+        (Format::Table, Update::OperationalEvent(it)) => say(operational(it)),
     }
 }
 
@@ -143,6 +151,28 @@ fn cancel_reason(reason: CancelReason) -> &'static str {
         CancelReason::Requested => ": on request",
         CancelReason::Unspecified => "",
     }
+}
+
+/// An operational event on one line.
+fn operational(it: &OperationalEvent) -> String {
+    let what = match it.disable_reason() {
+        DisableReason::Unspecified => it.r#type.clone(),
+        reason @ (DisableReason::Requested | DisableReason::Gone | DisableReason::Failing) => {
+            format!("{}: {}", it.r#type, reason.as_str_name().trim_start_matches("DISABLE_REASON_"))
+        }
+    };
+    let mut line = format!(
+        "{:<24}  {:<9}  {}  webhook {} {}",
+        time(it.time.as_ref()),
+        "NOTICE",
+        printable(&what),
+        printable(&it.webhook_id),
+        printable(&it.url),
+    );
+    if !it.delivery_id.is_empty() {
+        let _infallible = write!(line, "  {} after {} attempts", printable(&it.delivery_id), it.attempts);
+    }
+    line
 }
 
 /// One outcome on one line, in fixed columns: nobody knows how wide the next ones will be.

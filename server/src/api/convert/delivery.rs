@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use postrider_proto::v1;
 
-use super::{count, event::timestamp, event_type, small, tenant, tenant_or_all, time};
+use super::{count, event_type, small, span, tenant, tenant_or_all, time, timestamp, webhook::disable_reason};
 use crate::{
     api::status::{Failure, Violations},
     limits::{CALL_DELIVERIES_MAX, WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
         ids::{DeliveryId, EventId, Tenant, WebhookId},
+        operational::{Occurrence, OperationalEvent},
     },
     store::{CancelReason, Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
     watch::{Start, WatchBatch},
@@ -45,7 +46,11 @@ pub(in crate::api) fn watch(request: v1::WatchDeliveriesRequest) -> Result<(Feed
         }
     };
     violations.check()?;
-    Ok((FeedFilter { tenant, webhooks, event_types, states }, start, updates_max))
+    Ok((
+        FeedFilter { tenant, webhooks, event_types, states, operational: request.operational_events },
+        start,
+        updates_max,
+    ))
 }
 
 /// Pending deliveries of a webhook that are to be cancelled: all, or those named.
@@ -148,9 +153,35 @@ pub(in crate::api) fn watch_reply(batch: WatchBatch) -> v1::WatchDeliveriesRespo
             tenant: cancelled.tenant.to_string(),
             time: Some(time(cancelled.time)),
         }),
+        LogEntry::Operational(event) => Update::OperationalEvent(operational_reply(event)),
     };
     let updates = batch.entries.into_iter().map(|entry| v1::DeliveryUpdate { update: Some(update(entry)) }).collect();
     v1::WatchDeliveriesResponse { cursor: batch.cursor, updates }
+}
+
+fn operational_reply(it: OperationalEvent) -> v1::OperationalEvent {
+    let reply = v1::OperationalEvent {
+        id: it.id().to_string(),
+        r#type: it.event_type().to_owned(),
+        tenant: it.tenant.to_string(),
+        webhook_id: it.webhook.to_string(),
+        url: it.url.to_string(),
+        time: Some(time(it.time)),
+        ..v1::OperationalEvent::default()
+    };
+    match it.occurrence {
+        Occurrence::BreakerOpened | Occurrence::BreakerClosed => reply,
+        Occurrence::WebhookDisabled(reason) => {
+            v1::OperationalEvent { disable_reason: disable_reason(reason).into(), ..reply }
+        }
+        Occurrence::DeliveryExhausted { delivery, event, event_type, attempts } => v1::OperationalEvent {
+            delivery_id: delivery.to_string(),
+            event_id: event.to_string(),
+            event_type: event_type.to_string(),
+            attempts: small(attempts),
+            ..reply
+        },
+    }
 }
 
 /// An outcome without the receiver's answer.
@@ -165,10 +196,7 @@ fn outcome_reply(outcome: Outcome) -> v1::Outcome {
         http_status: outcome.http_status.map_or(0, i32::from),
         error_class: error_class(outcome.error_class).into(),
         error: outcome.error,
-        latency: Some(prost_types::Duration {
-            seconds: i64::try_from(outcome.latency.as_secs()).unwrap_or(i64::MAX),
-            nanos: outcome.latency.subsec_nanos().cast_signed(),
-        }),
+        latency: Some(span(outcome.latency)),
         time: Some(time(outcome.time)),
         next_attempt_time: outcome.next_attempt.filter(|_| !outcome.held).map(time),
         tenant: outcome.tenant.to_string(),
@@ -229,5 +257,6 @@ fn error_class(class: Option<ErrorClass>) -> v1::ErrorClass {
         Some(ErrorClass::Protocol) => v1::ErrorClass::Protocol,
         Some(ErrorClass::HttpStatus) => v1::ErrorClass::HttpStatus,
         Some(ErrorClass::Internal) => v1::ErrorClass::Internal,
+        Some(ErrorClass::Expired) => v1::ErrorClass::Expired,
     }
 }

@@ -3,25 +3,22 @@
 use bytes::Bytes;
 use postrider_proto::v1;
 
-use super::{event_type, labels, tenant, time};
+use super::{duration, event_type, labels, span, tenant, time, timestamp};
 use crate::{
     api::{
         json::{JsonError, to_json},
         status::{Failure, Violations},
     },
-    limits::{CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
+    limits::{AGE_MAX, AGE_MIN, CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
-        event::{Event, JSON, StoredEvent},
+        event::{Event, JSON, StoredEvent, is_json},
         ids::{EventId, InvalidId, Tenant},
         time::Timestamp,
     },
 };
 
-/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, in seconds since the Unix epoch: what `google.protobuf.Timestamp` may hold.
-const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
-
-/// The event a caller means; an id is assigned if it has none.
-pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> {
+/// The event a caller means; an id is assigned if it has none. `latest` says until when it may be scheduled.
+pub(in crate::api) fn event(event: Option<v1::Event>, latest: impl FnOnce() -> Timestamp) -> Result<Event, Failure> {
     let mut violations = Violations::default();
     let Some(event) = event else {
         violations.add("event", "must be set");
@@ -34,7 +31,9 @@ pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> 
     if event.ordering_key.len() > ORDERING_KEY_BYTES_MAX {
         violations.add("event.ordering_key", format!("must not be longer than {ORDERING_KEY_BYTES_MAX} bytes"));
     }
-    let occur_time = event.occur_time.and_then(|time| occur_time(&mut violations, time));
+    let occur_time = event.occur_time.and_then(|time| timestamp(&mut violations, "event.occur_time", time));
+    let deliver_at = event.deliver_at.and_then(|time| deliver_at(&mut violations, time, latest()));
+    let max_age = event.max_age.and_then(|age| duration(&mut violations, "event.max_age", age, &(AGE_MIN..=AGE_MAX)));
     let is_data = matches!(event.payload, Some(v1::event::Payload::Data(_)));
     let content_type = content_type(&mut violations, event.content_type, is_data);
     let body = body(&mut violations, event.payload);
@@ -49,6 +48,8 @@ pub(in crate::api) fn event(event: Option<v1::Event>) -> Result<Event, Failure> 
         occur_time,
         content_type,
         body: body.expect("no violations"),
+        deliver_at,
+        max_age,
     })
 }
 
@@ -73,6 +74,8 @@ pub(in crate::api) fn event_reply(stored: StoredEvent) -> v1::GetEventResponse {
         occur_time: event.occur_time.map(time),
         content_type: event.content_type,
         payload: Some(v1::event::Payload::Body(event.body)),
+        deliver_at: event.deliver_at.map(time),
+        max_age: event.max_age.map(span),
     };
     v1::GetEventResponse { event: Some(event), accept_time: Some(time(accept_time)) }
 }
@@ -81,21 +84,14 @@ fn event_id(text: &str) -> Result<EventId, InvalidId> {
     if text.is_empty() { Ok(EventId::generate()) } else { text.parse() }
 }
 
-fn occur_time(violations: &mut Violations, time: prost_types::Timestamp) -> Option<Timestamp> {
-    timestamp(violations, "event.occur_time", time)
-}
-
-/// To the microsecond, rounded down.
-pub(super) fn timestamp(violations: &mut Violations, field: &str, time: prost_types::Timestamp) -> Option<Timestamp> {
-    if !TIMESTAMP_SECONDS.contains(&time.seconds) {
-        violations.add(field, "must be in the years 0001 to 9999");
-        return None;
+/// When it is to be sent; not too far ahead.
+fn deliver_at(violations: &mut Violations, time: prost_types::Timestamp, latest: Timestamp) -> Option<Timestamp> {
+    const FIELD: &str = "event.deliver_at";
+    let time = timestamp(violations, FIELD, time)?;
+    if time > latest {
+        violations.add(FIELD, "must not be further ahead than 30 days, nor than events are retained");
     }
-    if !(0..1_000_000_000).contains(&time.nanos) {
-        violations.add(field, "must have 0 to 999,999,999 nanoseconds");
-        return None;
-    }
-    Some(Timestamp::from_micros(time.seconds * 1_000_000 + i64::from(time.nanos / 1_000)))
+    Some(time)
 }
 
 /// The media type of the body; never empty.
@@ -112,13 +108,6 @@ fn content_type(violations: &mut Violations, text: String, is_data: bool) -> Str
         violations.add(FIELD, "must be empty, `application/json` or end in `+json` when `data` is set");
     }
     text
-}
-
-/// Whether a media type is JSON's: `application/json` or `TYPE/SUBTYPE+json`, with any parameters.
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let Some((kind, subtype)) = essence.split_once('/') else { return false };
-    essence == JSON || (!kind.is_empty() && subtype.strip_suffix("+json").is_some_and(|name| !name.is_empty()))
 }
 
 fn body(violations: &mut Violations, payload: Option<v1::event::Payload>) -> Option<Bytes> {

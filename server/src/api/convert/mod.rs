@@ -3,10 +3,14 @@
 
 pub(super) mod delivery;
 pub(super) mod event;
+pub(super) mod policy;
+pub(super) mod protection;
+mod request;
+pub(super) mod signature;
 pub(super) mod update;
 pub(super) mod webhook;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use postrider_proto::error_info as reason;
 
@@ -78,6 +82,53 @@ fn echo(text: &str) -> String {
 
 fn time(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.seconds(), nanos: at.subsec_nanos() }
+}
+
+/// 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z, in seconds since the Unix epoch: what `google.protobuf.Timestamp` may hold.
+const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// A caller's point in time, to the microsecond, rounded down.
+fn timestamp(violations: &mut Violations, field: &str, time: prost_types::Timestamp) -> Option<Timestamp> {
+    if !TIMESTAMP_SECONDS.contains(&time.seconds) {
+        violations.add(field, "must be in the years 0001 to 9999");
+        return None;
+    }
+    if !(0..1_000_000_000).contains(&time.nanos) {
+        violations.add(field, "must have 0 to 999,999,999 nanoseconds");
+        return None;
+    }
+    Some(Timestamp::from_micros(time.seconds * 1_000_000 + i64::from(time.nanos / 1_000)))
+}
+
+/// A caller's duration within bounds, to the microsecond, rounded down.
+fn duration(
+    violations: &mut Violations,
+    field: impl Into<String>,
+    duration: prost_types::Duration,
+    bounds: &RangeInclusive<Duration>,
+) -> Option<Duration> {
+    let exact = plain(&duration);
+    let kept = exact.map(|exact| Duration::new(exact.as_secs(), exact.subsec_micros() * 1_000));
+    let kept = kept.filter(|kept| bounds.contains(kept));
+    if kept.is_none() {
+        let [least, most] = [bounds.start(), bounds.end()].map(|bound| humantime::format_duration(*bound));
+        violations.add(field, format!("must be from {least} to {most}"));
+    }
+    kept
+}
+
+/// A duration as the contract has it.
+fn span(duration: Duration) -> prost_types::Duration {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    prost_types::Duration { seconds, nanos: duration.subsec_nanos().cast_signed() }
+}
+
+/// A caller's duration; `None` if it is negative or malformed. The conversion that comes with the message panics on the smallest
+/// one.
+fn plain(duration: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(duration.seconds).ok()?;
+    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
 }
 
 /// A total, as the contract counts.

@@ -4,14 +4,13 @@ use postrider_proto::v1;
 use prost_types::FieldMask;
 
 use super::{
-    tenant,
-    webhook::{decided, settings},
+    request, tenant,
+    webhook::{Rules, decided, settings},
 };
 use crate::{
     api::status::{Failure, Violations},
     model::{
         ids::{Tenant, WebhookId},
-        target::TargetRules,
         webhook::{Settings, Webhook},
     },
 };
@@ -22,6 +21,9 @@ const ALL_FIELDS: &str = "*";
 const PATHS_MAX: usize = 64;
 /// The field whose value is judged against what this server may call.
 const URL: &str = "url";
+/// Fields whose values are judged against what the operator allows.
+const ATTEMPT_TIMEOUT: &str = "attempt_timeout";
+const RETRY: &str = "retry";
 
 /// A field that an owner decides on.
 struct Field {
@@ -41,14 +43,45 @@ macro_rules! fields {
 }
 
 /// Every field that may be updated.
-const FIELDS: &[Field] = fields![url, event_types, display_name, description, metadata, enabled];
+const FIELDS: &[Field] = fields![
+    url,
+    event_types,
+    display_name,
+    description,
+    metadata,
+    enabled,
+    attempt_timeout,
+    retry,
+    max_age,
+    rate_limit,
+    max_in_flight,
+    auto_disable_after,
+    method,
+    headers,
+    query,
+    body,
+    body_format,
+    authorization,
+    retry_on_timeout,
+    signature,
+];
 
 /// Fields that replies have and nobody decides on, and those that never change.
-const FIXED: &[&str] =
-    &["id", "tenant", "disable_reason", "disable_time", "etag", "create_time", "update_time", "pending_deliveries"];
+const FIXED: &[&str] = &[
+    "id",
+    "tenant",
+    "disable_reason",
+    "disable_time",
+    "etag",
+    "create_time",
+    "update_time",
+    "pending_deliveries",
+    "breaker",
+    "public_key",
+    "previous_secret_expire_time",
+];
 
-/// An update, checked as far as it can be without the webhook.
-#[derive(Debug)]
+/// An update, checked as far as it can be without the webhook. It has secrets in it: never shown.
 pub(in crate::api) struct Update {
     pub(in crate::api) tenant: Tenant,
     pub(in crate::api) id: WebhookId,
@@ -101,19 +134,38 @@ impl Update {
         self.paths.contains(&URL)
     }
 
-    /// What it makes of the webhook: its settings, and whether it is enabled. A URL that stays is not judged again.
-    pub(in crate::api) fn apply(&self, webhook: &Webhook, rules: &TargetRules) -> Result<(Settings, bool), Failure> {
+    /// What it makes of the webhook: its settings, and whether it is enabled. What stays is not judged again by rules that the
+    /// operator may have changed since.
+    pub(in crate::api) fn apply(&self, webhook: &Webhook, rules: &Rules) -> Result<(Settings, bool), Failure> {
         let mut merged = decided(&webhook.settings);
         merged.enabled = Some(webhook.is_enabled());
         for field in FIELDS.iter().filter(|field| self.paths.contains(&field.path)) {
             (field.copy)(&self.webhook, &mut merged);
         }
+        request::restore(&mut merged, webhook.settings.request.as_deref());
         let enabled = merged.enabled.unwrap_or(true);
         let mut violations = Violations::default();
-        let unjudged = TargetRules::unjudged();
-        let settings = settings(&mut violations, merged, if self.moves() { rules } else { &unjudged });
+        let settings = settings(&mut violations, merged, &self.judged(rules));
         violations.check()?;
         Ok((settings.expect("no violations"), enabled))
+    }
+}
+
+impl Update {
+    /// The rules for what it changes.
+    fn judged(&self, rules: &Rules) -> Rules {
+        let mut judged = Rules::unjudged();
+        if self.moves() {
+            judged.targets = rules.targets.clone();
+        }
+        if self.paths.contains(&ATTEMPT_TIMEOUT) {
+            judged.policy.attempt_timeout_max = rules.policy.attempt_timeout_max;
+        }
+        if self.paths.contains(&RETRY) {
+            judged.policy.attempts_max = rules.policy.attempts_max;
+            judged.policy.elapsed_max = rules.policy.elapsed_max;
+        }
+        judged
     }
 }
 

@@ -6,12 +6,20 @@ use postrider_proto::{error_info as reason, v1};
 use prost::Message as _;
 use twox_hash::XxHash3_128;
 
-use super::{count, event_type, labels, tenant, text, time};
+use super::{
+    count, event_type, labels,
+    policy::{self, PolicyLimits},
+    protection::{self, protection},
+    request,
+    signature::{self, brought, signature},
+    tenant, text, time,
+};
 use crate::{
     api::status::{Failure, Violations},
     limits::{DESCRIPTION_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, WEBHOOK_EVENT_TYPES_MAX},
     model::{
         ids::is_id,
+        signing::{Key, KeyPair},
         target::{Target, TargetError, TargetRules},
         webhook::{DisableReason, Settings, Subscription, Switch, Webhook, WebhookSpec},
     },
@@ -21,11 +29,27 @@ use crate::{
 /// What an event type says that means every type.
 const ALL_TYPES: &str = "*";
 
-/// What is to be created, and what guards against creating it twice.
+/// What this server allows webhooks.
+#[derive(Debug, Clone, Default)]
+pub(in crate::api) struct Rules {
+    /// Where they may point.
+    pub(in crate::api) targets: TargetRules,
+    /// How long and how often deliveries may be attempted.
+    pub(in crate::api) policy: PolicyLimits,
+}
+
+impl Rules {
+    /// Allows what was allowed once.
+    pub(in crate::api) fn unjudged() -> Self {
+        Self { targets: TargetRules::unjudged(), policy: PolicyLimits::default() }
+    }
+}
+
+/// What is to be created, the key that was brought for it, and what guards against creating it twice.
 pub(in crate::api) fn create(
     request: v1::CreateWebhookRequest,
-    rules: &TargetRules,
-) -> Result<(WebhookSpec, Option<RequestKey>), Failure> {
+    rules: &Rules,
+) -> Result<(WebhookSpec, Option<Key>, Option<RequestKey>), Failure> {
     let mut violations = Violations::default();
     if !request.request_id.is_empty() && !is_id(&request.request_id) {
         violations.add("request_id", "must be an id: [A-Za-z0-9_-]{1,64}");
@@ -37,43 +61,66 @@ pub(in crate::api) fn create(
     let tenant = tenant(&mut violations, "webhook.tenant", &webhook.tenant);
     let enabled = webhook.enabled.unwrap_or(true);
     let settings = settings(&mut violations, webhook, rules);
+    let scheme = settings.as_ref().map(Settings::scheme);
+    let key = brought(&mut violations, &request.signing_secret, scheme);
     violations.check()?;
 
     let (tenant, settings) = (tenant.expect("no violations"), settings.expect("no violations"));
     let spec = WebhookSpec { tenant, settings, enabled };
-    let guard =
-        (!request.request_id.is_empty()).then(|| RequestKey { hash: request_hash(&spec), id: request.request_id });
-    Ok((spec, guard))
+    let guard = (!request.request_id.is_empty())
+        .then(|| RequestKey { hash: request_hash(&spec, &request.signing_secret), id: request.request_id });
+    Ok((spec, key, guard))
 }
 
 /// Fingerprint of everything that is read from a request to create a webhook; the tenant is part of the request id's scope.
-fn request_hash(spec: &WebhookSpec) -> u128 {
+fn request_hash(spec: &WebhookSpec, signing_secret: &str) -> u128 {
     let mut webhook = decided(&spec.settings);
     webhook.enabled = Some(spec.enabled);
-    // The same for the same settings: maps are sorted.
-    XxHash3_128::oneshot(&webhook.encode_to_vec())
+    // The same for the same settings: maps are sorted. No secret is also the end of a webhook.
+    let mut bytes = webhook.encode_to_vec();
+    bytes.extend_from_slice(signing_secret.as_bytes());
+    XxHash3_128::oneshot(&bytes)
 }
 
 /// What a webhook's owner decides, from all the fields that say so. `None` only with a violation.
-pub(super) fn settings(violations: &mut Violations, webhook: v1::Webhook, rules: &TargetRules) -> Option<Settings> {
-    let target = target(violations, &webhook.url, rules);
+pub(super) fn settings(violations: &mut Violations, mut webhook: v1::Webhook, rules: &Rules) -> Option<Settings> {
+    let protection = protection(violations, &webhook);
+    let target = target(violations, &webhook.url, &rules.targets);
     let subscription = subscription(violations, &webhook.event_types);
+    let request = request::request(violations, &mut webhook, target.as_ref());
     let display_name = text(violations, "webhook.display_name", webhook.display_name, DISPLAY_NAME_BYTES_MAX);
     let description = text(violations, "webhook.description", webhook.description, DESCRIPTION_BYTES_MAX);
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
-    Some(Settings { target: target?, subscription: subscription?, display_name, description, metadata })
+    let signature = signature(violations, webhook.signature.as_ref());
+    let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
+    Some(Settings {
+        target: target?,
+        subscription: subscription?,
+        display_name,
+        description,
+        metadata,
+        policy,
+        protection,
+        request,
+        signature,
+    })
 }
 
-/// The fields that say what a webhook's owner decided; the others are left empty.
+/// The fields that say what a webhook's owner decided, secrets included; the others are left empty.
 pub(super) fn decided(settings: &Settings) -> v1::Webhook {
-    v1::Webhook {
+    let mut webhook = v1::Webhook {
         url: settings.target.url().to_string(),
         event_types: event_types(&settings.subscription),
         display_name: settings.display_name.to_string(),
         description: settings.description.to_string(),
         metadata: settings.metadata.clone(),
+        signature: settings.signature.as_deref().map(signature::decided),
         ..v1::Webhook::default()
-    }
+    };
+    policy::decided(settings.policy.as_deref(), &mut webhook);
+    protection::decided(settings.protection.as_deref(), &mut webhook);
+    request::decide(settings.request.as_deref(), &mut webhook);
+    webhook
 }
 
 fn target(violations: &mut Violations, url: &str, rules: &TargetRules) -> Option<Target> {
@@ -127,10 +174,9 @@ fn subscription(violations: &mut Violations, names: &[String]) -> Option<Subscri
 pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
     let (disable_reason, disable_time) = match webhook.switch {
         Switch::Enabled => (v1::DisableReason::Unspecified, None),
-        Switch::Disabled { reason: DisableReason::Requested, since } => (v1::DisableReason::Requested, Some(since)),
-        Switch::Disabled { reason: DisableReason::Gone, since } => (v1::DisableReason::Gone, Some(since)),
+        Switch::Disabled { reason, since } => (disable_reason(reason), Some(since)),
     };
-    v1::Webhook {
+    let mut shown = v1::Webhook {
         id: webhook.id.to_string(),
         tenant: webhook.tenant.to_string(),
         enabled: Some(webhook.is_enabled()),
@@ -140,7 +186,19 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         create_time: Some(time(webhook.create_time)),
         update_time: Some(time(webhook.update_time)),
         pending_deliveries: count(pending),
+        public_key: webhook.keys.pair().map_or_else(String::new, KeyPair::public_key),
+        previous_secret_expire_time: webhook.keys.previous().iter().map(|previous| previous.until).max().map(time),
         ..decided(&webhook.settings)
+    };
+    request::conceal(&mut shown);
+    shown
+}
+
+pub(super) fn disable_reason(reason: DisableReason) -> v1::DisableReason {
+    match reason {
+        DisableReason::Requested => v1::DisableReason::Requested,
+        DisableReason::Gone => v1::DisableReason::Gone,
+        DisableReason::Failing => v1::DisableReason::Failing,
     }
 }
 

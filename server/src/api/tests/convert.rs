@@ -13,9 +13,17 @@ use crate::{
     watch::Start,
 };
 
-fn rules() -> TargetRules {
-    TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) }
+fn rules() -> webhook::Rules {
+    let targets = TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) };
+    webhook::Rules { targets, ..webhook::Rules::default() }
 }
+
+fn latest() -> Timestamp {
+    Timestamp::from_micros(2_000_000_000_000_000)
+}
+
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+const PAIR: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
 
 fn create() -> v1::CreateWebhookRequest {
     let webhook = v1::Webhook {
@@ -23,7 +31,12 @@ fn create() -> v1::CreateWebhookRequest {
         event_types: vec!["NEW_LEAD".into()],
         ..v1::Webhook::default()
     };
-    v1::CreateWebhookRequest { webhook: Some(webhook), request_id: String::new() }
+    v1::CreateWebhookRequest { webhook: Some(webhook), ..v1::CreateWebhookRequest::default() }
+}
+
+fn sign(webhook: &mut v1::Webhook, scheme: i32, header_prefix: &str, signature_header: &str) {
+    let (header_prefix, signature_header) = (header_prefix.into(), signature_header.into());
+    webhook.signature = Some(v1::Signature { scheme, header_prefix, signature_header });
 }
 
 #[track_caller]
@@ -38,7 +51,7 @@ fn refused<T>(result: Result<T, Failure>, reason: &str, fields: &[&str]) -> Stri
 #[test]
 fn every_wrong_field_of_a_webhook_is_named() {
     type Change = fn(&mut v1::Webhook);
-    let cases: [(Change, &str, &[&str]); 14] = [
+    let cases: [(Change, &str, &[&str]); 18] = [
         (|w| w.tenant = "Ü".into(), reason::INVALID_FIELD, &["webhook.tenant"]),
         (|w| w.tenant = "-".into(), reason::INVALID_FIELD, &["webhook.tenant"]),
         (|w| w.url.clear(), reason::INVALID_FIELD, &["webhook.url"]),
@@ -50,12 +63,12 @@ fn every_wrong_field_of_a_webhook_is_named() {
         (|w| w.event_types.push("*".into()), reason::INVALID_FIELD, &["webhook.event_types[1]"]),
         (|w| w.event_types.push("ADD_TAGS".into()), reason::UNKNOWN_EVENT_TYPE, &["webhook.event_types[1]"]),
         (|w| w.display_name = "x".repeat(129), reason::INVALID_FIELD, &["webhook.display_name"]),
-        (
-            |w| drop(w.metadata.insert("a b".into(), "x".repeat(257))),
-            reason::INVALID_FIELD,
-            &["webhook.metadata[\"a b\"]"],
-        ),
+        (|w| drop(w.metadata.insert("a b".into(), "x".into())), reason::INVALID_FIELD, &["webhook.metadata[\"a b\"]"]),
         (|w| w.description = "x".repeat(1025), reason::INVALID_FIELD, &["webhook.description"]),
+        (|w| sign(w, 77, "", ""), reason::INVALID_FIELD, &["webhook.signature.scheme"]),
+        (|w| sign(w, 1, "x-amz", ""), reason::INVALID_FIELD, &["webhook.signature.header_prefix"]),
+        (|w| sign(w, 3, "", "Host"), reason::INVALID_FIELD, &["webhook.signature.signature_header"]),
+        (|w| sign(w, 5, "", "x-sig"), reason::INVALID_FIELD, &["webhook.signature.signature_header"]),
         (
             |w| {
                 *w = v1::Webhook {
@@ -73,8 +86,14 @@ fn every_wrong_field_of_a_webhook_is_named() {
         change(request.webhook.as_mut().unwrap());
         refused(webhook::create(request, &rules()), reason, fields);
     }
-    let no_webhook = v1::CreateWebhookRequest { webhook: None, request_id: "a.b".into() };
+    let no_webhook = v1::CreateWebhookRequest { request_id: "a.b".into(), ..v1::CreateWebhookRequest::default() };
     refused(webhook::create(no_webhook, &rules()), reason::INVALID_FIELD, &["request_id", "webhook"]);
+
+    for secret in ["secret", "whsec_", "whsk_", PAIR] {
+        let request = v1::CreateWebhookRequest { signing_secret: secret.into(), ..create() };
+        let message = refused(webhook::create(request, &rules()), reason::INVALID_FIELD, &["signing_secret"]);
+        assert!(!message.contains("6Xb"), "{message}");
+    }
 
     let mut slip = create();
     slip.webhook.as_mut().unwrap().event_types = vec!["NEW_LAED".into()];
@@ -88,9 +107,9 @@ fn a_webhook_is_read_with_its_defaults() {
     let webhook = request.webhook.as_mut().unwrap();
     webhook.event_types = vec!["NEW_LEAD".into(), "ADD_TAG".into(), "NEW_LEAD".into()];
     webhook.id = "ignored".into();
-    let (spec, guard) = webhook::create(request, &rules()).unwrap();
+    let (spec, key, guard) = webhook::create(request, &rules()).unwrap();
     assert_eq!(spec.tenant.as_str(), "default");
-    assert!(spec.enabled && guard.is_none());
+    assert!(spec.enabled && key.is_none() && guard.is_none());
     let Subscription::Types(types) = spec.settings.subscription else { panic!("not all") };
     assert_eq!(types.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ADD_TAG", "NEW_LEAD"]);
 
@@ -105,13 +124,14 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
         let mut request = create();
         request.request_id = "r".into();
         change(request.webhook.as_mut().unwrap());
-        webhook::create(request, &rules()).unwrap().1.expect("it has an id").hash
+        webhook::create(request, &rules()).unwrap().2.expect("it has an id").hash
     };
     let base = hash(|_| {});
     for same in [(|w| w.enabled = Some(true)) as fn(&mut v1::Webhook), |w| w.etag = "1".into(), |w| w.id = "x".into()] {
         assert_eq!(hash(same), base);
     }
-    let changes: [fn(&mut v1::Webhook); 7] = [
+    let changes: [fn(&mut v1::Webhook); 8] = [
+        |w| sign(w, 1, "svix", ""),
         |w| w.display_name = "x".into(),
         |w| drop(w.metadata.insert("a".into(), "b".into())),
         |w| w.enabled = Some(false),
@@ -123,6 +143,8 @@ fn the_request_hash_covers_what_is_read_and_nothing_else() {
     for (index, change) in changes.into_iter().enumerate() {
         assert_ne!(hash(change), base, "change {index}");
     }
+    let request = v1::CreateWebhookRequest { request_id: "r".into(), signing_secret: SECRET.into(), ..create() };
+    assert_ne!(webhook::create(request, &rules()).unwrap().2.expect("it has an id").hash, base, "a secret brought");
 }
 
 #[test]
@@ -135,7 +157,7 @@ fn every_wrong_field_of_an_event_is_named() {
         v1::event::Payload::Data(Struct { fields: [("n".to_owned(), value)].into() })
     }
     type Change = fn(&mut v1::Event);
-    let cases: [(Change, &[&str]); 20] = [
+    let cases: [(Change, &[&str]); 24] = [
         (|e| e.id = "a.b".into(), &["event.id"]),
         (|e| e.id = "x".repeat(65), &["event.id"]),
         (|e| e.tenant = "A".into(), &["event.tenant"]),
@@ -149,6 +171,10 @@ fn every_wrong_field_of_an_event_is_named() {
         (|e| e.occur_time = Some(time(-62_135_596_801, 0)), &["event.occur_time"]),
         (|e| e.occur_time = Some(time(0, -1)), &["event.occur_time"]),
         (|e| e.occur_time = Some(time(0, 1_000_000_000)), &["event.occur_time"]),
+        (|e| e.deliver_at = Some(time(2_000_000_000, 1_000)), &["event.deliver_at"]),
+        (|e| e.deliver_at = Some(time(0, -1)), &["event.deliver_at"]),
+        (|e| e.max_age = Some(prost_types::Duration { seconds: 0, nanos: 999_999_999 }), &["event.max_age"]),
+        (|e| e.max_age = Some(prost_types::Duration { seconds: 30 * 24 * 3600, nanos: 1_000 }), &["event.max_age"]),
         (|e| e.content_type = "text/plain\r\nx: y".into(), &["event.content_type"]),
         (|e| e.content_type = "é".into(), &["event.content_type"]),
         (|e| e.content_type = "x".repeat(257), &["event.content_type"]),
@@ -160,19 +186,19 @@ fn every_wrong_field_of_an_event_is_named() {
     for (change, fields) in cases {
         let mut event = event("e");
         change(&mut event);
-        refused(event_fields::event(Some(event)), reason::INVALID_FIELD, fields);
+        refused(event_fields::event(Some(event), latest), reason::INVALID_FIELD, fields);
     }
-    refused(event_fields::event(None), reason::INVALID_FIELD, &["event"]);
+    refused(event_fields::event(None, latest), reason::INVALID_FIELD, &["event"]);
 
     let mut unknown = event("e");
     unknown.r#type = "add_tag".into();
-    let message = refused(event_fields::event(Some(unknown)), reason::UNKNOWN_EVENT_TYPE, &["event.type"]);
+    let message = refused(event_fields::event(Some(unknown), latest), reason::UNKNOWN_EVENT_TYPE, &["event.type"]);
     assert!(message.contains("did you mean ADD_TAG?"), "{message}");
 }
 
 #[test]
 fn an_event_keeps_what_it_says() {
-    let read = event_fields::event(Some(event(""))).unwrap();
+    let read = event_fields::event(Some(event("")), latest).unwrap();
     assert!(read.id.as_str().starts_with("evt_"));
     assert_eq!((read.content_type.as_str(), read.occur_time, &read.body[..]), (JSON, None, b"{}".as_slice()));
 
@@ -180,8 +206,11 @@ fn an_event_keeps_what_it_says() {
     full.content_type = "Application/Vnd.x+JSON; charset=utf-8".into();
     full.occur_time = Some(prost_types::Timestamp { seconds: -1, nanos: 999_999_999 });
     full.payload = Some(v1::event::Payload::Data(Struct::default()));
+    full.deliver_at = Some(prost_types::Timestamp { seconds: 2_000_000_000, nanos: 999 });
+    full.max_age = Some(prost_types::Duration { seconds: 1, nanos: 1_999 });
     full.labels = [("a.B-9_".into(), "v".repeat(256))].into();
-    let read = event_fields::event(Some(full)).unwrap();
+    let read = event_fields::event(Some(full), latest).unwrap();
+    assert_eq!((read.deliver_at, read.max_age), (Some(latest()), Some(std::time::Duration::from_micros(1_000_001))));
     assert_eq!(read.content_type, "Application/Vnd.x+JSON; charset=utf-8");
     assert_eq!(read.occur_time, Some(Timestamp::from_micros(-1)));
     assert_eq!(&read.body[..], b"{}");
@@ -190,7 +219,7 @@ fn an_event_keeps_what_it_says() {
         let mut event = event("e");
         event.content_type = json.into();
         event.payload = Some(v1::event::Payload::Data(Struct::default()));
-        assert!(event_fields::event(Some(event)).is_ok(), "{json}");
+        assert!(event_fields::event(Some(event), latest).is_ok(), "{json}");
     }
 }
 
@@ -204,6 +233,7 @@ fn watch_filters_are_checked_whole() {
         states: vec![1, 0, 5, 77],
         start: Some(FromBeginning(false)),
         max_updates: -1,
+        operational_events: false,
     };
     let fields =
         ["tenant", "webhook_ids[1]", "event_types[0]", "states[1]", "states[3]", "max_updates", "from_beginning"];

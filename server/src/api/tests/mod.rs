@@ -2,6 +2,7 @@
 
 mod convert;
 mod publish;
+mod request;
 mod services;
 
 use std::sync::Arc;
@@ -14,14 +15,15 @@ use tonic_types::StatusExt as _;
 use crate::{
     accept::{self, Accept},
     clock::Clock,
-    limits::ACCEPT_BYTES_IN_FLIGHT_MAX,
+    limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, DELIVER_AHEAD_MAX},
     metrics::AcceptMetrics,
     store::fake::FakeStore,
     tasks::Tasks,
 };
 
 fn accept(store: &Arc<FakeStore>) -> Accept {
-    let config = accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX };
+    let config =
+        accept::Config { bytes_in_flight_max: ACCEPT_BYTES_IN_FLIGHT_MAX, deliver_ahead_max: DELIVER_AHEAD_MAX };
     config.build(store.clone(), Clock::start(), Tasks::default(), AcceptMetrics::default())
 }
 

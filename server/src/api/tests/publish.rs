@@ -1,4 +1,4 @@
-use std::{sync::Arc, task::Poll};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use postrider_proto::{error_info as reason, v1};
@@ -12,7 +12,7 @@ use crate::{
     api::publish::{Incoming, Reply, publish_all, publish_one},
     limits::{PUBLISH_BATCH_EVENTS_MAX, STREAM_EVENTS_IN_FLIGHT_MAX},
     metrics::AcceptMetrics,
-    model::event::Event,
+    model::{event::Event, time::Timestamp},
     store::fake::FakeStore,
 };
 
@@ -142,9 +142,11 @@ async fn stopping_answers_what_is_in_flight_and_reads_no_more() {
 async fn room_is_given_back_by_the_commit_and_not_by_a_caller_who_leaves() {
     let store = FakeStore::held();
     let tasks = crate::tasks::Tasks::default();
-    let config = accept::Config { bytes_in_flight_max: 1_000 };
+    let config = accept::Config { bytes_in_flight_max: 1_000, deliver_ahead_max: Duration::ZERO };
     let accept = config.build(store.clone(), crate::clock::Clock::start(), tasks.clone(), AcceptMetrics::default());
-    let batch = |id: &str| -> Vec<Event> { vec![crate::api::convert::event::event(Some(event(id))).unwrap(); 3] };
+    let batch = |id: &str| -> Vec<Event> {
+        vec![crate::api::convert::event::event(Some(event(id)), Timestamp::default).unwrap(); 3]
+    };
 
     drop(accept.submit(batch("a")).await);
     assert!(accept.submit(batch("b")).now_or_never().is_none(), "a is still on its way");

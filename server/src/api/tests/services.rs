@@ -16,15 +16,16 @@ use v1::{
 use super::{accept, event, stop, told};
 use crate::{
     api::{
-        Api, Config, Deps, NameJudge, deliveries::DeliveryService, event_types::EventTypeService,
+        Api, Config, Deps, NameJudge, Rules, Trial, deliveries::DeliveryService, event_types::EventTypeService,
         webhooks::WebhookService,
     },
     clock::Clock,
+    flow::Job,
     limits::{GRPC_MESSAGE_BYTES_MAX, WATCH_HEARTBEAT},
     metrics::WatchMetrics,
     model::{
         address::AddressPolicy,
-        delivery::DeliveryState,
+        delivery::{AttemptResult, DeliveryState},
         ids::{DeliveryId, DeliveryKey, EventSeq, EventTypeName, WebhookId, WebhookNo},
         target::{Target, TargetRules},
         time::Timestamp,
@@ -32,6 +33,16 @@ use crate::{
     store::{Delivery, DeliveryDetail, DeliveryView, fake::FakeStore},
     watch,
 };
+
+/// As many test events are on their way as may be.
+struct NoTrial;
+
+#[async_trait]
+impl Trial for NoTrial {
+    async fn attempt(&self, _: Job) -> Option<AttemptResult> {
+        None
+    }
+}
 
 /// Refuses every name that begins with `evil`, and never says a word about one that begins with `slow`.
 struct Judge;
@@ -47,12 +58,21 @@ impl NameJudge for Judge {
     }
 }
 
-fn rules() -> TargetRules {
-    TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) }
+fn rules() -> Rules {
+    let targets = TargetRules { allow_http: false, policy: AddressPolicy::new(vec![]) };
+    Rules { targets, ..Rules::default() }
 }
 
 fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
-    WebhookService { store: store.clone(), clock: Clock::start(), rules: rules(), names: Arc::new(Judge), stop: stop() }
+    WebhookService {
+        store: store.clone(),
+        gates: Arc::default(),
+        clock: Clock::start(),
+        rules: rules(),
+        names: Arc::new(Judge),
+        trial: Arc::new(NoTrial),
+        stop: stop(),
+    }
 }
 
 fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
@@ -63,7 +83,11 @@ fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
 fn create(host: &str, request_id: &str) -> Request<v1::CreateWebhookRequest> {
     let webhook =
         v1::Webhook { url: format!("https://{host}/in"), event_types: vec!["*".into()], ..v1::Webhook::default() };
-    Request::new(v1::CreateWebhookRequest { webhook: Some(webhook), request_id: request_id.into() })
+    Request::new(v1::CreateWebhookRequest {
+        webhook: Some(webhook),
+        request_id: request_id.into(),
+        ..Default::default()
+    })
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,9 +173,9 @@ async fn event_types_are_listed_page_by_page() {
         service.list_event_types(Request::new(request)).await.unwrap().into_inner()
     };
     let all = list(0, String::new()).await;
-    assert_eq!((all.event_types.len(), all.next_page_token.as_str()), (11, ""));
-    let first = list(6, String::new()).await;
-    let second = list(6, first.next_page_token).await;
+    assert_eq!((all.event_types.len(), all.next_page_token.as_str()), (15, ""));
+    let first = list(8, String::new()).await;
+    let second = list(8, first.next_page_token).await;
     assert_eq!([first.event_types, second.event_types].concat(), all.event_types);
     assert_eq!(second.next_page_token, "");
 }
@@ -259,12 +283,15 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         store: store.clone(),
         accept: accept(store),
         watch: watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default()),
+        gates: Arc::default(),
         clock: Clock::start(),
         names: Arc::new(Judge),
+        trial: Arc::new(NoTrial),
         stop: stop(),
         stop_watching: stop(),
     };
-    Config { target_rules: rules(), retention: std::time::Duration::from_hours(720) }.build(deps).await
+    let retention = std::time::Duration::from_hours(720);
+    Config { target_rules: rules().targets, policy_limits: rules().policy, retention }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
-use http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode, Uri, header::ACCEPT, uri::InvalidUri};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header::ACCEPT, uri::InvalidUri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
@@ -127,11 +127,19 @@ impl Client {
         Ok(Self(client))
     }
 
-    pub(super) async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response, Error> {
         let url = Uri::try_from(url.as_str()).map_err(Error::Url)?;
-        let mut request = Request::post(url).body(Full::new(body)).expect("a method, a URL and a body are a request");
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = url;
         *request.headers_mut() = headers;
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
+        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         self.0.request(request).await.map(Response).map_err(Error::Request)
     }
 }

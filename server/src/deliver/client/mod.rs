@@ -2,7 +2,7 @@
 //!
 //! This file is the guard. The HTTP library it guards is `library`: `reqwest.rs`, or `hyper.rs` with the feature
 //! `hyper-client`. Either provides
-//! - `Client`, which obeys the limits and the resolver it is built with, and posts over kept connections of HTTP/1.1,
+//! - `Client`, which obeys the limits and the resolver it is built with, and sends over kept connections of HTTP/1.1,
 //! - `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
 //! - `Error`, which tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors of
 //!   hyper and hyper-util behind it.
@@ -14,7 +14,7 @@ mod library;
 use std::{cell::RefCell, net::IpAddr};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, Method};
 use hyper_util::client::legacy::connect::HttpInfo;
 use tracing::error;
 
@@ -33,6 +33,9 @@ use crate::{
         time::Timestamp,
     },
 };
+
+/// What is sent, besides where to.
+type Request = (Method, HeaderMap, Bytes);
 
 /// Sends requests to targets, as far as the rules allow. One per delivery loop.
 pub(super) struct GuardedClient {
@@ -72,11 +75,11 @@ impl GuardedClient {
     /// A kept connection that breaks before anything of an answer was understood was most likely closed by its receiver while
     /// idle. The request is then sent once more, over a new connection, as part of the same attempt. The receiver may have
     /// seen the first one all the same: at least once is what is promised, and a retry would repeat it too, only later.
-    pub(super) async fn post(
+    pub(super) async fn send(
         &self,
         target: &Target,
         clock: Clock,
-        request: impl Fn() -> Result<(HeaderMap, Bytes), Failure>,
+        request: impl Fn() -> Result<Request, Failure>,
     ) -> Result<Response, Failure> {
         target.check(&self.rules).map_err(|refusal| Failure::blocked(&refusal))?;
         let sent = clock.now();
@@ -109,12 +112,12 @@ impl GuardedClient {
     }
 }
 
-async fn send(clients: &Clients, target: &Target, (headers, body): (HeaderMap, Bytes)) -> Result<Response, Error> {
+async fn send(clients: &Clients, target: &Target, (method, headers, body): Request) -> Result<Response, Error> {
     let client = match target.scheme() {
         Scheme::Http => &clients.http,
         Scheme::Https => &clients.https,
     };
-    client.post(target.url(), headers, body).await
+    client.send(method, target.url(), headers, body).await
 }
 
 /// The local port of the connection a request failed on.

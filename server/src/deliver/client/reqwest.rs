@@ -48,8 +48,14 @@ impl Client {
         Ok(Self(client))
     }
 
-    pub(super) async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
-        let mut request = Request::new(Method::POST, url.clone());
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response, Error> {
+        let mut request = Request::new(method, url.clone());
         *request.headers_mut() = headers;
         *request.body_mut() = Some(body.into());
         self.0.execute(request).await

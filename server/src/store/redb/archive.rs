@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashSet,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -92,7 +93,7 @@ impl Archivist {
             })
         };
         // Not in the middle of a move, which says how far the segment reaches.
-        if self.slices.lock().is_empty()
+        if self.slices.lock().are_done(&shared.counters.lock())
             && let Some(step) = found(seal(shared, now))
         {
             return Ok(Some(step));
@@ -148,7 +149,7 @@ impl Archivist {
             *searched = (segment.no, segment.record.events_from);
         }
         while searched.1 < segment.record.events_until {
-            let (rescue, next) = search(shared, segment.no, searched.1)?;
+            let (rescue, next) = search(shared, segment.no, searched.1..segment.record.events_until)?;
             if !rescue.is_empty() {
                 // The same place again until they are safe: they are not pending there then.
                 return Ok(Some(Archived::Rescue(rescue)));
@@ -177,16 +178,17 @@ fn seal(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError
     Ok(Some(Archived::Sealed(segment.no, SegmentRecord { sealed: true, ..segment.record.clone() })))
 }
 
-/// Looks through a few chunks of a segment, from the one that begins with event `from`, for events with pending deliveries.
-/// Returns those not rescued yet, and where the next chunk begins.
-fn search(shared: &Shared, segment: u64, from: u64) -> Result<(Vec<Rescued>, Option<u64>), EngineError> {
+/// Looks through a few chunks of a segment, of those that begin in `events`, for events with pending deliveries. Returns those
+/// not rescued yet, and where the next chunk begins. Beyond what the segment's record names there may be more: the beginning of a
+/// move that was cut short, which the hot store still has.
+fn search(shared: &Shared, segment: u64, events: Range<u64>) -> Result<(Vec<Rescued>, Option<u64>), EngineError> {
     let wide = fanning_out(shared);
     let (hot, _) = shared.read()?;
     let rescued = hot.open_table(tables::RESCUED)?;
     let read = shared.segments.read(segment)?;
     let (chunks, ids) = (read.open_table(tables::EVENT_CHUNKS)?, read.open_table(tables::EVENT_IDS)?);
     let mut rescue = Vec::new();
-    let mut rows = chunks.range(from..)?;
+    let mut rows = chunks.range(events)?;
     for row in rows.by_ref().take(STEP_CHUNKS) {
         let (first, encoded) = row?;
         let chunk = EventChunk::decode_from(Bytes::copy_from_slice(encoded.value()))?;

@@ -207,7 +207,7 @@ mod tests {
             for hint in ended {
                 outcomes.push(outcome(&store, no, *hint).await);
             }
-            store.commit(store.owner(), vec![OutcomeGroup { outcomes, disable: Vec::new() }]).await.unwrap();
+            store.commit(store.owner(), vec![OutcomeGroup { outcomes, ..OutcomeGroup::default() }]).await.unwrap();
         }
         for (n, &no) in webhooks.iter().enumerate() {
             let all: Vec<u64> = (n as u64 + 1..=12).rev().collect();

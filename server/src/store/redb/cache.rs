@@ -146,6 +146,7 @@ impl RecentLog {
 fn weight(entry: Option<&LogEntry>) -> usize {
     256 + match entry {
         Some(LogEntry::Outcome(outcome)) => outcome.error.len(),
+        Some(LogEntry::Operational(event)) => event.url.len(),
         Some(LogEntry::WebhookCancelled(_)) | None => 0,
     }
 }

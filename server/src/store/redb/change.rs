@@ -43,6 +43,7 @@ pub(super) struct Tables<'txn> {
     pub(super) fan_outs: Table<'txn, u64, u64>,
     pub(super) cancels: Table<'txn, u64, ()>,
     pub(super) drops: Table<'txn, u64, &'static [u8]>,
+    pub(super) failing: Table<'txn, u64, (i64, i64, u32)>,
     pub(super) segments: Table<'txn, u64, &'static [u8]>,
 }
 
@@ -68,6 +69,7 @@ impl<'txn> Tables<'txn> {
             fan_outs: txn.open_table(tables::FAN_OUTS)?,
             cancels: txn.open_table(tables::CANCELS)?,
             drops: txn.open_table(tables::DROPS)?,
+            failing: txn.open_table(tables::FAILING)?,
             segments: txn.open_table(tables::SEGMENTS)?,
         })
     }

@@ -13,7 +13,7 @@ use crate::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX},
     model::{
         ids::{ConfigSeq, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
-        signing::Secret,
+        signing::Keys,
         time::Timestamp,
         webhook::{Webhook, WebhookSpec},
     },
@@ -31,14 +31,14 @@ impl Change<'_> {
         change: ConfigChange,
     ) -> Result<ConfigAnswer, EngineError> {
         match change {
-            ConfigChange::CreateWebhook { spec, secret, request, time } => {
-                self.create_webhook(tables, spec, secret, request, time)
+            ConfigChange::CreateWebhook { spec, keys, request, time } => {
+                self.create_webhook(tables, spec, keys, request, time)
             }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, time } => {
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, pair, time } => {
                 let mut held = false;
                 let answer = self.change_webhook(tables, &tenant, id, expect, |webhook| {
                     held = !webhook.is_enabled();
-                    webhook.updated(settings, enabled, time)
+                    webhook.with_pair(pair).updated(settings, enabled, time)
                 })?;
                 if let ConfigAnswer::Updated(webhook) = &answer
                     && drop_held
@@ -48,6 +48,9 @@ impl Change<'_> {
                     self.drop_pending(tables, webhook, CancelReason::HeldDropped, time)?;
                 }
                 Ok(answer)
+            }
+            ConfigChange::RotateSecret { tenant, id, expect, key, overlap, time } => {
+                self.change_webhook(tables, &tenant, id, expect, |webhook| webhook.rotated(key, overlap, time))
             }
             ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
                 self.delete_webhook(tables, &tenant, id, expect, time)
@@ -59,7 +62,7 @@ impl Change<'_> {
         &mut self,
         tables: &mut Tables<'_>,
         spec: WebhookSpec,
-        secret: Secret,
+        keys: Keys,
         request: Option<RequestKey>,
         time: Timestamp,
     ) -> Result<ConfigAnswer, EngineError> {
@@ -76,7 +79,7 @@ impl Change<'_> {
 
         self.counters.last_webhook += 1;
         let no = WebhookNo(self.counters.last_webhook);
-        let webhook = spec.register(no, WebhookId::generate(), secret, time);
+        let webhook = spec.register(no, WebhookId::generate(), keys, time);
         tables.webhook_ids.insert(webhook.id.as_bytes(), webhook.no.0)?;
         if let Some((key, hash)) = request {
             let record = RequestRecord {
@@ -108,6 +111,9 @@ impl Change<'_> {
         if changed != webhook {
             self.put_webhook(tables, changed.clone())?;
         }
+        if webhook.is_enabled() {
+            self.report_if_disabled(tables, &changed)?;
+        }
         Ok(ConfigAnswer::Updated(changed))
     }
 
@@ -132,6 +138,7 @@ impl Change<'_> {
             self.drops_changed.push((no, None));
         }
         tables.webhooks.remove(no)?;
+        tables.failing.remove(no)?;
         tables.tombstones.insert(no, TombstoneRecord::new(&webhook, time).encode_to_vec().as_slice())?;
         tables.config_log.remove(before)?;
         self.counters.config_seq += 1;

@@ -209,7 +209,7 @@ mod tests {
             let made = outcome(store, no, hint).await;
             outcomes.push(crate::model::delivery::Outcome { state: DeliveryState::Pending, next_attempt, ..made });
         }
-        store.commit(store.owner(), vec![OutcomeGroup { outcomes, disable: Vec::new() }]).await.unwrap();
+        store.commit(store.owner(), vec![OutcomeGroup { outcomes, ..OutcomeGroup::default() }]).await.unwrap();
         assert_eq!(rows(store), [35, 25, 0, 0]);
         no
     }

@@ -24,6 +24,7 @@ mod images;
 mod inbox;
 mod mover;
 mod open;
+mod operational;
 mod outcomes;
 mod publish;
 mod reads;
@@ -34,6 +35,8 @@ mod segments;
 mod shared;
 mod space;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -64,6 +67,7 @@ use crate::{
     limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -88,6 +92,8 @@ pub struct Config {
     pub pending_max: u64,
     /// Most webhooks.
     pub webhooks_max: usize,
+    /// Whose webhooks receive operational events.
+    pub operator: Option<Tenant>,
     /// Events are refused while the file system has less free than this, in bytes; what ends deliveries and frees space goes on.
     pub disk_reserve: u64,
     /// Pause before a store that failed again is opened again.
@@ -104,6 +110,7 @@ impl Default for Config {
             retention: Duration::from_hours(720),
             pending_max: 10_000_000,
             webhooks_max: 1_000_000,
+            operator: None,
             disk_reserve: 128 * 1024 * 1024,
             reopen_pause: Duration::from_secs(1),
         }
@@ -223,6 +230,10 @@ impl Store for RedbStore {
         self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
     }
 
+    async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
+        self.read(|shared| reads::failing(shared).map_err(StoreError::from)).await
+    }
+
     fn owner(&self) -> Owner {
         self.shared.owner
     }
@@ -308,129 +319,5 @@ impl Store for RedbStore {
             hot.map_or(Ok(()), OpenFile::close).map_err(EngineError::from).map_err(StoreError::from)
         })
         .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use bytes::Bytes;
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::{
-        model::{
-            delivery::{DeliveryState, Outcome},
-            event::{Event, JSON},
-            ids::{DeliveryKey, EventTypeName},
-            signing::Secret,
-            target::Target,
-            webhook::{Settings, Subscription, WebhookSpec},
-        },
-        store::{DuePage, Hint},
-    };
-
-    pub(super) fn opened(dir: &TempDir) -> RedbStore {
-        open(dir.path(), Config::default(), Arc::default(), Clock::start()).unwrap()
-    }
-
-    pub(super) async fn webhook(store: &RedbStore) -> WebhookNo {
-        let spec = WebhookSpec {
-            tenant: "t".parse().unwrap(),
-            settings: Settings::new(Target::from_stored("https://receiver.example/").unwrap(), Subscription::All),
-            enabled: true,
-        };
-        let secret = Secret::from_bytes(&[7; 32]).unwrap();
-        let change = ConfigChange::CreateWebhook { spec, secret, request: None, time: Timestamp::UNIX_EPOCH };
-        let ConfigAnswer::Created(webhook) = store.put_config(change).await.unwrap() else { panic!("not created") };
-        webhook.no
-    }
-
-    pub(super) async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published>, StoreError> {
-        let event = Event {
-            id: id.parse().unwrap(),
-            tenant: "t".parse().unwrap(),
-            event_type: EventTypeName::new("ADD_TAG"),
-            labels: std::collections::BTreeMap::default(),
-            ordering_key: String::new(),
-            occur_time: None,
-            content_type: JSON.into(),
-            body: Bytes::from_static(b"{}"),
-        };
-        let targets = store.catalog().targets(&event.tenant, &event.event_type);
-        store.publish(vec![Publish { event, targets, accept_time: Timestamp::UNIX_EPOCH }]).await
-    }
-
-    /// What a first attempt that was answered leads to.
-    pub(super) async fn outcome(store: &RedbStore, webhook: WebhookNo, hint: Hint) -> Outcome {
-        let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
-        let stored = store.events(&[hint.event], usize::MAX).await.unwrap().remove(0).unwrap();
-        Outcome {
-            key,
-            delivery_id: store.sealer().delivery_id(key),
-            tenant: stored.event.tenant,
-            webhook_id: store.catalog().webhook(webhook).unwrap().webhook.id,
-            event_id: stored.event.id,
-            event_type: stored.event.event_type,
-            attempt: 1,
-            state: DeliveryState::Delivered,
-            http_status: Some(200),
-            error_class: None,
-            error: String::new(),
-            latency: Duration::from_millis(5),
-            time: Timestamp::UNIX_EPOCH,
-            next_attempt: None,
-            held: false,
-            response_body: Bytes::new(),
-        }
-    }
-
-    /// Makes the next commit fail, as a database does that has had an I/O error.
-    fn fail(store: &RedbStore) {
-        store.shared.hot.write().take();
-    }
-
-    #[tokio::test]
-    async fn a_store_that_failed_opens_again_by_itself_and_has_what_it_acknowledged() {
-        let dir = TempDir::new().unwrap();
-        let store = opened(&dir);
-        let no = webhook(&store).await;
-        assert_eq!(publish(&store, "a").await.unwrap(), [Published::New { deliveries: 1 }]);
-        fail(&store);
-        let refused = publish(&store, "b").await;
-        assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
-        // The committer takes nothing before it is open again, or refuses it.
-        while publish(&store, "b").await.is_err() {
-            tokio::task::yield_now().await;
-        }
-        let DuePage { hints, .. } = store.due(no, Timestamp::UNIX_EPOCH, 10).await.unwrap();
-        assert_eq!(hints.len(), 2);
-        assert_eq!(store.catalog().webhook(no).unwrap().pending(), 2);
-        assert_eq!(publish(&store, "a").await.unwrap(), [Published::Duplicate { deliveries: 1 }]);
-        store.close().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_file_that_vanished_under_a_failed_store_is_waited_for_and_not_made_anew() {
-        let dir = TempDir::new().unwrap();
-        let store = opened(&dir);
-        assert_eq!(publish(&store, "a").await.unwrap(), [Published::New { deliveries: 0 }]);
-        let (hot, aside) = (dir.path().join("hot.redb"), dir.path().join("aside"));
-        fs::rename(&hot, &aside).unwrap();
-        fail(&store);
-        for _ in 0..2 {
-            assert!(publish(&store, "b").await.is_err());
-            assert!(!hot.exists(), "nothing is put in its place");
-        }
-        // Something that opens and cannot be loaded is no reason to give up either.
-        ::redb::Database::create(&hot).unwrap();
-        assert!(publish(&store, "b").await.is_err());
-        fs::rename(&aside, &hot).unwrap();
-        while publish(&store, "b").await.is_err() {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(publish(&store, "a").await.unwrap(), [Published::Duplicate { deliveries: 0 }]);
-        store.close().await.unwrap();
     }
 }

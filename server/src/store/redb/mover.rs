@@ -77,33 +77,48 @@ impl Moved {
 
 /// The slices of the move under way, first one first.
 #[derive(Debug, Default)]
-pub(super) struct Slices(VecDeque<Moved>);
+pub(super) struct Slices {
+    waiting: VecDeque<Moved>,
+    /// Up to here, events and log, the segment holds what was moved, and the list of segments says so.
+    reach: (u64, u64),
+}
 
 impl Slices {
     /// Whether the hot store has forgotten all that was moved.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    ///
+    /// Until then the segment must not be sealed: what both hold would be rescued when the segment goes, and its ids forgotten
+    /// with the rescued ones while the hot store still has the events.
+    pub(super) fn are_done(&self, counters: &CountersRecord) -> bool {
+        self.reach.0 <= counters.hot_events_from && self.reach.1 <= counters.hot_log_from.max(1)
     }
 
     /// The next slice. Begins a move if none is under way and the hot store holds too much, or something old.
     pub(super) fn next(&mut self, shared: &Shared, now: Timestamp) -> Result<Option<Moved>, EngineError> {
         let counters = *shared.counters.lock();
-        if !self.0.front().is_some_and(|slice| slice.follows(&counters)) {
-            // None, or the one before was not committed: it is moved again.
-            self.0 = move_oldest(shared, &counters, now)?;
+        if !self.waiting.front().is_some_and(|slice| slice.follows(&counters)) {
+            // None, or the one before was not committed: then it is moved again.
+            let again = if self.are_done(&counters) { (0, 0) } else { self.reach };
+            self.waiting = move_oldest(shared, &counters, now, again)?;
+            self.reach = self.waiting.back().map_or(self.reach, |last| (last.events.1, last.log.1));
         }
-        Ok(self.0.pop_front())
+        Ok(self.waiting.pop_front())
     }
 }
 
-/// Copies the oldest chunks of the hot store into the open segment when they are too many or too old.
-fn move_oldest(shared: &Shared, counters: &CountersRecord, now: Timestamp) -> Result<VecDeque<Moved>, EngineError> {
+/// Copies the oldest chunks of the hot store into the open segment when they are too many or too old, or begin before `again`:
+/// those were copied already, and the hot store has not forgotten them.
+fn move_oldest(
+    shared: &Shared,
+    counters: &CountersRecord,
+    now: Timestamp,
+    again: (u64, u64),
+) -> Result<VecDeque<Moved>, EngineError> {
     let (read, _) = shared.read()?;
     let span = segment_span(shared);
     let most = shared.config.hot_bytes_max as u64;
     // Some at a time, or every step would move a chunk.
     let excess = if counters.hot_bytes > most { counters.hot_bytes - (most - most / SLACK) } else { 0 };
-    if excess == 0 && !holds_older(&read, now - span - span / 8)? {
+    if excess == 0 && again == (0, 0) && !holds_older(&read, now - span - span / 8)? {
         return Ok(VecDeque::new());
     }
     let last = shared.segments.all().pop().filter(|segment| !segment.record.sealed);
@@ -115,6 +130,7 @@ fn move_oldest(shared: &Shared, counters: &CountersRecord, now: Timestamp) -> Re
     let mut mover = Mover {
         old: now - span,
         excess,
+        again,
         run: counters.hot_log_from.max(1),
         filter: &filter,
         slice: Moved::new(segment, record, counters.hot_events_from, counters.hot_log_from.max(1)),
@@ -156,6 +172,7 @@ fn holds_older(read: &ReadTransaction, than: Timestamp) -> Result<bool, EngineEr
 struct Mover<'a> {
     old: Timestamp,
     excess: u64,
+    again: (u64, u64),
     run: u64,
     filter: &'a Filter,
     /// The one being filled.
@@ -179,7 +196,8 @@ impl Mover<'_> {
                 newest = newest.max(record.accept_time());
                 keys.push(record.key());
             }
-            if moved >= MOVE_BYTES || !self.takes(newest, encoded.len(), keys.len()) {
+            let again = first < self.again.0;
+            if (moved >= MOVE_BYTES && !again) || !self.takes(again, newest, encoded.len(), keys.len()) {
                 break;
             }
             for key in keys {
@@ -218,8 +236,9 @@ impl Mover<'_> {
                 newest = newest.max(time);
                 ended.extend(keys.into_iter().map(|key| (at, delivery_row(key))));
             }
+            let again = first < self.again.1;
             let full = moved >= MOVE_BYTES || deliveries.len() >= MOVE_ROWS;
-            if full || !self.takes(newest, encoded.len(), ended.len()) {
+            if (full && !again) || !self.takes(again, newest, encoded.len(), ended.len()) {
                 break;
             }
             for (at, row) in ended {
@@ -266,9 +285,9 @@ impl Mover<'_> {
     }
 
     /// Whether a chunk is to be moved; counts it if so, in the next slice if this one has no room for its rows.
-    fn takes(&mut self, newest: Timestamp, bytes: usize, rows: usize) -> bool {
+    fn takes(&mut self, again: bool, newest: Timestamp, bytes: usize, rows: usize) -> bool {
         let bytes = bytes as u64;
-        if self.excess == 0 && newest >= self.old {
+        if !again && self.excess == 0 && newest >= self.old {
             return false;
         }
         let in_slice = self.slice.event_ids.len() + self.slice.deliveries.len();

@@ -224,7 +224,8 @@ fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTree
         let seq = EventSeq(seq.value());
         let Some(record) = reads::event(shared, seq)? else { continue };
         let next = usize::try_from(next.value()).unwrap_or(usize::MAX);
-        fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time: record.accept_time() });
+        let (accept_time, scheduled) = (record.accept_time(), record.scheduled());
+        fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time, scheduled });
     }
     Ok(fan_outs)
 }

@@ -30,6 +30,15 @@ impl Change<'_> {
         for (no, reason) in group.disable {
             self.disable(tables, no, reason)?;
         }
+        for (no, failing) in group.failing {
+            match failing.filter(|_| self.exists(no)) {
+                Some(it) => drop(tables.failing.insert(no.0, (it.since.micros(), it.hour, it.hours))?),
+                None => drop(tables.failing.remove(no.0)?),
+            }
+        }
+        for event in group.operational {
+            self.report(tables, event)?;
+        }
         let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
             if self.exists(outcome.key.webhook) && self.dropped(outcome.key.webhook, outcome.key.event).is_none() {
@@ -60,7 +69,7 @@ impl Change<'_> {
         let (row, webhook) = (delivery_row(key), key.webhook.0);
         // Most outcomes are of first attempts: what is ready has no record yet, and need not be looked up.
         let accepted =
-            if outcome.attempt == 1 { tables.ready.remove(lane_row(key))?.map(|time| time.value()) } else { None };
+            if outcome.follows(0) { tables.ready.remove(lane_row(key))?.map(|time| time.value()) } else { None };
         let before = match (accepted, records.get(&row)) {
             (Some(_), _) => None,
             (None, Some(record)) => Some(record.clone()),
@@ -71,7 +80,7 @@ impl Change<'_> {
         let create_time = match (accepted, &before) {
             (Some(accept_time), _) => Some(Timestamp::from_micros(accept_time)),
             (None, Some(record)) => match record.due() {
-                Some(due) if record.attempts + 1 == outcome.attempt => {
+                Some(due) if outcome.follows(record.attempts) => {
                     let scheduled = (webhook, due.micros(), key.event.0, key.replay);
                     tables.scheduled.remove(scheduled)?.map(|_| record.create_time())
                 }
@@ -99,6 +108,9 @@ impl Change<'_> {
             *self.pending.entry(webhook).or_default() -= 1;
             self.counters.pending = self.counters.pending.saturating_sub(1);
         }
+        if outcome.state == DeliveryState::Failed {
+            self.report_exhausted(tables, outcome)?;
+        }
         Ok(())
     }
 
@@ -124,7 +136,11 @@ impl Change<'_> {
             None => self.shared.catalog.webhook(no).map(|known| Webhook::clone(&known.webhook)),
         };
         match known.filter(|webhook| webhook.is_enabled() && self.exists(no)) {
-            Some(webhook) => self.put_webhook(tables, webhook.disabled(reason, self.shared.clock.now())),
+            Some(webhook) => {
+                let disabled = webhook.disabled(reason, self.shared.clock.now());
+                self.put_webhook(tables, disabled.clone())?;
+                self.report_if_disabled(tables, &disabled)
+            }
             None => Ok(()),
         }
     }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use ::redb::ReadableTable as _;
+use prost::Message as _;
 use tracing::error;
 
 use super::{
     change::{Change, Tables},
     error::EngineError,
-    records::{EventRecord, event_key},
+    records::{DeliveryRecord, EventRecord, event_key},
     shared::FanOut,
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     model::{
         delivery::Attempts,
         ids::{EventSeq, WebhookNo},
+        time::Timestamp,
     },
     store::types::{Hint, Publish, Published},
 };
@@ -61,40 +63,54 @@ impl Change<'_> {
         let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
         self.chunks.push(seq, &EventRecord::new(event, publish.accept_time, &targets));
         tables.event_ids.insert(key.as_slice(), (seq.0, hash, deliveries))?;
-        if targets.len() <= REQUEST_ROWS_MAX {
+        let scheduled = event.scheduled(publish.accept_time);
+        if targets.len() <= width(scheduled) {
             for &no in targets.iter() {
-                self.make_ready(no, seq, publish);
+                self.make_due(tables, no, seq, publish.accept_time, scheduled)?;
             }
         } else {
             tables.fan_outs.insert(seq.0, 0)?;
-            let fan_out = FanOut { targets, next: 0, accept_time: publish.accept_time };
+            let fan_out = FanOut { targets, next: 0, accept_time: publish.accept_time, scheduled };
             self.fan_outs.push((seq, Some(fan_out)));
         }
         Ok(Published::New { deliveries })
     }
 
-    fn make_ready(&mut self, no: WebhookNo, seq: EventSeq, publish: &Publish) {
-        self.ready.push(((no.0, seq.0, 0), publish.accept_time.micros()));
-        self.fresh.push((no, Hint { event: seq, replay: 0, attempts: Attempts::default(), due: publish.accept_time }));
+    /// Makes an event due for a webhook: at once, or when it is scheduled.
+    fn make_due(
+        &mut self,
+        tables: &mut Tables<'_>,
+        no: WebhookNo,
+        seq: EventSeq,
+        accept_time: Timestamp,
+        scheduled: Option<Timestamp>,
+    ) -> Result<(), EngineError> {
+        match scheduled {
+            None => self.ready.push(((no.0, seq.0, 0), accept_time.micros())),
+            Some(due) => {
+                // With a record, by which the outcome of the first attempt finds the row, as that of any other does.
+                let record = DeliveryRecord::scheduled(accept_time, due).encode_to_vec();
+                tables.scheduled.insert((no.0, due.micros(), seq.0, 0), 0)?;
+                tables.deliveries.insert((seq.0, no.0, 0), record.as_slice())?;
+            }
+        }
+        let due = scheduled.unwrap_or(accept_time);
+        self.fresh.push((no, Hint { event: seq, replay: 0, attempts: Attempts::default(), due }));
         *self.pending.entry(no.0).or_default() += 1;
+        Ok(())
     }
 
-    /// One slice of the oldest wide event: makes it due for up to `REQUEST_ROWS_MAX` more webhooks.
+    /// One slice of the oldest wide event: makes it due for more webhooks, as many as one transaction may.
     pub(super) fn fan_out_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
         let Some((seq, mut fan_out)) = self.shared.first_fan_out() else { return Ok(()) };
-        let end = fan_out.targets.len().min(fan_out.next + REQUEST_ROWS_MAX);
+        let end = fan_out.targets.len().min(fan_out.next + width(fan_out.scheduled));
         let targets = Arc::clone(&fan_out.targets);
         let mut cancelled = Vec::new();
         for &no in &targets[fan_out.next..end] {
             if let Some(drop) = self.dropped(no, seq) {
                 cancelled.push((no, drop.time));
             } else if self.exists(no) {
-                self.ready.push(((no.0, seq.0, 0), fan_out.accept_time.micros()));
-                self.fresh.push((
-                    no,
-                    Hint { event: seq, replay: 0, attempts: Attempts::default(), due: fan_out.accept_time },
-                ));
-                *self.pending.entry(no.0).or_default() += 1;
+                self.make_due(tables, no, seq, fan_out.accept_time, fan_out.scheduled)?;
             } else {
                 cancelled.push((no, self.deleted_at(tables, no.0)?));
             }
@@ -112,4 +128,9 @@ impl Change<'_> {
         }
         Ok(())
     }
+}
+
+/// How many webhooks one transaction makes an event due for; what is scheduled takes two rows each.
+fn width(scheduled: Option<Timestamp>) -> usize {
+    if scheduled.is_some() { REQUEST_ROWS_MAX / 2 } else { REQUEST_ROWS_MAX }
 }

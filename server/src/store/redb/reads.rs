@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::redb::{ReadOnlyTable, ReadTransaction, TableError};
+use ::redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _, TableError};
 use bytes::Bytes;
 
 use super::{
@@ -18,6 +18,7 @@ use crate::{
     model::{
         delivery::Attempts,
         event::StoredEvent,
+        failing::Failing,
         ids::{ConfigSeq, EventId, EventSeq, Position, Tenant, WebhookNo},
         time::Timestamp,
     },
@@ -339,6 +340,18 @@ pub(super) fn config_since(shared: &Shared, after: ConfigSeq, limit: usize) -> R
         page.steps.push((ConfigSeq(seq.value()), step));
     }
     Ok(page)
+}
+
+/// The webhooks that fail continuously.
+pub(super) fn failing(shared: &Shared) -> Result<Vec<(WebhookNo, Failing)>, EngineError> {
+    let (txn, _) = shared.read()?;
+    let mut all = Vec::new();
+    for row in txn.open_table(tables::FAILING)?.iter()? {
+        let (no, value) = row?;
+        let (since, hour, hours) = value.value();
+        all.push((WebhookNo(no.value()), Failing { since: Timestamp::from_micros(since), hour, hours }));
+    }
+    Ok(all)
 }
 
 /// What a request was answered before, if that is remembered.

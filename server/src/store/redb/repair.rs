@@ -79,7 +79,7 @@ impl Change<'_> {
             self.counters.pending += 1;
             *self.pending.entry(webhook).or_default() += 1;
             self.revived = true;
-            Attempts::new(record.attempts, record.attempts)
+            Attempts::new(record.attempts, Some(record.attempts))
         };
         let record = record.retried(attempts, time);
         tables.scheduled.insert((webhook, time.micros(), seq, replay), attempts.to_bits())?;

@@ -83,6 +83,8 @@ pub(super) struct FanOut {
     pub(super) next: usize,
     /// When the event was accepted.
     pub(super) accept_time: Timestamp,
+    /// When it is to be sent, if that is later.
+    pub(super) scheduled: Option<Timestamp>,
 }
 
 impl FanOut {

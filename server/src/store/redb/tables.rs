@@ -79,11 +79,11 @@ pub(super) const EVENT_IDS: TableDefinition<'_, &[u8], (u64, u128, u32)> = Table
 /// Deliveries never attempted, due since their event was accepted. Value: microseconds of acceptance. Until the first outcome.
 pub(super) const READY: TableDefinition<'_, LaneRow, i64> = TableDefinition::new("ready");
 
-/// Deliveries due at a time. Key: webhook number, microseconds, event number, replay. Value: attempts so far. Until the next
-/// outcome.
+/// Deliveries due at a time: again, or for the first time if their event was scheduled. Key: webhook number, microseconds, event
+/// number, replay. Value: attempts so far. Until the next outcome.
 pub(super) const SCHEDULED: TableDefinition<'_, (u64, i64, u64, u32), u32> = TableDefinition::new("scheduled");
 
-/// Deliveries that have had an outcome or were cancelled. Value: `DeliveryRecord`. In hot until the log entry that ended them
+/// Deliveries that have had an outcome, were cancelled, or were scheduled from the beginning. Value: `DeliveryRecord`. In hot until the log entry that ended them
 /// is archived, then in that segment. By event, because what ends at about the same time began so: the rows of a commit share
 /// a few pages however many webhooks they are for, and leave together.
 pub(super) const DELIVERIES: TableDefinition<'_, DeliveryRow, &[u8]> = TableDefinition::new("deliveries_by_event");
@@ -107,6 +107,10 @@ pub(super) const CANCELS: TableDefinition<'_, u64, ()> = TableDefinition::new("c
 
 /// Webhooks whose deliveries of events below a number are being marked as cancelled. Key: webhook number. Value: `DropRecord`.
 pub(super) const DROPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("drops");
+/// Webhooks that fail continuously. Key: webhook number. Value: microseconds of the first failure since the last success, hour
+/// of the last that was written, hours with failures: see `model::failing`. Written at most once an hour; until a success, or
+/// until the webhook is disabled for it or deleted.
+pub(super) const FAILING: TableDefinition<'_, u64, (i64, i64, u32)> = TableDefinition::new("failing");
 
 /// Segments. Key: segment number. Value: `SegmentRecord`.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");

@@ -134,8 +134,8 @@ impl<'a> Viewer<'a> {
         }
         let accept_time = event.accept_time();
         let (mut state, mut update_time, mut next_attempt) = match &record {
-            Some(record) => (record.state()?, Some(record.update_time()), record.due()),
-            None => (DeliveryState::Pending, None, Some(accept_time)),
+            Some(record) => (record.state()?, record.update_time(), record.due()),
+            None => (DeliveryState::Pending, None, Some(event.scheduled().unwrap_or(accept_time))),
         };
         // A decision counts from when it was made, though the row may not say so yet.
         let dropped = drop_of(&self.hot, self.drops, key.webhook)?.filter(|drop| key.event.0 < drop.below);

@@ -61,7 +61,7 @@ pub(crate) struct ListenArgs {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     address: SocketAddr,
-    /// A signing secret. Repeatable: any of them will do.
+    /// A signing secret, or a public key (`whpk_…`). Repeatable: any of them will do.
     #[arg(long = "secret", value_name = "whsec_…", value_parser = parse_secret, hide_default_value = true)]
     secrets: Vec<Secret>,
     /// The status code to answer with.

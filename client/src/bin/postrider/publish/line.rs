@@ -8,7 +8,8 @@ use postrider_client::v1::{Event, event::Payload};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::parse_time;
+use super::{age, parse_time};
+use crate::output::parse_duration;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +31,8 @@ struct Line<'a> {
     #[serde(default)]
     content_type: String,
     occur_time: Option<String>,
+    deliver_at: Option<String>,
+    max_age: Option<String>,
 }
 
 /// `null` is a body like any other.
@@ -50,19 +53,21 @@ pub(super) fn parse(line: &[u8]) -> Result<Event, String> {
         (None, None, Some(text)) => STANDARD.decode(text).map_err(|_| "body_base64 is not standard base64")?.into(),
         _ => return Err("exactly one of body, body_text and body_base64 must be there".into()),
     };
-    let occur_time = match line.occur_time.as_deref().map(parse_time).transpose() {
-        Ok(time) => time,
-        Err(expected) => return Err(format!("occur_time {expected}")),
+    let time = |name, text: Option<String>| {
+        text.as_deref().map(parse_time).transpose().map_err(|expected| format!("{name} {expected}"))
     };
+    let max_age = line.max_age.as_deref().map(|text| parse_duration(text).and_then(|it| Ok(age(it)?))).transpose();
     Ok(Event {
         id: line.id,
         tenant: line.tenant,
         r#type: line.r#type,
         labels: line.labels,
         ordering_key: line.ordering_key,
-        occur_time,
+        occur_time: time("occur_time", line.occur_time)?,
         content_type: line.content_type,
         payload: Some(Payload::Body(body)),
+        deliver_at: time("deliver_at", line.deliver_at)?,
+        max_age: max_age.map_err(|problem| format!("max_age: {problem}"))?,
     })
 }
 
@@ -98,7 +103,7 @@ mod tests {
     #[test]
     fn every_field_is_taken() {
         let line = r#"{"type":"A","id":"e-1","tenant":"acme","body":1,"labels":{"k":"v"},"ordering_key":"o",
-            "content_type":"text/plain","occur_time":"1970-01-01T00:00:01Z"}"#;
+            "content_type":"text/plain","occur_time":"1970-01-01T00:00:01Z","deliver_at":"1970-01-01T00:00:02Z","max_age":"1m"}"#;
         let event = parse(line.as_bytes()).unwrap();
         let expected = Event {
             id: "e-1".into(),
@@ -109,6 +114,8 @@ mod tests {
             occur_time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
             content_type: "text/plain".into(),
             payload: Some(Payload::Body("1".into())),
+            deliver_at: Some(prost_types::Timestamp { seconds: 2, nanos: 0 }),
+            max_age: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
         };
         assert_eq!(event, expected);
     }
@@ -125,6 +132,8 @@ mod tests {
             (r#"{"type":"A","bodi":1}"#, "unknown field `bodi`"),
             (r#"{"type":"A","body_base64":"%"}"#, "body_base64"),
             (r#"{"type":"A","body":1,"occur_time":"today"}"#, "occur_time must be"),
+            (r#"{"type":"A","body":1,"deliver_at":"10m"}"#, "deliver_at must be"),
+            (r#"{"type":"A","body":1,"max_age":"old"}"#, "max_age: "),
             (r#"{"type":"A","body":1} {}"#, "trailing"),
         ] {
             let error = parse(line.as_bytes()).unwrap_err();

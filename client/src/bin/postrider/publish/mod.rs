@@ -4,7 +4,10 @@ mod bulk;
 mod line;
 mod lines;
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use clap::{ArgGroup, Args};
@@ -20,7 +23,7 @@ use tokio::io::AsyncReadExt as _;
 use crate::{
     cli::Session,
     failure::Failure,
-    output::{Format, counted, printable, say, say_json},
+    output::{Format, counted, parse_duration, printable, say, say_json},
 };
 
 #[derive(Debug, Args)]
@@ -31,7 +34,7 @@ use crate::{
   body          any JSON, sent exactly as it is written in the line; or
   body_text     a string, sent as UTF-8; or
   body_base64   bytes in standard base64
-  id, tenant, labels, ordering_key, content_type, occur_time   as the options of the same name
+  id, tenant, labels, ordering_key, content_type, occur_time, deliver_at, max_age   as the options of the same name
 Lines that are malformed or rejected are reported with their number, and the rest goes on; the exit code is then 1.
 With --output json each of them is also printed on standard output, a line each, before the line with the totals:
   {\"rejected\": {\"line\", \"event_id\", \"code\", \"reason\", \"message\", \"violations\"}}
@@ -39,6 +42,7 @@ With --output json each of them is also printed on standard output, a line each,
 Examples:
   postrider publish --type ADD_TAG --example
   postrider publish --type ADD_TAG --body '{\"tag\":\"vip\"}' --label customer=42
+  postrider publish --type ADD_TAG --example --deliver-in 10m --max-age 1h
   postrider publish --ndjson events.ndjson"
 )]
 pub(crate) struct PublishArgs {
@@ -72,6 +76,15 @@ pub(crate) struct PublishArgs {
     /// When it happened, in RFC 3339; when it was accepted if missing.
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "ndjson")]
     occur_time: Option<Timestamp>,
+    /// Send it at this time, in RFC 3339, and not before; at most 30 days ahead.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "ndjson")]
+    deliver_at: Option<Timestamp>,
+    /// Send it after this time, such as `10m`, and not before; at most 30 days ahead.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with_all = ["deliver_at", "ndjson"])]
+    deliver_in: Option<Duration>,
+    /// Give its deliveries up when they are older than this, such as `1h`.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "ndjson")]
+    max_age: Option<Duration>,
 }
 
 impl PublishArgs {
@@ -80,7 +93,7 @@ impl PublishArgs {
             return bulk::publish(session, path).await;
         }
         let body = self.read_body(session).await?;
-        let receipt = session.client.publish_event(self.event(body)).await?;
+        let receipt = session.client.publish_event(self.event(body)?).await?;
         show(session.format, &receipt)
     }
 
@@ -92,17 +105,24 @@ impl PublishArgs {
         }
     }
 
-    fn event(self, body: Bytes) -> Event {
-        Event {
+    fn event(self, body: Bytes) -> Result<Event, Failure> {
+        #[expect(clippy::disallowed_methods, reason = "from now on, as the person who types it sees the clock")]
+        let deliver_in = self.deliver_in.map(|wait| after(SystemTime::now(), wait)).transpose();
+        let deliver_in = deliver_in.map_err(|problem| Failure::Usage(format!("--deliver-in {problem}")))?;
+        let max_age = self.max_age.map(age).transpose();
+        Ok(Event {
             id: self.id.unwrap_or_default(),
+            // The session's is put in.
+            tenant: String::new(),
             r#type: self.event_type.unwrap_or_default(),
             labels: self.labels.into_iter().collect(),
             ordering_key: self.ordering_key.unwrap_or_default(),
             occur_time: self.occur_time,
             content_type: self.content_type.unwrap_or_default(),
             payload: Some(Payload::Body(body)),
-            ..Event::default()
-        }
+            deliver_at: self.deliver_at.or(deliver_in),
+            max_age: max_age.map_err(|problem| Failure::Usage(format!("--max-age {problem}")))?,
+        })
     }
 }
 
@@ -152,10 +172,22 @@ fn show(format: Format, receipt: &Receipt) -> Result<(), Failure> {
     }
 }
 
-fn parse_label(text: &str) -> Result<(String, String), &'static str> {
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), &'static str> {
     let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
+
+/// The time after a wait.
+fn after(now: SystemTime, wait: Duration) -> Result<Timestamp, &'static str> {
+    now.checked_add(wait).map(Timestamp::from).ok_or(TOO_LONG)
+}
+
+/// An age as the contract has it.
+fn age(age: Duration) -> Result<prost_types::Duration, &'static str> {
+    prost_types::Duration::try_from(age).map_err(|_| TOO_LONG)
+}
+
+const TOO_LONG: &str = "is too long";
 
 /// A time in RFC 3339, which has an offset; without one it would mean another moment on another machine.
 fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
@@ -193,6 +225,15 @@ mod tests {
         ] {
             assert_eq!(parse_time(text).map(|time| time.seconds).ok(), seconds, "{text}");
         }
+    }
+
+    #[test]
+    fn waits_and_ages_have_an_end() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+        assert_eq!(after(now, Duration::from_mins(10)).map(|time| time.seconds), Ok(605));
+        assert_eq!(after(now, Duration::MAX), Err(TOO_LONG));
+        assert_eq!(age(Duration::from_hours(1)).map(|age| age.seconds), Ok(3600));
+        assert_eq!(age(Duration::MAX), Err(TOO_LONG));
     }
 
     #[tokio::test]

@@ -102,7 +102,7 @@ impl Driver<'_> {
                 enabled: true,
             };
             let secret = Secret::from_bytes(&[7; 32]).expect("long enough");
-            changes.push(ConfigChange::CreateWebhook { spec, secret, request: None, time });
+            changes.push(ConfigChange::CreateWebhook { spec, keys: secret.into(), request: None, time });
         }
         let answers = futures::future::join_all(changes.into_iter().map(|change| self.store.put_config(change))).await;
         for answer in answers {

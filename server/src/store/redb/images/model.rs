@@ -123,7 +123,7 @@ impl Delivery {
     /// Where it stands if what is open did not happen.
     pub(super) fn before(&self, event: &Occurrence) -> Standing {
         match self.attempts.last() {
-            None => Some((0, event.time)),
+            None => Some((0, scheduled(event).unwrap_or(event.time))),
             Some(last) => last.next.map(|next| (attempts(&self.attempts), next)),
         }
     }
@@ -143,6 +143,11 @@ pub(super) fn duplicate(event: &Occurrence) -> Published {
     Published::Duplicate { deliveries: u32::try_from(event.deliveries.len()).expect("a few") }
 }
 
+/// When it is to be sent, if that is later than it is accepted.
+fn scheduled(event: &Occurrence) -> Option<Timestamp> {
+    event.bytes.is_multiple_of(4).then(|| event.time + Duration::from_secs(20))
+}
+
 /// The event as it is published.
 pub(super) fn event(label: u32, occurrence: &Occurrence) -> Event {
     let byte = u8::try_from(u32::from(b'a') + label % 26).expect("a letter");
@@ -158,5 +163,7 @@ pub(super) fn event(label: u32, occurrence: &Occurrence) -> Event {
         occur_time: None,
         content_type: JSON.into(),
         body: Bytes::from(body),
+        deliver_at: scheduled(occurrence),
+        max_age: None,
     }
 }

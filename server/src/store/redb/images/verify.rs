@@ -224,6 +224,7 @@ async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
                 let made = made.is_some_and(|made| (made.time, made.state) == (outcome.time, outcome.state));
                 ensure!(made || known.deleted.is_some(), "attempt {} of {event} for {hook} was never made", index + 1);
             }
+            LogEntry::Operational(_) => {}
             LogEntry::WebhookCancelled(entry) => {
                 let before = cancelled.insert(entry.webhook, entry.deliveries);
                 ensure!(before.is_none(), "{} is cancelled twice", entry.webhook);

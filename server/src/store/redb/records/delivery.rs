@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Exists from the first outcome, or from cancellation.
+/// Exists from the first outcome, or from cancellation; of a delivery that was scheduled for later, from the beginning.
 #[derive(Clone, PartialEq, Message)]
 pub(in super::super) struct DeliveryRecord {
     #[prost(uint32, tag = "1")]
@@ -34,9 +34,9 @@ pub(in super::super) struct DeliveryRecord {
     /// Numbers of its outcomes in the log.
     #[prost(uint64, repeated, tag = "8")]
     entries: Vec<u64>,
-    /// Attempts before it was last retried by hand.
-    #[prost(uint32, tag = "20")]
-    pub(in super::super) excused: u32,
+    /// Attempts before it was last retried by hand after it had ended, if it was.
+    #[prost(uint32, optional, tag = "20")]
+    pub(in super::super) excused: Option<u32>,
     /// Number of the log entry that cancelled it; set exactly while cancelled, but by versions that did not know it.
     #[prost(uint64, tag = "21")]
     cancel_entry: u64,
@@ -45,6 +45,16 @@ pub(in super::super) struct DeliveryRecord {
 impl DeliveryRecord {
     pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
         decode("delivery", bytes)
+    }
+
+    /// Of a delivery that waits for its first attempt.
+    pub(in super::super) fn scheduled(create_time: Timestamp, due: Timestamp) -> Self {
+        Self {
+            state: state::to_disk(DeliveryState::Pending),
+            create_time: create_time.micros(),
+            next_attempt: Some(due.micros()),
+            ..Self::default()
+        }
     }
 
     /// As an outcome at `entry` of the log leaves it; `before` is what was known until then.
@@ -109,8 +119,10 @@ impl DeliveryRecord {
         Timestamp::from_micros(self.create_time)
     }
 
-    pub(in super::super) fn update_time(&self) -> Timestamp {
-        Timestamp::from_micros(self.update_time)
+    /// `None` while nothing has happened to it.
+    pub(in super::super) fn update_time(&self) -> Option<Timestamp> {
+        let untouched = self.attempts == 0 && self.next_attempt.is_some() && self.excused.is_none();
+        (!untouched).then(|| Timestamp::from_micros(self.update_time))
     }
 
     pub(in super::super) fn due(&self) -> Option<Timestamp> {

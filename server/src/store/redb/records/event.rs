@@ -1,6 +1,6 @@
 //! Events and the chunks they lie in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
@@ -41,6 +41,10 @@ pub(in super::super) struct EventRecord {
     /// want the body alone, and a wide event has many.
     #[prost(bytes = "bytes", tag = "10")]
     targets: Bytes,
+    #[prost(sint64, optional, tag = "11")]
+    deliver_at: Option<i64>,
+    #[prost(uint64, optional, tag = "12")]
+    max_age_us: Option<u64>,
 }
 
 impl EventRecord {
@@ -56,6 +60,8 @@ impl EventRecord {
             body: event.body.clone(),
             accept_time: accept_time.micros(),
             targets: pack(targets),
+            deliver_at: event.deliver_at.map(Timestamp::micros),
+            max_age_us: event.max_age.map(|age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 
@@ -73,6 +79,11 @@ impl EventRecord {
 
     pub(in super::super) fn accept_time(&self) -> Timestamp {
         Timestamp::from_micros(self.accept_time)
+    }
+
+    /// When it is to be sent, if that is after it was accepted.
+    pub(in super::super) fn scheduled(&self) -> Option<Timestamp> {
+        self.deliver_at.filter(|time| *time > self.accept_time).map(Timestamp::from_micros)
     }
 
     /// The event's key in `EVENT_IDS`.
@@ -102,6 +113,8 @@ impl EventRecord {
                 occur_time: self.occur_time.map(Timestamp::from_micros),
                 content_type: if self.content_type.is_empty() { JSON.to_owned() } else { self.content_type },
                 body,
+                deliver_at: self.deliver_at.map(Timestamp::from_micros),
+                max_age: self.max_age_us.map(Duration::from_micros),
             },
         })
     }
@@ -211,6 +224,8 @@ mod tests {
             occur_time: occur_time.map(Timestamp::from_micros),
             content_type: JSON.into(),
             body: body.into(),
+            deliver_at: occur_time.map(|time| Timestamp::from_micros(time / 2)),
+            max_age: occur_time.map(|time| Duration::from_micros(time.unsigned_abs())),
         }
     }
 

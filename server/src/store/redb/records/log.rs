@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Corrupt, decode, state};
+use super::{Corrupt, decode, operational::OperationalRecord, state};
 use crate::{
     limits::{CHUNK_BYTES, CHUNK_ENTRY_BYTES, UPKEEP_ROWS_MAX},
     model::{
         delivery::Outcome,
         ids::{DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo},
+        operational::OperationalEvent,
         seal::Sealer,
         time::Timestamp,
     },
@@ -20,7 +21,7 @@ use crate::{
 /// One entry. Watchers see outcomes and cancelled webhooks; the rest is bookkeeping.
 #[derive(Clone, PartialEq, Message)]
 pub(in super::super) struct LogRecord {
-    #[prost(oneof = "entry::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "entry::Kind", tags = "1, 2, 3, 4")]
     pub(in super::super) kind: Option<entry::Kind>,
 }
 
@@ -36,6 +37,8 @@ pub(in super::super) mod entry {
         /// These deliveries were marked as cancelled: their rows may be archived with this entry.
         #[prost(message, tag = "3")]
         Cancelled(super::CancelledRecord),
+        #[prost(message, tag = "4")]
+        Operational(super::OperationalRecord),
     }
 }
 
@@ -122,7 +125,7 @@ impl LogRecord {
     fn rows(&self) -> usize {
         match &self.kind {
             Some(entry::Kind::Cancelled(record)) => record.events.len(),
-            Some(entry::Kind::Outcome(_) | entry::Kind::WebhookCancelled(_)) | None => 0,
+            Some(entry::Kind::Outcome(_) | entry::Kind::WebhookCancelled(_) | entry::Kind::Operational(_)) | None => 0,
         }
     }
 
@@ -166,6 +169,10 @@ impl LogRecord {
         }
     }
 
+    pub(in super::super) fn operational(event: &OperationalEvent) -> Self {
+        Self { kind: Some(entry::Kind::Operational(OperationalRecord::new(event))) }
+    }
+
     pub(in super::super) fn cancelled(record: CancelledRecord) -> Self {
         Self { kind: Some(entry::Kind::Cancelled(record)) }
     }
@@ -186,6 +193,7 @@ impl LogRecord {
                 deliveries: record.deliveries,
                 time: Timestamp::from_micros(record.time),
             }))),
+            Some(entry::Kind::Operational(record)) => record.shown().map(|event| Some(LogEntry::Operational(event))),
             Some(entry::Kind::Cancelled(_)) | None => Ok(None),
         }
     }
@@ -201,6 +209,7 @@ impl LogRecord {
             Some(entry::Kind::Cancelled(record)) => {
                 (Timestamp::from_micros(record.time), record.deliveries().collect())
             }
+            Some(entry::Kind::Operational(record)) => (record.time(), Vec::new()),
             None => (Timestamp::UNIX_EPOCH, Vec::new()),
         })
     }
@@ -234,11 +243,11 @@ impl OutcomeRecord {
     }
 }
 
-fn tenant(text: &str) -> Result<Tenant, Corrupt> {
+pub(super) fn tenant(text: &str) -> Result<Tenant, Corrupt> {
     text.parse().map_err(|error| Corrupt::new("tenant", error))
 }
 
-fn webhook_id(bytes: &[u8]) -> Result<WebhookId, Corrupt> {
+pub(super) fn webhook_id(bytes: &[u8]) -> Result<WebhookId, Corrupt> {
     let bytes = bytes.try_into().map_err(|error| Corrupt::new("webhook id", error))?;
     Ok(WebhookId::from_bytes(bytes))
 }

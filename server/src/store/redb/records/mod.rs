@@ -3,7 +3,12 @@
 mod delivery;
 mod event;
 mod log;
+mod operational;
+mod policy;
+mod protection;
+mod request;
 mod segment;
+mod signing;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
@@ -70,6 +75,7 @@ mod state {
             Some(ErrorClass::Protocol) => 6,
             Some(ErrorClass::HttpStatus) => 7,
             Some(ErrorClass::Internal) => 8,
+            Some(ErrorClass::Expired) => 9,
         }
     }
 
@@ -84,6 +90,7 @@ mod state {
             6 => ErrorClass::Protocol,
             7 => ErrorClass::HttpStatus,
             8 => ErrorClass::Internal,
+            9 => ErrorClass::Expired,
             other => return Err(Corrupt::new("error class", other)),
         }))
     }

@@ -4,10 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::{Corrupt, decode};
+use super::{
+    Corrupt, decode, policy,
+    protection::ProtectionRecord,
+    request::RequestShapeRecord,
+    signing::{PreviousRecord, SignatureRecord, pair, secret},
+};
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
-    signing::Secret,
+    protection::Protection,
+    request::RequestShape,
+    signing::{Keys, Scheme},
     target::Target,
     time::Timestamp,
     webhook::{DisableReason, Settings, Subscription, Switch, Webhook},
@@ -23,7 +30,7 @@ pub(in super::super) struct WebhookRecord {
     tenant: String,
     #[prost(message, optional, tag = "4")]
     settings: Option<SettingsRecord>,
-    /// 0: enabled; 1: disabled on request; 2: gone.
+    /// 0: enabled; 1: disabled on request; 2: gone; 3: failing.
     #[prost(uint32, tag = "7")]
     switch: u32,
     #[prost(sint64, tag = "8")]
@@ -39,6 +46,12 @@ pub(in super::super) struct WebhookRecord {
     /// Its row in `CONFIG_LOG`.
     #[prost(uint64, tag = "13")]
     pub(in super::super) config_seq: u64,
+    /// What its ed25519 key pair is made from; empty if it has none.
+    #[prost(bytes = "vec", tag = "20")]
+    key_pair_seed: Vec<u8>,
+    /// Keys that were replaced, the newest first.
+    #[prost(message, repeated, tag = "21")]
+    previous_keys: Vec<PreviousRecord>,
 }
 
 impl WebhookRecord {
@@ -47,6 +60,7 @@ impl WebhookRecord {
             Switch::Enabled => (0, 0),
             Switch::Disabled { reason: DisableReason::Requested, since } => (1, since.micros()),
             Switch::Disabled { reason: DisableReason::Gone, since } => (2, since.micros()),
+            Switch::Disabled { reason: DisableReason::Failing, since } => (3, since.micros()),
         };
         Self {
             no: webhook.no.0,
@@ -58,8 +72,10 @@ impl WebhookRecord {
             version: webhook.version,
             create_time: webhook.create_time.micros(),
             update_time: webhook.update_time.micros(),
-            secret: webhook.secret.as_bytes().to_vec(),
+            secret: webhook.keys.secret().as_bytes().to_vec(),
             config_seq,
+            key_pair_seed: webhook.keys.pair().map_or_else(Vec::new, |pair| pair.seed().to_vec()),
+            previous_keys: webhook.keys.previous().iter().map(PreviousRecord::new).collect(),
         }
     }
 
@@ -73,18 +89,25 @@ impl WebhookRecord {
             0 => Switch::Enabled,
             1 => Switch::Disabled { reason: DisableReason::Requested, since },
             2 => Switch::Disabled { reason: DisableReason::Gone, since },
+            3 => Switch::Disabled { reason: DisableReason::Failing, since },
             other => return Err(Corrupt::new("webhook's switch", other)),
         };
+        let settings = self.settings.unwrap_or_default().settings()?;
+        let pair = (!self.key_pair_seed.is_empty()).then(|| pair(&self.key_pair_seed)).transpose()?;
+        if settings.scheme() == Scheme::StandardV1a && pair.is_none() {
+            return Err(Corrupt::new("webhook's key pair", "it is missing"));
+        }
+        let previous = self.previous_keys.iter().map(PreviousRecord::previous).collect::<Result<_, _>>()?;
         Ok(Webhook {
             no: WebhookNo(self.no),
             id: webhook_id(&self.id)?,
             tenant: self.tenant.parse().map_err(|error| Corrupt::new("tenant", error))?,
-            settings: self.settings.unwrap_or_default().settings()?,
+            settings,
             switch,
             version: self.version,
             create_time: Timestamp::from_micros(self.create_time),
             update_time: Timestamp::from_micros(self.update_time),
-            secret: Secret::from_bytes(&self.secret).map_err(|error| Corrupt::new("webhook's secret", error))?,
+            keys: Keys::new(secret(&self.secret)?, pair, previous),
         })
     }
 }
@@ -103,6 +126,20 @@ pub(in super::super) struct SettingsRecord {
     description: String,
     #[prost(btree_map = "string, string", tag = "5")]
     metadata: BTreeMap<String, String>,
+    #[prost(uint64, optional, tag = "30")]
+    attempt_timeout_us: Option<u64>,
+    #[prost(message, optional, tag = "31")]
+    retry: Option<policy::RetryRecord>,
+    #[prost(uint64, optional, tag = "32")]
+    max_age_us: Option<u64>,
+    #[prost(message, optional, tag = "40")]
+    protection: Option<ProtectionRecord>,
+    /// Absent: as usual.
+    #[prost(message, optional, tag = "10")]
+    request: Option<RequestShapeRecord>,
+    /// Absent: as the default is.
+    #[prost(message, optional, tag = "20")]
+    signature: Option<SignatureRecord>,
 }
 
 impl SettingsRecord {
@@ -111,12 +148,19 @@ impl SettingsRecord {
             Subscription::All => Vec::new(),
             Subscription::Types(types) => types.iter().map(|name| name.as_str().to_owned()).collect(),
         };
+        let (attempt_timeout_us, retry, max_age_us) = policy::fields(settings.policy.as_deref());
         Self {
             url: settings.target.url().as_str().to_owned(),
             event_types,
             display_name: settings.display_name.clone().into(),
             description: settings.description.clone().into(),
             metadata: settings.metadata.clone(),
+            attempt_timeout_us,
+            retry,
+            max_age_us,
+            protection: settings.protection.as_deref().map(ProtectionRecord::new),
+            request: settings.request.as_deref().map(RequestShapeRecord::new),
+            signature: settings.signature.as_deref().map(SignatureRecord::new),
         }
     }
 
@@ -128,6 +172,10 @@ impl SettingsRecord {
             display_name: self.display_name.into(),
             description: self.description.into(),
             metadata: self.metadata,
+            policy: policy::policy((self.attempt_timeout_us, self.retry, self.max_age_us))?,
+            protection: self.protection.map(ProtectionRecord::protection).transpose()?.and_then(Protection::boxed),
+            request: self.request.map(RequestShapeRecord::shape).transpose()?.and_then(RequestShape::settled),
+            signature: self.signature.as_ref().map(SignatureRecord::settings).transpose()?.flatten(),
         })
     }
 }

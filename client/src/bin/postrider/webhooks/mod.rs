@@ -1,12 +1,29 @@
 //! `postrider webhooks`.
 
-use std::io::{self, IsTerminal as _, Write as _};
+mod policy;
+mod protection;
+mod request;
+mod settings;
+mod signature;
+mod test;
+mod update;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 use clap::{Args, Subcommand};
 use futures::TryStreamExt as _;
-use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
+use postrider_client::v1::{CreateWebhookRequest, DisableReason, HeldDeliveries, Webhook};
 use serde_json::json;
 
+use self::{
+    settings::SettingsArgs,
+    signature::{RotateSecretArgs, SecretArg},
+    test::TestArgs,
+    update::UpdateArgs,
+};
 use crate::{
     cli::Session,
     failure::Failure,
@@ -20,7 +37,8 @@ pub(crate) enum WebhooksCommand {
     /// Register a webhook, and print it with its signing secret.
     #[command(after_help = "Examples:
   postrider webhooks create --url https://example.com/hook --event-type MESSAGE_RECEIVED,NEW_LEAD
-  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'")]
+  postrider webhooks create --url http://127.0.0.1:8080/ --event-type '*'
+  postrider webhooks create --url https://example.com/hook --event-type NEW_LEAD --retry-delays 5s,1m,1h --max-age 1d")]
     Create(CreateArgs),
     /// Show one webhook.
     #[command(after_help = "Example: postrider webhooks get wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
@@ -32,6 +50,40 @@ pub(crate) enum WebhooksCommand {
     /// List webhooks, oldest first.
     #[command(after_help = "Example: postrider webhooks list --output json")]
     List,
+    /// Change a webhook; the next attempt is made as it says then.
+    #[command(after_help = "Examples:
+  postrider webhooks update wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --url https://example.com/new
+  postrider webhooks update wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --display-name CRM --clear metadata")]
+    Update(UpdateArgs),
+    /// Make deliveries again, those that were held first.
+    #[command(after_help = "Examples:
+  postrider webhooks enable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
+  postrider webhooks enable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --drop-held")]
+    Enable {
+        /// The webhook's id.
+        #[arg(value_parser = parse_webhook_id)]
+        id: String,
+        /// Cancel what was held; only what comes from now on is sent.
+        #[arg(long)]
+        drop_held: bool,
+    },
+    /// Make no deliveries: they are recorded and held.
+    #[command(after_help = "Example: postrider webhooks disable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
+    Disable {
+        /// The webhook's id.
+        #[arg(value_parser = parse_webhook_id)]
+        id: String,
+    },
+    /// Replace what signs a webhook's deliveries, and print the new secret.
+    #[command(after_help = "Examples:
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --overlap 0s
+  postrider webhooks rotate-secret wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --secret -")]
+    RotateSecret(RotateSecretArgs),
+    /// Send an event type's example to a webhook, once, and print what it answered. The exit code is 1 if that was not a 2xx.
+    #[command(after_help = "Example:
+  postrider webhooks test wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --event-type MESSAGE_RECEIVED")]
+    Test(TestArgs),
     /// Delete a webhook for good, and cancel what is pending for it.
     #[command(after_help = "Examples:
   postrider webhooks delete wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
@@ -41,15 +93,17 @@ pub(crate) enum WebhooksCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Where deliveries are sent (POST).
+    /// Where deliveries are sent.
     #[arg(long)]
     url: String,
     /// An event type it receives, or `*` for all. Repeatable, or separated by commas.
     #[arg(long = "event-type", value_name = "TYPE", required = true, value_delimiter = ',')]
     event_types: Vec<String>,
-    /// Free text for people.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    description: String,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// The secret to sign with, if it is not to be made by the server; `-` reads it from standard input, out of sight of `ps`.
+    #[arg(long, value_name = "SECRET", value_parser = signature::parse_secret, allow_hyphen_values = true)]
+    secret: Option<SecretArg>,
     /// Create it disabled: its deliveries are recorded and held.
     #[arg(long)]
     disabled: bool,
@@ -77,20 +131,29 @@ impl WebhooksCommand {
             Self::Create(args) => create(session, args).await,
             Self::Get { id } => get(session, id).await,
             Self::List => list(session).await,
+            Self::Update(args) => update::update(session, args).await,
+            Self::Enable { id, drop_held } => {
+                let held = if drop_held { HeldDeliveries::Drop } else { HeldDeliveries::Release };
+                update::switch(session, id, true, held).await
+            }
+            Self::Disable { id } => update::switch(session, id, false, HeldDeliveries::Unspecified).await,
+            Self::RotateSecret(args) => signature::rotate_secret(session, args).await,
+            Self::Test(args) => test::test(session, args).await,
             Self::Delete(args) => delete(session, args).await,
         }
     }
 }
 
 async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
-    let webhook = Webhook {
+    let mut webhook = Webhook {
         url: args.url,
         event_types: args.event_types,
-        description: args.description,
         enabled: args.disabled.then_some(false),
         ..Webhook::default()
     };
-    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id };
+    let _all_of_them = args.settings.apply(&mut webhook);
+    let signing_secret = signature::brought(args.secret)?;
+    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: args.request_id, signing_secret };
     let reply = session.client.create_webhook(request).await?;
     let webhook = reply.webhook.unwrap_or_default();
     match session.format {
@@ -98,11 +161,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
             say_json(&json!({ "webhook": json::webhook(&webhook), "signing_secret": reply.signing_secret }))
         }
         Format::Table => {
-            let secret = printable(&reply.signing_secret);
-            say(format_args!(
-                "{}\n\nsigning secret  {secret}\nThis is the only time the secret is shown: keep it where the receiver can read it.",
-                describe(&webhook)
-            ))
+            say(format_args!("{}\n\n{}", describe(&webhook), signature::shown_once(&reply.signing_secret, &webhook)))
         }
     }
 }
@@ -181,19 +240,37 @@ fn is_yes(answer: &str) -> bool {
 }
 
 fn describe(webhook: &Webhook) -> String {
-    properties(&[
+    let [attempt_timeout, retry, max_age] = policy::describe(webhook);
+    let identity = [
         ("id", webhook.id.clone()),
         ("tenant", webhook.tenant.clone()),
         ("url", webhook.url.clone()),
         ("event types", webhook.event_types.join(", ")),
+        ("name", webhook.display_name.clone()),
         ("description", webhook.description.clone()),
+        ("metadata", pairs(&webhook.metadata)),
+        ("protection", protection::decided(webhook)),
+        ("breaker", protection::breaker(webhook)),
+    ];
+    let state = [
+        attempt_timeout,
+        retry,
+        max_age,
+        ("signature", signature::described(webhook)),
+        ("public key", webhook.public_key.clone()),
+        ("old secrets until", time(webhook.previous_secret_expire_time.as_ref())),
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
         ("created", time(webhook.create_time.as_ref())),
         ("updated", time(webhook.update_time.as_ref())),
         ("etag", webhook.etag.clone()),
-    ])
+    ];
+    properties(&[&identity[..], &request::properties(webhook), &state].concat())
+}
+
+fn pairs(map: &BTreeMap<String, String>) -> String {
+    map.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
 }
 
 /// The one it receives, or how many.
@@ -211,6 +288,7 @@ fn status(webhook: &Webhook) -> String {
     }
     match webhook.disable_reason() {
         DisableReason::Gone => "disabled (the receiver answered 410 Gone)".into(),
+        DisableReason::Failing => "disabled (it failed for too long)".into(),
         DisableReason::Requested | DisableReason::Unspecified => "disabled".into(),
     }
 }
