@@ -70,7 +70,7 @@ impl Secret {
 
     /// The signature of one attempt: `v1,` and 44 characters. `timestamp` is in seconds since the Unix epoch.
     ///
-    /// Invariant: `id` holds no `.`, or two different contents could share a signature; [`super::ids::EventId`] sees to it.
+    /// Invariant: `id` holds no `.`, or two different contents could share a signature; [`crate::model::ids::EventId`] sees to it.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.bytes).expect("HMAC takes keys of any length");
         mac.update(id.as_bytes());

@@ -236,3 +236,77 @@ async fn a_segment_that_cannot_be_sealed_does_not_keep_what_is_too_old() {
     assert_eq!(sealed(), [(2, true)]);
     store.close().await.unwrap();
 }
+
+/// A move that is cut short leaves more in its segment than the segment's record names. The hot store has that still, and it is
+/// no business of the segment's retention.
+#[tokio::test]
+async fn what_a_segment_has_and_does_not_name_stays_known_when_the_segment_goes() {
+    let dir = TempDir::new().unwrap();
+    let minutes = |minutes: f64| Timestamp::UNIX_EPOCH + Duration::from_secs_f64(minutes * 60.0);
+    // A segment spans a minute.
+    let config = Config { retention: Duration::from_mins(16), ..Config::default() };
+    let small = Config { hot_bytes_max: 1, ..config.clone() };
+    let store = open(dir.path(), small, Arc::default(), Clock::start()).unwrap();
+    let no = webhook(&store).await;
+    let ids: Vec<String> = (0..9).map(|n| format!("e-{n}")).collect();
+    for (n, id) in ids.iter().enumerate() {
+        publish_at(&store, id, minutes(if n < 3 { 0.0 } else { 15.5 })).await.unwrap();
+    }
+    // All of it is copied, and the hot store forgets the first three.
+    assert!(store.upkeep(minutes(15.5)).await.unwrap());
+    assert_eq!(store.shared.counters.lock().hot_events_from, 4);
+    store.close().await.unwrap();
+
+    let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+    while store.upkeep(minutes(16.2)).await.unwrap() {}
+    assert_eq!(store.shared.counters.lock().hot_events_from, 4, "the others are too young to be moved again");
+    assert!(store.shared.segments.all().is_empty(), "the segment has gone");
+    let hints = store.due(no, minutes(16.2), 100).await.unwrap().hints;
+    assert_eq!(hints.len(), ids.len());
+    let mut outcomes = Vec::new();
+    for hint in hints {
+        outcomes.push(outcome(&store, no, hint).await);
+    }
+    store.commit(store.owner(), vec![OutcomeGroup { outcomes, ..OutcomeGroup::default() }]).await.unwrap();
+    while store.upkeep(minutes(16.2)).await.unwrap() {}
+    for id in &ids[3..] {
+        assert_eq!(
+            publish_at(&store, id, minutes(16.2)).await.unwrap(),
+            [Published::Duplicate { deliveries: 1 }],
+            "{id}"
+        );
+    }
+    store.close().await.unwrap();
+}
+
+/// The list of segments says more than the hot store has forgotten when the commit of a slice fails. To seal the segment then
+/// would make it true for good.
+#[tokio::test]
+async fn a_segment_is_not_sealed_before_the_hot_store_has_forgotten_what_it_holds() {
+    let dir = TempDir::new().unwrap();
+    let config = Config { retention: Duration::from_mins(16), hot_bytes_max: 1, ..Config::default() };
+    let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+    for n in 0..6 {
+        publish(&store, &format!("e-{n}")).await.unwrap();
+    }
+    assert!(store.upkeep(Timestamp::UNIX_EPOCH).await.unwrap());
+    assert_eq!(store.shared.counters.lock().hot_events_from, 4, "a slice of two");
+    fail(&store);
+    assert!(store.upkeep(Timestamp::UNIX_EPOCH).await.is_err(), "the other one");
+    // Idle for so long that it is due to be sealed.
+    let late = Timestamp::UNIX_EPOCH + Duration::from_mins(10);
+    let (mut sealed, mut steps) = (false, 0);
+    while !sealed {
+        // Until the store is open again it refuses.
+        if store.upkeep(late).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let segment = store.shared.segments.all().pop().unwrap();
+        let forgotten = store.shared.counters.lock().hot_events_from;
+        sealed = segment.record.sealed;
+        assert!(!sealed || segment.record.events_until <= forgotten, "{:?}, {forgotten}", segment.record);
+        steps += 1;
+        assert!(steps < 10_000, "it is sealed in the end");
+    }
+    store.close().await.unwrap();
+}
