@@ -120,6 +120,8 @@ pub struct Board {
     pub fresh: HashMap<WebhookNo, Fresh>,
     /// Webhooks that were changed or deleted.
     pub changed: HashSet<WebhookNo>,
+    /// Webhooks some of whose deliveries were cancelled: what is known of them may be on disk no more.
+    pub cancelled: HashSet<WebhookNo>,
     /// Reads from this one on see everything posted.
     pub as_of: AsOf,
     hints: usize,
@@ -146,6 +148,7 @@ impl News {
         as_of: AsOf,
         fresh: impl IntoIterator<Item = (WebhookNo, Hint)>,
         changed: impl IntoIterator<Item = WebhookNo>,
+        cancelled: impl IntoIterator<Item = WebhookNo>,
     ) {
         let mut board = self.board.lock();
         board.as_of = board.as_of.max(as_of);
@@ -165,6 +168,7 @@ impl News {
             }
         }
         board.changed.extend(changed);
+        board.cancelled.extend(cancelled);
         drop(board);
         self.posted.notify_one();
     }
@@ -235,13 +239,13 @@ mod tests {
         let hint =
             |n| Hint { event: EventSeq(n), replay: 0, attempts: Attempts::default(), due: Timestamp::UNIX_EPOCH };
         let many = LANE_WINDOW_HINTS_MAX as u64 + 10;
-        news.post(AsOf(7), (0..many).map(|n| (WebhookNo(1), hint(n))), []);
-        news.post(AsOf(8), [(WebhookNo(1), hint(many)), (WebhookNo(2), hint(0))], [WebhookNo(3)]);
+        news.post(AsOf(7), (0..many).map(|n| (WebhookNo(1), hint(n))), [], []);
+        news.post(AsOf(8), [(WebhookNo(1), hint(many)), (WebhookNo(2), hint(0))], [WebhookNo(3)], [WebhookNo(4)]);
         let board = news.take();
         assert_eq!(board.fresh[&WebhookNo(1)].hints.len(), LANE_WINDOW_HINTS_MAX);
         assert_eq!(board.fresh[&WebhookNo(1)].more_since, Some(AsOf(8)));
         assert_eq!(board.fresh[&WebhookNo(2)].more_since, None);
-        assert!(board.changed.contains(&WebhookNo(3)));
+        assert!(board.changed.contains(&WebhookNo(3)) && board.cancelled.contains(&WebhookNo(4)));
         assert_eq!(board.as_of, AsOf(8));
         assert!(news.take().fresh.is_empty());
     }

@@ -93,7 +93,7 @@ impl Bench {
 
     fn settle_of(&mut self, webhook: WebhookNo, event: u64, as_of: u64, next_attempt: Option<Timestamp>, slow: bool) {
         let key = DeliveryKey { webhook, event: EventSeq(event), replay: 0 };
-        let settled = Settled {
+        self.hear(&Settled {
             key,
             attempts: Attempts::new(1, None),
             next_attempt,
@@ -101,8 +101,11 @@ impl Bench {
             health: Health::Well,
             pause_until: None,
             as_of: AsOf(as_of),
-        };
-        self.scheduler.settled(&settled, self.now, &self.webhooks);
+        });
+    }
+
+    fn hear(&mut self, settled: &Settled) {
+        self.scheduler.settled(settled, self.now, &self.webhooks);
         self.scheduler.check(self.now);
     }
 }
@@ -563,7 +566,7 @@ fn what_was_cancelled_is_launched_neither_from_the_window_nor_from_the_board_nor
     assert_eq!(bench.launched(), [1]);
     assert!(bench.refill().is_some());
     let mut cancelled = board(7, ONE, [hint(3)], None);
-    cancelled.changed.insert(ONE);
+    cancelled.cancelled.insert(ONE);
     bench.news(cancelled);
     bench.settle(1, 8, None);
     assert!(bench.launched().is_empty(), "the window and the board are forgotten");
@@ -574,4 +577,35 @@ fn what_was_cancelled_is_launched_neither_from_the_window_nor_from_the_board_nor
     assert_eq!(bench.launched(), [4], "what is on disk counts");
     bench.settle(4, 9, None);
     bench.scheduler.check_empty();
+}
+
+#[test]
+fn what_asked_for_a_pause_gets_it_though_deliveries_are_cancelled() {
+    for (changed, launched) in [(false, vec![]), (true, vec![2])] {
+        let mut bench = Bench::new(Limits { webhook_in_flight_max: 1, ..limits() });
+        bench.news(board(5, ONE, [hint(1), hint(2), hint(3)], None));
+        assert_eq!(bench.launched(), [1]);
+        bench.hear(&Settled {
+            key: DeliveryKey { webhook: ONE, event: EventSeq(1), replay: 0 },
+            attempts: Attempts::new(1, None),
+            next_attempt: None,
+            slow: Some(false),
+            health: Health::Failing,
+            pause_until: Some(NOW + Duration::from_millis(1)),
+            as_of: AsOf(6),
+        });
+        let mut cancelled = board(7, ONE, [], None);
+        cancelled.cancelled.insert(ONE);
+        cancelled.changed.extend(changed.then_some(ONE));
+        bench.news(cancelled);
+        assert!(bench.refill().is_some(), "what is on disk is read again");
+        bench.refilled(Some(&page(7, [hint(2)], false)));
+        assert_eq!(bench.launched(), launched, "changed: {changed}");
+        bench.now = NOW + Duration::from_millis(1);
+        bench.tick();
+        if !changed {
+            assert_eq!(bench.launched(), [2], "the pause is over");
+        }
+        bench.settle(2, 8, None);
+    }
 }

@@ -262,16 +262,18 @@ impl Scheduler {
     /// What commits made due.
     pub(super) fn news(&mut self, board: Board, now: Timestamp, webhooks: &impl Webhooks) {
         self.see(board.as_of);
+        let Board { mut fresh, changed, cancelled, .. } = board;
         // By number, so that the same input has the same result.
-        let mut changed: Vec<_> = board.changed.into_iter().collect();
-        changed.sort_unstable();
-        let mut fresh = board.fresh;
-        for webhook in changed {
+        let mut again: Vec<_> = changed.union(&cancelled).copied().collect();
+        again.sort_unstable();
+        for webhook in again {
             // Deliveries may have been cancelled: what is on disk counts, and is read again.
             fresh.remove(&webhook);
             if let Some(enabled) = webhooks.if_enabled(webhook) {
                 self.forget_deliveries(webhook);
-                self.adapt(webhook, &enabled, now);
+                if changed.contains(&webhook) {
+                    self.adapt(webhook, &enabled, now);
+                }
                 self.expect(webhook, now, board.as_of);
             } else {
                 self.dismiss(webhook);

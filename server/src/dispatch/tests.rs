@@ -308,7 +308,7 @@ async fn finds_the_backlog_takes_news_and_stops() {
     let mut stage = start(store);
     assert!(stage.deliver(600).await.into_iter().eq(1..=600));
     let hint = stage.store.insert(601, stage.clock.now());
-    stage.news.post(AsOf(1), [hint], []);
+    stage.news.post(AsOf(1), [hint], [], []);
     assert_eq!(stage.deliver(1).await, [601]);
     stage.stop().await;
 }
@@ -320,7 +320,7 @@ async fn sleeps_until_the_next_one_is_due() {
     let hour = Duration::from_hours(1);
     let started = Instant::now();
     let hint = stage.store.insert(1, stage.clock.now() + hour);
-    stage.news.post(AsOf(1), [hint], []);
+    stage.news.post(AsOf(1), [hint], [], []);
     assert_eq!(stage.deliver(1).await, [1]);
     let waited = started.elapsed();
     assert!(waited >= hour && waited < hour + Duration::from_secs(1), "{waited:?}");
@@ -357,7 +357,7 @@ async fn nothing_is_handed_out_once_the_webhook_is_gone() {
     let store = Memory::new();
     let mut stage = start(store);
     let hints = [1, 2, 3].map(|event| stage.store.insert(event, stage.clock.now()));
-    stage.news.post(AsOf(1), hints, []);
+    stage.news.post(AsOf(1), hints, [], []);
     let in_flight: Vec<_> = stage.jobs.recv().await.unwrap();
     assert_eq!(in_flight.len(), 2, "as many as the webhook may have");
     stage.store.catalog.remove(ConfigSeq(2), ONE);
@@ -382,7 +382,7 @@ async fn receivers_that_hang_on_large_bodies_leave_memory_for_others() {
     for no in 1..=9 {
         let webhook = WebhookNo(no);
         let hints = (0..in_flight_max).map(|n| stage.store.insert_for(webhook, no * 100 + n, stage.clock.now()));
-        stage.news.post(AsOf(no), hints.collect::<Vec<_>>(), []);
+        stage.news.post(AsOf(no), hints.collect::<Vec<_>>(), [], []);
         // Until dispatch has nothing more to do. Nobody is known to be slow: no attempt has ended.
         let before = hanging.len();
         while let Ok(jobs) = timeout(Duration::from_secs(1), stage.jobs.recv()).await {

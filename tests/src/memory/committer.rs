@@ -126,7 +126,7 @@ impl Committer {
     fn show(&self, effects: Effects, commit: Commit) {
         let shared = &self.shared;
         let mut storage = shared.storage.lock();
-        let mut changed: Vec<_> = effects.cancelled.into_iter().collect();
+        let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {
                 ConfigStep::Put(webhook) => {
@@ -152,8 +152,8 @@ impl Committer {
         };
         let head = Position(storage.image.log.len() as u64);
         drop(storage);
-        if !fresh.is_empty() || !changed.is_empty() {
-            self.news.post(as_of, fresh, changed);
+        if !fresh.is_empty() || !changed.is_empty() || !effects.cancelled.is_empty() {
+            self.news.post(as_of, fresh, changed, effects.cancelled);
         }
         shared.head.send_if_modified(|position| std::mem::replace(position, head) != head);
     }

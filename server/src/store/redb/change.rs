@@ -108,7 +108,7 @@ pub(super) struct Change<'a> {
     pub(super) drops: &'a Drops,
     pub(super) drops_changed: Vec<(u64, Option<Drop>)>,
     /// Webhooks some of whose deliveries were cancelled.
-    pub(super) touched: Vec<WebhookNo>,
+    pub(super) cancelled: Vec<WebhookNo>,
     /// A delivery that had ended is pending again.
     pub(super) revived: bool,
 }
@@ -142,7 +142,7 @@ impl<'a> Change<'a> {
             cancels_done: 0,
             drops,
             drops_changed: Vec::new(),
-            touched: Vec::new(),
+            cancelled: Vec::new(),
             revived: false,
         }
     }

@@ -87,7 +87,7 @@ struct Effects {
     cancels_started: Vec<u64>,
     cancels_done: usize,
     drops_changed: Vec<(u64, Option<Drop>)>,
-    touched: Vec<WebhookNo>,
+    cancelled: Vec<WebhookNo>,
     revived: bool,
 }
 
@@ -162,7 +162,7 @@ impl Committer {
         let shared = &self.shared;
         self.counters = effects.counters;
         *shared.counters.lock() = effects.counters;
-        let mut changed = effects.touched;
+        let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {
                 ConfigStep::Put(webhook) => {
@@ -218,8 +218,8 @@ impl Committer {
             }
         }
         let as_of = shared.committed();
-        if !effects.fresh.is_empty() || !changed.is_empty() {
-            shared.news.post(as_of, effects.fresh, changed);
+        if !effects.fresh.is_empty() || !changed.is_empty() || !effects.cancelled.is_empty() {
+            shared.news.post(as_of, effects.fresh, changed, effects.cancelled);
         }
         if grew {
             shared.head.send_replace(Position(effects.counters.log_head));
@@ -294,7 +294,7 @@ impl Effects {
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,
             drops_changed: change.drops_changed,
-            touched: change.touched,
+            cancelled: change.cancelled,
             revived: change.revived,
         }
     }

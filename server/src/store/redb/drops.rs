@@ -82,7 +82,7 @@ impl Change<'_> {
         let record = DropRecord { below: self.counters.next_event, time: time.micros() };
         tables.drops.insert(no, record.encode_to_vec().as_slice())?;
         self.drops_changed.push((no, Some(Drop::new(record))));
-        self.touched.push(webhook.no);
+        self.cancelled.push(webhook.no);
         let (tenant, webhook) = (webhook.tenant.clone(), webhook.id);
         let entry = WebhookCancelled { reason, tenant, webhook, deliveries: cancelled, time };
         self.append(LogRecord::webhook_cancelled(&entry), Some(LogEntry::WebhookCancelled(entry)));

@@ -100,7 +100,7 @@ pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
         shared.hot.write().take();
     })?;
     let (as_of, lanes) = (shared.committed(), recovered.pending.keys().map(|&no| WebhookNo(no)));
-    shared.news.post(as_of, [], lanes);
+    shared.news.post(as_of, [], lanes, []);
     Ok(recovered)
 }
 

@@ -153,7 +153,7 @@ impl Change<'_> {
             self.cancel_rows(tables, no.0, time, &rows)?;
             self.counters.pending = self.counters.pending.saturating_sub(cancelled);
             *self.pending.entry(no.0).or_default() -= i64::try_from(cancelled).expect("a few");
-            self.touched.push(no);
+            self.cancelled.push(no);
             let (tenant, webhook) = (known.webhook.tenant.clone(), known.webhook.id);
             let reason = CancelReason::Requested;
             let entry = WebhookCancelled { reason, tenant, webhook, deliveries: cancelled, time };
