@@ -80,6 +80,8 @@ macro_rules! suite {
         },
         repair::{
             held_deliveries_are_dropped_at_once_and_for_good,
+            what_is_scheduled_is_retried_cancelled_and_dropped,
+            what_expired_is_retried,
             what_is_held_is_released_by_default,
             a_wide_event_on_its_way_is_dropped_too,
             a_delivery_is_due_again_whatever_became_of_it,

@@ -278,3 +278,60 @@ pub(crate) async fn all_or_some_deliveries_are_cancelled<E: Engine>() {
     let told: Vec<_> = reasons.into_iter().zip([2, 1_197, 1]).collect();
     assert_eq!(cancellations(&fixture).await, told);
 }
+
+/// What is to be sent later can be sent now, cancelled alone or with all, and brought back.
+pub(crate) async fn what_is_scheduled_is_retried_cancelled_and_dropped<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    for id in ["now", "named", "all"] {
+        fixture.schedule(id, at(0), at(500)).await;
+    }
+    let hints = fixture.due(&webhook, at(500)).await.hints;
+    let [now, named, all] = [0, 1, 2].map(|nth| key(webhook.no, hints[nth]));
+    assert_eq!(retry(&fixture, now, at(10)).await, Repaired::Retried);
+    let sent = fixture.due(&webhook, at(10)).await.hints;
+    assert_eq!(
+        sent.iter().map(|hint| (hint.event, hint.attempts)).collect::<Vec<_>>(),
+        [(now.event, Attempts::default())]
+    );
+    let cancel = Repair::Cancel { keys: vec![named], time: at(11) };
+    assert_eq!(repair(&fixture, cancel).await, Repaired::Cancelled(1));
+    fixture.commit(vec![fixture.outcome(&webhook, sent[0], DeliveryState::Delivered, at(12)).await]).await;
+    assert_eq!(pending(&fixture, &webhook), 1);
+    let cancel = Repair::CancelAll { webhook: webhook.no, time: at(13) };
+    assert_eq!(repair(&fixture, cancel).await, Repaired::Cancelled(1));
+    for reopened in [false, true] {
+        if reopened {
+            fixture.reopen::<E>().await;
+        }
+        assert!(fixture.due(&webhook, at(1_000)).await.hints.is_empty(), "reopened: {reopened}");
+        assert_eq!(pending(&fixture, &webhook), 0);
+        assert_eq!(count(&fixture, &webhook, DeliveryState::Cancelled).await, 2);
+    }
+    for key in [named, all] {
+        assert_eq!(retry(&fixture, key, at(20)).await, Repaired::Retried);
+    }
+    let again = fixture.due(&webhook, at(20)).await.hints;
+    // None of their attempts is held against them, though there were none.
+    assert!(again.iter().all(|hint| hint.attempts == Attempts::new(0, Some(0))), "{again:?}");
+    assert_eq!(fixture.deliver_all(&webhook, at(20), at(21)).await, 2);
+}
+
+/// What had ended because of its age is pending again, and known as retried by hand, even if it was never attempted.
+pub(crate) async fn what_expired_is_retried<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = fixture.webhook().await;
+    fixture.publish(0, 1).await;
+    let hint = fixture.due(&webhook, at(10)).await.hints[0];
+    fixture.commit(vec![fixture.expiry(&webhook, hint, at(10)).await]).await;
+    assert_eq!(retry(&fixture, key(webhook.no, hint), at(20)).await, Repaired::Retried);
+    fixture.reopen::<E>().await;
+    let again = fixture.due(&webhook, at(20)).await.hints;
+    assert_eq!(again.iter().map(|hint| hint.attempts).collect::<Vec<_>>(), [Attempts::new(0, Some(0))]);
+    let delivery = fixture.outcome(&webhook, again[0], DeliveryState::Delivered, at(21)).await;
+    let id = delivery.delivery_id;
+    fixture.commit(vec![delivery]).await;
+    let detail = fixture.store.get(id).await.expect("readable").expect("it exists");
+    assert_eq!((detail.delivery.attempts, detail.attempts.len()), (1, 2));
+    assert_eq!(detail.delivery.state, DeliveryView::State(DeliveryState::Delivered));
+}

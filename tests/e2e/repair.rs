@@ -1,12 +1,12 @@
 //! Repairing by hand: what was held is dropped, deliveries are cancelled and tried again, events are looked up.
 
 use postrider_proto::v1::{
-    CancelDeliveriesRequest, CancelReason, DeleteWebhookRequest, Delivery, DeliveryState, Event, GetEventRequest,
-    HeldDeliveries, ListDeliveriesRequest, Outcome, RetryDeliveryRequest, UpdateWebhookRequest, Webhook,
-    WebhookCancelled, delivery_update::Update, event::Payload,
+    CancelDeliveriesRequest, CancelReason, CreateWebhookRequest, DeleteWebhookRequest, Delivery, DeliveryState,
+    ErrorClass, Event, GetEventRequest, HeldDeliveries, ListDeliveriesRequest, Outcome, RetryDeliveryRequest,
+    UpdateWebhookRequest, Webhook, WebhookCancelled, delivery_update::Update, event::Payload,
 };
 use postrider_tests::{
-    client::{Client, Watcher},
+    client::{Client, Watcher, webhook},
     deadline::within,
     events::{event, numbered},
     receiver::{Answer, Receiver},
@@ -120,6 +120,30 @@ async fn any_delivery_is_tried_again_at_once() {
     client.webhooks.clone().delete_webhook(delete).await.expect("deleted");
     let gone = retry(&client, "", id).await.expect_err("its webhook is gone");
     Rejection::from(&gone).check("gone", Code::FailedPrecondition, "WEBHOOK_DELETED", "");
+}
+
+/// Contract: what was too old is sent when it is retried by hand, and repeated as often as anything, however old it is.
+#[tokio::test]
+async fn what_was_too_old_is_sent_after_all() {
+    let daemon = setup().flag("--retry-schedule", "100ms,1s").flag("--retry-jitter", "0").start().await;
+    let client = daemon.client().await;
+    let receiver = Receiver::start(|request| Answer::status(if request.attempt < 5 { 500 } else { 200 })).await;
+    let aged = Webhook {
+        max_age: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..webhook("", &receiver.url("/"), &["*"])
+    };
+    let request = CreateWebhookRequest { webhook: Some(aged), ..CreateWebhookRequest::default() };
+    client.webhooks.clone().create_webhook(request).await.expect("created");
+    let mut watch = client.watch().await;
+    client.publish([event("e-1", "ADD_TAG", "{}")]).await;
+    let attempted = watch.outcomes(2).await;
+    assert_eq!((attempted[1].attempt, attempted[1].error_class()), (2, ErrorClass::Expired));
+    let id = &attempted[0].delivery_id;
+    retry(&client, "", id).await.expect("it expired");
+    // The last of them comes more than a second later.
+    let retried: Vec<_> = watch.outcomes(3).await.iter().map(|it| (it.attempt, it.state())).collect();
+    let expected = [(3, DeliveryState::Pending), (4, DeliveryState::Pending), (5, DeliveryState::Delivered)];
+    assert_eq!(retried, expected);
 }
 
 /// Contract: a delivery that waits for its next attempt does not wait any longer.

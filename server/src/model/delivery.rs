@@ -346,6 +346,21 @@ mod tests {
     }
 
     #[test]
+    fn attempts_in_one_number() {
+        for (ended, excused, bits) in [
+            (0, None, 0),
+            (3, None, 3),
+            (0, Some(0), 1 << 16),
+            (5, Some(3), (4 << 16) | 5),
+            (60_000, Some(60_000), 3_932_285_536),
+        ] {
+            let attempts = Attempts::new(ended, excused);
+            assert_eq!((attempts.ended(), attempts.excused(), attempts.to_bits()), (ended, excused, bits));
+            assert_eq!(Attempts::from_bits(bits), attempts);
+        }
+    }
+
+    #[test]
     fn a_replay_takes_as_long_as_it_takes() {
         let failed = result(Some(ErrorClass::HttpStatus), 500, at(1_000_000_000));
         let policy = RetryPolicy::default();
