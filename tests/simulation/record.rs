@@ -35,6 +35,8 @@ use crate::{plan::Plan, receivers::Manner, trace::Trace, world::START};
 
 /// What happened so far.
 pub(crate) struct Record {
+    /// From now on every receiver is well.
+    pub(crate) healed: bool,
     pub(crate) trace: Trace,
     /// The first promise that was broken.
     pub(crate) violation: Option<String>,
@@ -100,6 +102,7 @@ struct Course {
 impl Record {
     pub(crate) fn new(plan: &Plan, key: [u8; 16]) -> Self {
         Self {
+            healed: false,
             trace: Trace::default(),
             violation: None,
             violated: CancellationToken::new(),

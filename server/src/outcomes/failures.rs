@@ -29,15 +29,30 @@ struct Known {
     told: Timestamp,
 }
 
-/// What the store keeps of a webhook: since when it fails, or nothing.
+/// What the store is told of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept(pub(super) Option<Failing>);
+pub(super) enum Note {
+    /// It goes on.
+    Keep(Failing),
+    /// It is over.
+    Remove,
+}
+
+impl Note {
+    /// What the store is to keep.
+    pub(super) fn kept(self) -> Option<Failing> {
+        match self {
+            Self::Keep(failing) => Some(failing),
+            Self::Remove => None,
+        }
+    }
+}
 
 /// What follows from an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Consequence {
     /// What the store is to keep from now on, if that has changed.
-    pub(super) store: Option<Kept>,
+    pub(super) store: Option<Note>,
     /// The webhook has failed for too long.
     pub(super) disable: bool,
 }
@@ -86,13 +101,13 @@ impl Failures {
         if self.known.len() > self.prune_at {
             self.prune(time);
         }
-        Consequence { store: tell.then_some(Kept(Some(failing))), disable: false }
+        Consequence { store: tell.then_some(Note::Keep(failing)), disable: false }
     }
 
-    fn end(&mut self, no: WebhookNo) -> Option<Kept> {
+    fn end(&mut self, no: WebhookNo) -> Option<Note> {
         let known = self.known.get_mut(&no)?;
         known.failing = None;
-        known.stored.take().map(|_| Kept(None))
+        known.stored.take().map(|_| Note::Remove)
     }
 
     /// Forgets those that are well and would be told of again if they failed now.
@@ -129,11 +144,11 @@ mod tests {
     fn a_series_is_told_of_once_and_its_end() {
         let mut failures = Failures::default();
         let first = note(&mut failures, Health::Failing, 0);
-        assert_eq!(first, Consequence { store: Some(Kept(Some(Failing::begin(NOW)))), disable: false });
+        assert_eq!(first, Consequence { store: Some(Note::Keep(Failing::begin(NOW))), disable: false });
         for seconds in 1..100 {
             assert_eq!(note(&mut failures, Health::Failing, seconds), Consequence::default(), "{seconds}");
         }
-        assert_eq!(note(&mut failures, Health::Well, 99).store, Some(Kept(None)));
+        assert_eq!(note(&mut failures, Health::Well, 99).store, Some(Note::Remove));
         assert_eq!(note(&mut failures, Health::Well, 99), Consequence::default());
         // It flaps: memory knows, and the store is spared.
         for seconds in 100..150 {
@@ -141,7 +156,7 @@ mod tests {
             assert_eq!(note(&mut failures, Health::Well, 2 * seconds + 1), Consequence::default());
         }
         let later = note(&mut failures, Health::Failing, 3_600);
-        assert_eq!(later.store, Some(Kept(Some(Failing::begin(after(3_600))))), "an hour later");
+        assert_eq!(later.store, Some(Note::Keep(Failing::begin(after(3_600)))), "an hour later");
     }
 
     #[test]
@@ -149,7 +164,7 @@ mod tests {
         let mut failures = Failures::recovered([(ONE, Failing::begin(NOW))]);
         assert!(!note(&mut failures, Health::Failing, 99).disable);
         assert_eq!(note(&mut failures, Health::Unknown, 100), Consequence::default(), "our own fault");
-        assert_eq!(note(&mut failures, Health::Failing, 100), Consequence { store: Some(Kept(None)), disable: true });
+        assert_eq!(note(&mut failures, Health::Failing, 100), Consequence { store: Some(Note::Remove), disable: true });
         assert!(!note(&mut failures, Health::Failing, 101).disable, "a new series");
     }
 

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use self::failures::{Failures, Kept};
+use self::failures::Failures;
 use crate::{
     flow::{Attempted, Job, Progress, Settled},
     limits::COMMIT_OUTCOMES_MAX,
@@ -177,8 +177,8 @@ impl Outcomes {
         let own = webhook.settings.protection.as_deref().and_then(|protection| protection.auto_disable_after);
         let span = own.unwrap_or(self.config.auto_disable_after);
         let consequence = self.failures.note(no, health, time, webhook.update_time, span);
-        if let Some(Kept(failing)) = consequence.store {
-            to.group.failing.push((no, failing));
+        if let Some(note) = consequence.store {
+            to.group.failing.push((no, note.kept()));
             let catalog = self.store.catalog();
             self.failures.keep(|no| catalog.webhook(no).is_some());
         }

@@ -30,7 +30,8 @@ impl Record {
         let hook = &mut self.hooks[index];
         hook.busy += 1;
         hook.last_start = now;
-        let reaction = hook.manner.react(&mut hook.rng);
+        let manner = if self.healed { Manner::Healthy } else { hook.manner };
+        let reaction = manner.react(&mut hook.rng);
         let course = self.courses.get_mut(&key).expect("judged");
         if !course.state.is_final() {
             self.flying.insert(key);

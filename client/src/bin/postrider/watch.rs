@@ -1,6 +1,6 @@
 //! `postrider watch`.
 
-use std::{fmt::Write as _, future::pending, time::Duration};
+use std::{future::pending, time::Duration};
 
 use clap::Args;
 use futures::StreamExt as _;
@@ -170,7 +170,8 @@ fn operational(it: &OperationalEvent) -> String {
         printable(&it.url),
     );
     if !it.delivery_id.is_empty() {
-        let _infallible = write!(line, "  {} after {} attempts", printable(&it.delivery_id), it.attempts);
+        let attempts = counted(it.attempts.into(), "attempt", "attempts");
+        line = format!("{line}  {} after {attempts}", printable(&it.delivery_id));
     }
     line
 }

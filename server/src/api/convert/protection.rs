@@ -97,11 +97,11 @@ mod tests {
         assert_eq!(refusal.is_some(), field.is_some(), "{webhook:?}: {refusal:?}");
         if let Some(field) = field {
             assert!(refusal.unwrap().contains(field), "{webhook:?}");
-        } else {
-            let mut again = v1::Webhook::default();
-            decided(read.as_deref(), &mut again);
-            assert_eq!(protection(&mut Violations::default(), &again), read, "what is replied can be sent back");
+            return;
         }
+        let mut again = v1::Webhook::default();
+        decided(read.as_deref(), &mut again);
+        assert_eq!(protection(&mut Violations::default(), &again), read, "what is replied can be sent back");
     }
 
     #[test]

@@ -303,7 +303,7 @@ impl Effects {
     fn size(&self, before: &CountersRecord) -> CommitSize {
         CommitSize {
             events: self.counters.next_event - before.next_event,
-            outcomes: self.shown.len() as u64,
+            outcomes: self.shown.iter().filter(|entry| !matches!(entry, Some(LogEntry::Operational(_)))).count() as u64,
             deliveries: self.fresh.len() as u64,
         }
     }
