@@ -64,6 +64,16 @@ pub mod error_info {
     pub const WEBHOOK_NOT_FOUND: &str = "WEBHOOK_NOT_FOUND";
     /// There is no such delivery in this tenant, or no longer.
     pub const DELIVERY_NOT_FOUND: &str = "DELIVERY_NOT_FOUND";
+    /// The delivery's webhook was deleted.
+    pub const WEBHOOK_DELETED: &str = "WEBHOOK_DELETED";
+    /// The event is no longer retained.
+    pub const EVENT_EXPIRED: &str = "EVENT_EXPIRED";
+    /// The delivery has had as many attempts as one may have.
+    pub const TOO_MANY_ATTEMPTS: &str = "TOO_MANY_ATTEMPTS";
+    /// The delivery waits behind another one of its ordering key.
+    pub const WAITS_IN_ORDER: &str = "WAITS_IN_ORDER";
+    /// The webhook's pending deliveries are just being cancelled.
+    pub const CANCELLING: &str = "CANCELLING";
     /// The etag is not the present one.
     pub const ETAG_MISMATCH: &str = "ETAG_MISMATCH";
     /// The request id was used with another request.

@@ -12,11 +12,12 @@ use crate::{
     Batches, Error, PublishError, Publisher, PublisherConfig, Receipt, Watch, WatchConfig,
     publisher::{check_size, ensure_id, receipt},
     v1::{
-        CreateEventTypeRequest, CreateWebhookRequest, CreateWebhookResponse, DeleteEventTypeRequest,
-        DeleteWebhookRequest, Delivery, Event, EventType, ExplainEventRequest, ExplainEventResponse,
-        GetDeliveryRequest, GetDeliveryResponse, GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse,
-        ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome,
-        PublishEventRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest,
+        CancelDeliveriesRequest, CreateEventTypeRequest, CreateWebhookRequest, CreateWebhookResponse,
+        DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, Event, EventType, ExplainEventRequest,
+        ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse, GetEventRequest, GetEventResponse,
+        GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest,
+        ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome, PublishEventRequest,
+        RetryDeliveryRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest,
         UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
         delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
         event_type_service_client::EventTypeServiceClient, publish_event_response,
@@ -274,6 +275,13 @@ impl Client {
         })
     }
 
+    /// Reads one event with its body. `NOT_FOUND` if this tenant has none of that id, `OUT_OF_RANGE` if it is known to be no
+    /// longer retained.
+    pub async fn event(&self, id: impl Into<String>) -> Result<GetEventResponse, Error> {
+        let request = GetEventRequest { tenant: self.tenant.clone(), id: id.into() };
+        self.call(self.event_service().get_event(request)).await
+    }
+
     /// Starts a publisher. Must run inside a Tokio runtime.
     pub fn publisher(&self, config: PublisherConfig) -> Publisher {
         Publisher::start(self.clone(), config)
@@ -302,6 +310,20 @@ impl Client {
                 Ok((page.deliveries, page.next_page_token))
             }
         })
+    }
+
+    /// Makes the next attempt of a delivery due now, whatever became of it, and returns it as it stands then.
+    pub async fn retry_delivery(&self, id: impl Into<String>) -> Result<Delivery, Error> {
+        let request = RetryDeliveryRequest { tenant: self.tenant.clone(), id: id.into() };
+        let reply = self.call(self.delivery_service().retry_delivery(request)).await?;
+        reply.delivery.ok_or_else(|| incomplete("delivery"))
+    }
+
+    /// Cancels pending deliveries of a webhook, all of them unless the request names some, and says how many.
+    pub async fn cancel_deliveries(&self, mut request: CancelDeliveriesRequest) -> Result<i64, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        let reply = self.call(self.delivery_service().cancel_deliveries(request)).await?;
+        Ok(reply.cancelled_deliveries)
     }
 
     /// Follows outcomes one by one. The request's filters and `start` are those of the contract; see [`Watch`]. Must run

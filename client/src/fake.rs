@@ -20,9 +20,10 @@ use tonic::{
 use crate::{
     Client,
     v1::{
-        Accepted, ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse,
-        ListDeliveriesRequest, ListDeliveriesResponse, PublishEventRequest, PublishEventResponse, PublishEventsRequest,
-        PublishEventsResponse, WatchDeliveriesRequest, WatchDeliveriesResponse,
+        Accepted, CancelDeliveriesRequest, CancelDeliveriesResponse, ExplainEventRequest, ExplainEventResponse,
+        GetDeliveryRequest, GetDeliveryResponse, GetEventRequest, GetEventResponse, ListDeliveriesRequest,
+        ListDeliveriesResponse, PublishEventRequest, PublishEventResponse, PublishEventsRequest, PublishEventsResponse,
+        RetryDeliveryRequest, RetryDeliveryResponse, WatchDeliveriesRequest, WatchDeliveriesResponse,
         delivery_service_server::{DeliveryService, DeliveryServiceServer},
         event_service_server::{EventService, EventServiceServer},
         publish_event_response, publish_events_response,
@@ -195,6 +196,10 @@ impl EventService for Fake {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
+    async fn get_event(&self, _request: Request<GetEventRequest>) -> Result<Response<GetEventResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn publish_event(
         &self,
         request: Request<PublishEventRequest>,
@@ -235,6 +240,20 @@ impl DeliveryService for Fake {
         _request: Request<GetDeliveryRequest>,
     ) -> Result<Response<GetDeliveryResponse>, Status> {
         std::future::pending().await
+    }
+
+    async fn retry_delivery(
+        &self,
+        _request: Request<RetryDeliveryRequest>,
+    ) -> Result<Response<RetryDeliveryResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cancel_deliveries(
+        &self,
+        _request: Request<CancelDeliveriesRequest>,
+    ) -> Result<Response<CancelDeliveriesResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn list_deliveries(

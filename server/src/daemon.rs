@@ -99,7 +99,11 @@ impl Daemon {
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
-        let limits = api::Config { target_rules: config.targets.clone(), policy_limits: config.policy_limits };
+        let limits = api::Config {
+            target_rules: config.targets.clone(),
+            policy_limits: config.policy_limits,
+            retention: config.store.retention,
+        };
         let api = limits.build(api::Deps {
             store: store.clone(),
             accept: config.accept.build(store.clone(), clock, tasks.clone(), metrics.accept.clone()),

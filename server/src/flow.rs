@@ -14,7 +14,7 @@ use crate::{
     limits::{HINTS_MAX, LANE_WINDOW_HINTS_MAX},
     model::{
         breaker::{BreakerState, Health},
-        delivery::AttemptResult,
+        delivery::{AttemptResult, Attempts},
         event::StoredEvent,
         ids::{DeliveryId, DeliveryKey, WebhookNo},
         time::Timestamp,
@@ -32,6 +32,8 @@ pub struct Job {
     pub delivery_id: DeliveryId,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// So many of those before it are not held against the delivery, which was retried by hand; `None`: it was not.
+    pub excused: Option<u32>,
     /// The receiver, as configured when the attempt was dispatched.
     pub webhook: Arc<Webhook>,
     /// What to send.
@@ -41,6 +43,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether somebody asked for the delivery after the event had been delivered or given up: then it takes as long as it takes.
+    pub fn is_by_hand(&self) -> bool {
+        self.key.replay > 0 || self.excused.is_some()
+    }
+
     /// Gives back the memory of a body that is not needed any more.
     pub fn forget_body(&mut self) {
         self.event.event.body = Bytes::new();
@@ -75,7 +82,7 @@ pub struct Settled {
     /// The delivery.
     pub key: DeliveryKey,
     /// Attempts that have ended so far.
-    pub attempts: u32,
+    pub attempts: Attempts,
     /// When the next attempt is due, if there will be one.
     pub next_attempt: Option<Timestamp>,
     /// Whether the receiver was slow: it timed out, or took longer than a healthy one may. `None`: it was not asked.
@@ -113,6 +120,8 @@ pub struct Board {
     pub fresh: HashMap<WebhookNo, Fresh>,
     /// Webhooks that were changed or deleted.
     pub changed: HashSet<WebhookNo>,
+    /// Webhooks some of whose deliveries were cancelled: what is known of them may be on disk no more.
+    pub cancelled: HashSet<WebhookNo>,
     /// Reads from this one on see everything posted.
     pub as_of: AsOf,
     hints: usize,
@@ -139,6 +148,7 @@ impl News {
         as_of: AsOf,
         fresh: impl IntoIterator<Item = (WebhookNo, Hint)>,
         changed: impl IntoIterator<Item = WebhookNo>,
+        cancelled: impl IntoIterator<Item = WebhookNo>,
     ) {
         let mut board = self.board.lock();
         board.as_of = board.as_of.max(as_of);
@@ -158,6 +168,7 @@ impl News {
             }
         }
         board.changed.extend(changed);
+        board.cancelled.extend(cancelled);
         drop(board);
         self.posted.notify_one();
     }
@@ -225,15 +236,16 @@ mod tests {
     #[test]
     fn the_board_is_bounded_and_says_what_it_left_out() {
         let news = News::default();
-        let hint = |n| Hint { event: EventSeq(n), replay: 0, attempts: 0, due: Timestamp::UNIX_EPOCH };
+        let hint =
+            |n| Hint { event: EventSeq(n), replay: 0, attempts: Attempts::default(), due: Timestamp::UNIX_EPOCH };
         let many = LANE_WINDOW_HINTS_MAX as u64 + 10;
-        news.post(AsOf(7), (0..many).map(|n| (WebhookNo(1), hint(n))), []);
-        news.post(AsOf(8), [(WebhookNo(1), hint(many)), (WebhookNo(2), hint(0))], [WebhookNo(3)]);
+        news.post(AsOf(7), (0..many).map(|n| (WebhookNo(1), hint(n))), [], []);
+        news.post(AsOf(8), [(WebhookNo(1), hint(many)), (WebhookNo(2), hint(0))], [WebhookNo(3)], [WebhookNo(4)]);
         let board = news.take();
         assert_eq!(board.fresh[&WebhookNo(1)].hints.len(), LANE_WINDOW_HINTS_MAX);
         assert_eq!(board.fresh[&WebhookNo(1)].more_since, Some(AsOf(8)));
         assert_eq!(board.fresh[&WebhookNo(2)].more_since, None);
-        assert!(board.changed.contains(&WebhookNo(3)));
+        assert!(board.changed.contains(&WebhookNo(3)) && board.cancelled.contains(&WebhookNo(4)));
         assert_eq!(board.as_of, AsOf(8));
         assert!(news.take().fresh.is_empty());
     }

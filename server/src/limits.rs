@@ -166,6 +166,12 @@ pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Most attempts of one delivery, those after retries by hand included.
+pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;
+/// So many attempts of one delivery, the last ones, are found again.
+pub const DELIVERY_ATTEMPTS_LISTED_MAX: usize = 1_000;
+/// Most deliveries that one call may name.
+pub const CALL_DELIVERIES_MAX: usize = 250;
 /// Most test events on their way at a time; one more is refused.
 pub const TRIALS_MAX: usize = 16;
 /// Shortest time that an attempt may be allowed to take.
@@ -273,6 +279,8 @@ const _: () = assert!(PAGE_BYTES + 512 * 1024 < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(STALLED_AFTER.as_secs() > ATTEMPT_TIMEOUT_MAX.as_secs() + OPS_LOOK_INTERVAL.as_secs());
 // One late beat is no reason to be restarted.
 const _: () = assert!(COMMITTER_SILENT_MAX.as_secs() >= 4 * COMMITTER_BEAT_INTERVAL.as_secs());
+// They are counted in 16 bits.
+const _: () = assert!(DELIVERY_ATTEMPTS_MAX < 1 << 16);
 // A webhook that could be created can be called.
 const _: () = assert!(URL_BYTES_MAX < REQUEST_URL_BYTES_MAX);
 const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

@@ -53,6 +53,7 @@ fn update(webhook: &Webhook, settings: Settings, enabled: bool, seconds: u64) ->
         expect: webhook.version,
         settings,
         enabled,
+        drop_held: false,
         pair: None,
         time: at(seconds),
     }

@@ -197,7 +197,7 @@ impl Fixture {
             webhook_id: webhook.id,
             event_id: stored.event.id,
             event_type: stored.event.event_type,
-            attempt: hint.attempts + 1,
+            attempt: hint.attempts.ended() + 1,
             state,
             http_status: Some(if failed { 500 } else { 200 }),
             error_class: failed.then_some(ErrorClass::HttpStatus),
@@ -231,7 +231,7 @@ impl Fixture {
     /// That a due delivery was given up because of its age, before another attempt was made.
     pub(crate) async fn expiry(&self, webhook: &Webhook, hint: Hint, time: Timestamp) -> Outcome {
         let outcome = self.outcome(webhook, hint, DeliveryState::Failed, time).await;
-        Outcome { attempt: hint.attempts, http_status: None, error_class: Some(ErrorClass::Expired), ..outcome }
+        Outcome { attempt: hint.attempts.ended(), http_status: None, error_class: Some(ErrorClass::Expired), ..outcome }
     }
 
     /// Runs upkeep until there is no more to do.

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use postrider_server::{
-    model::{delivery::DeliveryState, ids::Position, webhook::Subscription},
+    model::{
+        delivery::DeliveryState,
+        ids::{EventTypeName, Position},
+        webhook::Subscription,
+    },
     store::{Delivery, DeliveryQuery, DeliveryView, FeedError, FeedFilter},
 };
 
@@ -45,14 +49,22 @@ async fn history(fixture: &Fixture) -> Vec<DeliveryQuery> {
         DeliveryQuery { event: Some("e7".parse().expect("an id")), ..all.clone() },
         DeliveryQuery { event: Some("e7".parse().expect("an id")), webhook: Some(first.id), ..all.clone() },
         DeliveryQuery { states: vec![DeliveryView::State(DeliveryState::Failed)], ..all.clone() },
-        DeliveryQuery { states: vec![DeliveryView::State(DeliveryState::Pending)], webhook: Some(first.id), ..all },
+        DeliveryQuery {
+            states: vec![DeliveryView::State(DeliveryState::Pending)],
+            webhook: Some(first.id),
+            ..all.clone()
+        },
+        DeliveryQuery { from: Some(at(3)), until: Some(at(5)), ..all.clone() },
+        DeliveryQuery { from: Some(at(29)), webhook: Some(second.id), ..all.clone() },
+        DeliveryQuery { event_types: [EventTypeName::new("ADD_TAG")].into(), until: Some(at(1)), ..all.clone() },
+        DeliveryQuery { event_types: [EventTypeName::new("NEW_LEAD")].into(), ..all },
     ]
 }
 
 pub(crate) async fn lists_page_newest_first_without_gaps_or_repeats<E: Engine>() {
     let fixture = Fixture::new::<E>();
     let queries = history(&fixture).await;
-    let expected = [60, 60, 0, 30, 30, 0, 2, 1, 8, 14];
+    let expected = [60, 60, 0, 30, 30, 0, 2, 1, 8, 14, 4, 1, 2, 0];
     for (query, expected) in queries.iter().zip(expected) {
         let whole = list(&fixture, query, 1_000).await;
         assert_eq!(whole.len(), expected, "{query:?}");
@@ -155,4 +167,24 @@ pub(crate) async fn retention_drops_what_is_done_and_keeps_what_is_pending<E: En
     let seqs: Vec<_> = held[..10].iter().map(|hint| hint.event).collect();
     let bodies = fixture.store.events(&seqs, usize::MAX).await.expect("the store answers");
     assert!(bodies.iter().all(Option::is_none));
+}
+
+pub(crate) async fn events_are_found_by_their_ids<E: Engine>() {
+    let mut fixture = Fixture::with::<E>(Limits { hot_bytes_max: 1, ..Limits::default() });
+    fixture.webhook().await;
+    fixture.publish(0, 30).await;
+    let tenant = "default".parse().expect("a tenant");
+    for archived in [false, true] {
+        if archived {
+            fixture.upkeep(at(60)).await;
+            fixture.reopen::<E>().await;
+        }
+        let id = "e7".parse().expect("an id");
+        let found = fixture.store.find_event(&tenant, &id).await.expect("the store answers").expect("it is retained");
+        assert_eq!((found.event, found.accept_time), (crate::fixture::event("e7"), at(7)), "archived: {archived}");
+        let theirs = "theirs".parse().expect("a tenant");
+        assert!(fixture.store.find_event(&theirs, &id).await.expect("the store answers").is_none());
+        let nobody = "e99".parse().expect("an id");
+        assert!(fixture.store.find_event(&tenant, &nobody).await.expect("the store answers").is_none());
+    }
 }

@@ -11,6 +11,7 @@ mod log;
 mod ordered;
 mod publish;
 mod redb;
+mod repair;
 mod schedule;
 
 /// Makes every test of the suite for one engine.
@@ -87,6 +88,8 @@ macro_rules! suite {
             who_is_scheduled_keeps_its_place,
             who_expires_lets_the_next_one_go_on,
             retention_keeps_who_waits,
+            what_is_cancelled_lets_the_next_one_go_on,
+            what_is_dropped_holds_nothing_up,
         },
         event_types::{
             names_mean_one_type_to_a_tenant,
@@ -98,6 +101,17 @@ macro_rules! suite {
             details_hold_every_attempt,
             history_reads_the_same_after_archiving,
             retention_drops_what_is_done_and_keeps_what_is_pending,
+            events_are_found_by_their_ids,
+        },
+        repair::{
+            held_deliveries_are_dropped_at_once_and_for_good,
+            what_is_scheduled_is_retried_cancelled_and_dropped,
+            what_expired_is_retried,
+            what_is_held_is_released_by_default,
+            a_wide_event_on_its_way_is_dropped_too,
+            a_delivery_is_due_again_whatever_became_of_it,
+            what_was_archived_is_retried_and_outlives_its_segment,
+            all_or_some_deliveries_are_cancelled,
         },
     );
     };

@@ -6,12 +6,12 @@ use postrider_server::{
     model::{
         delivery::DeliveryState,
         event::Event,
-        ids::{EventSeq, EventTypeName},
+        ids::{DeliveryKey, EventSeq, EventTypeName},
         ordering::{HeadRule, Ordering},
         time::Timestamp,
         webhook::{Settings, Subscription, Webhook},
     },
-    store::{ConfigAnswer, ConfigChange, Delivery, DeliveryQuery, DeliveryView, Hint, Published},
+    store::{ConfigAnswer, ConfigChange, Delivery, DeliveryQuery, DeliveryView, Hint, Published, Repair, Repaired},
 };
 
 use crate::fixture::{Engine, Fixture, Limits, START, at, event, secret, spec};
@@ -36,6 +36,7 @@ async fn set(fixture: &Fixture, webhook: &Webhook, ordering: Ordering) -> Webhoo
         expect: webhook.version,
         settings,
         enabled: true,
+        drop_held: false,
         pair: None,
         time: START,
     };
@@ -389,4 +390,85 @@ pub(crate) async fn retention_keeps_who_waits<E: Engine>() {
         assert_eq!(ids_due(&fixture, &webhook).await, [id.as_str()], "with its event, which can be read");
         attempt(&fixture, &webhook, id, DeliveryState::Delivered).await;
     }
+}
+
+/// Turns a webhook off, or on again without what it held.
+async fn turn(fixture: &Fixture, webhook: &Webhook, enabled: bool) -> Webhook {
+    let change = ConfigChange::UpdateWebhook {
+        tenant: webhook.tenant.clone(),
+        id: webhook.id,
+        expect: webhook.version,
+        settings: webhook.settings.clone(),
+        enabled,
+        drop_held: enabled,
+        pair: None,
+        time: START,
+    };
+    let answer = fixture.store.put_config(change).await.expect("the store answers");
+    let ConfigAnswer::Updated(webhook) = answer else { panic!("not updated: {answer:?}") };
+    webhook
+}
+
+async fn repair(fixture: &Fixture, repair: Repair) -> Repaired {
+    fixture.store.repair(repair).await.expect("the store answers")
+}
+
+pub(crate) async fn what_is_cancelled_lets_the_next_one_go_on<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = ordered(&fixture, HeadRule::Block).await;
+    publish(&fixture, &["a-1", "a-2", "a-3", "a-4", "a-5", "b-1"]).await;
+    let listed = list(&fixture, &DeliveryQuery { webhook: Some(webhook.id), ..DeliveryQuery::default() }).await;
+    // The newest come first.
+    let keys: Vec<DeliveryKey> = listed.iter().rev().map(|delivery| delivery.key).collect();
+    let retried = repair(&fixture, Repair::Retry { key: keys[1], time: at(20) }).await;
+    assert_eq!(retried, Repaired::WaitsInOrder, "who waits cannot be retried");
+    let cancelled = repair(&fixture, Repair::Cancel { keys: vec![keys[3]], time: at(20) }).await;
+    assert_eq!(cancelled, Repaired::Cancelled(1), "who waits is pending");
+    assert_eq!(ids_due(&fixture, &webhook).await, ["a-1", "b-1"]);
+
+    // One that has been tried and one that has not: the one after both is the next.
+    attempt(&fixture, &webhook, "a-1", DeliveryState::Pending).await;
+    let cancelled = repair(&fixture, Repair::Cancel { keys: vec![keys[1], keys[0]], time: at(20) }).await;
+    assert_eq!(cancelled, Repaired::Cancelled(2));
+    for _ in 0..2 {
+        assert_eq!(ids_due(&fixture, &webhook).await, ["a-3", "b-1"]);
+        assert_eq!(pending(&fixture, &webhook), 3);
+        fixture.reopen::<E>().await;
+    }
+    attempt(&fixture, &webhook, "a-3", DeliveryState::Delivered).await;
+    assert_eq!(ids_due(&fixture, &webhook).await, ["a-5", "b-1"], "who was cancelled while waiting is passed over");
+    let retried = repair(&fixture, Repair::Retry { key: keys[0], time: at(60) }).await;
+    assert_eq!(retried, Repaired::Retried);
+    assert_eq!(ids_due(&fixture, &webhook).await, ["a-1", "a-5", "b-1"], "what had ended waits for nobody");
+    attempt(&fixture, &webhook, "a-1", DeliveryState::Delivered).await;
+    attempt(&fixture, &webhook, "a-5", DeliveryState::Delivered).await;
+    publish(&fixture, &["a-6"]).await;
+    assert_eq!(ids_due(&fixture, &webhook).await, ["a-6", "b-1"]);
+}
+
+pub(crate) async fn what_is_dropped_holds_nothing_up<E: Engine>() {
+    let mut fixture = Fixture::new::<E>();
+    let webhook = ordered(&fixture, HeadRule::Block).await;
+    let old: Vec<String> =
+        (0..2_000).map(|n| format!("{}-{n}", if n % 3 == 0 { "a".into() } else { format!("k{n}") })).collect();
+    publish(&fixture, &old.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    attempt(&fixture, &webhook, "a-0", DeliveryState::Pending).await;
+    let off = turn(&fixture, &webhook, false).await;
+    turn(&fixture, &off, true).await;
+    assert_eq!(pending(&fixture, &webhook), 0);
+    assert!(ids_due(&fixture, &webhook).await.is_empty(), "the decision counts at once");
+    publish(&fixture, &["a-x", "a-y", "k1-x", "x-1"]).await;
+    let query = DeliveryQuery { webhook: Some(webhook.id), ..DeliveryQuery::default() };
+    let cancelled = DeliveryView::State(DeliveryState::Cancelled);
+    for _ in 0..2 {
+        until("due", async || ids_due(&fixture, &webhook).await == ["a-x", "k1-x", "x-1"]).await;
+        assert_eq!(pending(&fixture, &webhook), 4);
+        let listed = list(&fixture, &query).await;
+        assert_eq!(listed.iter().filter(|delivery| delivery.state == cancelled).count(), 2_000);
+        fixture.reopen::<E>().await;
+    }
+    attempt(&fixture, &webhook, "a-x", DeliveryState::Delivered).await;
+    assert_eq!(ids_due(&fixture, &webhook).await, ["a-y", "k1-x", "x-1"]);
+    assert_eq!(repair(&fixture, Repair::CancelAll { webhook: webhook.no, time: at(99) }).await, Repaired::Cancelled(3));
+    assert_eq!(pending(&fixture, &webhook), 0);
 }

@@ -17,6 +17,7 @@ mod ordered;
 mod policy;
 mod protection;
 mod publish_stream;
+mod repair;
 mod request_id;
 mod request_shape;
 mod restart;

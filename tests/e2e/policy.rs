@@ -39,7 +39,7 @@ async fn create(client: &Client, webhook: Webhook) -> Webhook {
 }
 
 async fn update(client: &Client, webhook: Webhook) -> Webhook {
-    let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask: None };
+    let request = UpdateWebhookRequest { webhook: Some(webhook), ..UpdateWebhookRequest::default() };
     let reply = client.webhooks.clone().update_webhook(request).await.expect("the webhook is updated").into_inner();
     reply.webhook.expect("a reply holds the webhook")
 }

@@ -67,7 +67,8 @@ fn is_full(request: &Received) {
 
 async fn update(client: &Client, webhook: Webhook, paths: &[&str]) -> Webhook {
     let paths = paths.iter().map(|path| (*path).to_owned()).collect();
-    let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask: Some(FieldMask { paths }) };
+    let request =
+        UpdateWebhookRequest { webhook: Some(webhook), update_mask: Some(FieldMask { paths }), held_deliveries: 0 };
     let call = within("UpdateWebhook", async { client.webhooks.clone().update_webhook(request).await }).await;
     call.expect("the webhook is updated").into_inner().webhook.expect("a reply holds the webhook")
 }

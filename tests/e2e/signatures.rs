@@ -48,7 +48,7 @@ async fn rotate(client: &Client, id: &str, overlap: Option<Duration>) -> RotateS
 
 async fn sign_with(client: &Client, id: &str, scheme: SignatureScheme) -> Webhook {
     let webhook = Webhook { id: id.into(), signature: Some(signature(scheme)), ..Webhook::default() };
-    let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask: None };
+    let request = UpdateWebhookRequest { webhook: Some(webhook), ..UpdateWebhookRequest::default() };
     let reply = client.webhooks.clone().update_webhook(request).await.expect("the webhook is updated");
     reply.into_inner().webhook.expect("a reply holds the webhook")
 }

@@ -32,7 +32,7 @@ async fn a_test_event_arrives_whatever_the_webhook_asked_for() {
     let receiver = Receiver::start(|_| Answer::status(200)).await;
     let created = client.create(&receiver.url("/hook"), &["NEW_LEAD"]).await;
     let off = Webhook { id: created.id(), enabled: Some(false), ..Webhook::default() };
-    let request = UpdateWebhookRequest { webhook: Some(off), update_mask: None };
+    let request = UpdateWebhookRequest { webhook: Some(off), ..UpdateWebhookRequest::default() };
     client.webhooks.clone().update_webhook(request).await.expect("the webhook is disabled");
     let before = client.webhook(&created.id()).await;
 

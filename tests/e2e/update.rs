@@ -15,7 +15,7 @@ use crate::{patient, setup};
 
 async fn try_update(client: &Client, webhook: Webhook, paths: Option<&[&str]>) -> Result<Webhook, Status> {
     let update_mask = paths.map(|paths| FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() });
-    let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask };
+    let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask, held_deliveries: 0 };
     let call = within("UpdateWebhook", async { client.webhooks.clone().update_webhook(request).await }).await;
     Ok(call?.into_inner().webhook.expect("a reply holds the webhook"))
 }

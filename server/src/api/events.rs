@@ -1,4 +1,4 @@
-//! `EventService`: publishing, and explaining what an event goes to.
+//! `EventService`: publishing, reading what was published, and explaining what an event goes to.
 //!
 //! The one service whose routing is written by hand: the generated one fails a whole call or stream at the first message it
 //! cannot decode (text that is not UTF-8, `data` nested too deeply), and here one bad event never touches its neighbours.
@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Buf as _;
@@ -23,18 +24,22 @@ use tonic::{
 use tonic_prost::ProstEncoder;
 
 use super::{
+    convert,
     explain::explain,
     publish::{Incoming, Reply, publish_all, publish_one},
     refuse_if,
     status::Failure,
 };
-use crate::{accept::Accept, limits::GRPC_MESSAGE_BYTES_MAX, store::Store};
+use crate::{accept::Accept, clock::Clock, limits::GRPC_MESSAGE_BYTES_MAX, store::Store};
 
-/// Publishes what comes in, until told to stop.
+/// Publishes what comes in, and reads it, until told to stop.
 #[derive(Clone)]
 pub(super) struct EventService {
-    pub(super) accept: Accept,
     pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Clock,
+    /// How long events are kept.
+    pub(super) retention: Duration,
+    pub(super) accept: Accept,
     pub(super) stop: CancellationToken,
 }
 
@@ -59,6 +64,7 @@ impl tower::Service<http::Request<Body>> for EventService {
                 "PublishEvents" => grpc().streaming(PublishEvents(service), request).await,
                 "PublishEvent" => grpc().unary(PublishEvent(service), request).await,
                 "ExplainEvent" => grpc().unary(ExplainEvent(service), request).await,
+                "GetEvent" => grpc().unary(GetEvent(service), request).await,
                 _ => Status::unimplemented("").into_http(),
             })
         })
@@ -110,6 +116,22 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
     }
 }
 
+struct GetEvent(EventService);
+
+impl UnaryService<Result<v1::GetEventRequest, DecodeError>> for GetEvent {
+    type Response = v1::GetEventResponse;
+    type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
+
+    fn call(&mut self, request: Request<Result<v1::GetEventRequest, DecodeError>>) -> Self::Future {
+        let service = self.0.clone();
+        Box::pin(async move {
+            refuse_if(&service.stop)?;
+            let request = request.into_inner().map_err(Failure::unreadable)?;
+            Ok(Response::new(service.read(&request).await?))
+        })
+    }
+}
+
 struct ExplainEvent(EventService);
 
 impl UnaryService<Result<v1::ExplainEventRequest, DecodeError>> for ExplainEvent {
@@ -117,12 +139,24 @@ impl UnaryService<Result<v1::ExplainEventRequest, DecodeError>> for ExplainEvent
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::ExplainEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { accept, store, stop } = self.0.clone();
+        let EventService { accept, store, stop, .. } = self.0.clone();
         Box::pin(async move {
             refuse_if(&stop)?;
             let request = request.into_inner().map_err(Failure::unreadable)?;
             Ok(Response::new(explain(&store, request, || accept.schedules_until()).await?))
         })
+    }
+}
+
+impl EventService {
+    async fn read(&self, request: &v1::GetEventRequest) -> Result<v1::GetEventResponse, Failure> {
+        let (tenant, id) = convert::event::event_key(request)?;
+        if let Some(stored) = self.store.find_event(&tenant, &id).await? {
+            return Ok(convert::event::event_reply(stored));
+        }
+        let kept_since = self.clock.now() - self.retention;
+        let is_old = id.assigned_at().is_some_and(|assigned| assigned < kept_since);
+        Err(if is_old { Failure::event_too_old() } else { Failure::event_not_found() })
     }
 }
 

@@ -71,7 +71,7 @@ async fn event(
     match subject(tenant, asked, store.catalog(), latest)? {
         Subject::Draft(draft) => Ok(draft),
         Subject::Published(tenant, id) => {
-            let stored = store.event(&tenant, &id).await?;
+            let stored = store.find_event(&tenant, &id).await?;
             stored.map(|stored| stored.event).ok_or_else(Failure::event_not_found)
         }
     }

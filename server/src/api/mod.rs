@@ -19,7 +19,7 @@ mod webhooks;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postrider_proto::v1::{
@@ -52,6 +52,8 @@ pub struct Config {
     pub target_rules: TargetRules,
     /// How long and how often webhooks may have deliveries attempted.
     pub policy_limits: PolicyLimits,
+    /// How long events are kept.
+    pub retention: Duration,
 }
 
 /// Judges host names when a webhook is created.
@@ -99,8 +101,9 @@ impl Config {
         let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
         let webhooks = WebhookService { store: store.clone(), gates, clock, rules, names, trial, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
-        let events = EventService { accept, store: store.clone(), stop: stop.clone() };
-        let deliveries = DeliveryService { store, watch, stop, stop_watching };
+        let (retention, stops) = (self.retention, stop.clone());
+        let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
+        let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(reporter);

@@ -72,6 +72,50 @@ impl Failure {
         )
     }
 
+    /// The delivery's webhook was deleted.
+    pub(super) fn webhook_deleted() -> Self {
+        Self::new(Code::FailedPrecondition, reason::WEBHOOK_DELETED, "the delivery's webhook was deleted")
+    }
+
+    /// The delivery's event is gone.
+    pub(super) fn event_expired() -> Self {
+        Self::new(Code::FailedPrecondition, reason::EVENT_EXPIRED, "the delivery's event is no longer retained")
+    }
+
+    /// The tenant has no such event, or none any more.
+    pub(super) fn event_not_found() -> Self {
+        Self::new(Code::NotFound, reason::EVENT_NOT_FOUND, "this tenant has no such event, or it is no longer retained")
+    }
+
+    /// The event was accepted too long ago.
+    pub(super) fn event_too_old() -> Self {
+        Self::new(Code::OutOfRange, reason::EVENT_EXPIRED, "events as old as this one are no longer retained")
+    }
+
+    /// The delivery has had enough.
+    pub(super) fn too_many_attempts() -> Self {
+        Self::new(
+            Code::FailedPrecondition,
+            reason::TOO_MANY_ATTEMPTS,
+            "the delivery has had as many attempts as one may have",
+        )
+    }
+
+    /// Others of the delivery's ordering key come first.
+    pub(super) fn waits_in_order() -> Self {
+        Self::new(
+            Code::FailedPrecondition,
+            reason::WAITS_IN_ORDER,
+            "the delivery waits behind another one of its ordering key, as its webhook is ordered; cancel or wait for that one",
+        )
+    }
+
+    /// The delivery was cancelled with many others a moment ago.
+    pub(super) fn cancelling() -> Self {
+        Self::new(Code::Unavailable, reason::CANCELLING, "the webhook's deliveries are being cancelled; try again")
+            .retry_after(UNAVAILABLE_RETRY)
+    }
+
     /// The caller's etag is not the present one.
     pub(super) fn etag_mismatch() -> Self {
         Self::new(
@@ -124,12 +168,6 @@ impl Failure {
     pub(super) fn too_many_event_types() -> Self {
         let message = "there are as many event types, or as long schemas, as may be";
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_EVENT_TYPES, message)
-    }
-
-    /// The tenant has no such event, or none any more.
-    pub(super) fn event_not_found() -> Self {
-        let message = "this tenant has no such event, or it is no longer retained";
-        Self::new(Code::NotFound, reason::EVENT_NOT_FOUND, message)
     }
 
     /// As many test events are on their way as may be.

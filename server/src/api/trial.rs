@@ -68,7 +68,7 @@ pub(super) fn job(
         max_age: None,
     };
     let event = StoredEvent { seq: key.event, accept_time: now, event };
-    Job { key, delivery_id: sealer.delivery_id(key), attempt: 1, webhook, event, body_permit: None }
+    Job { key, delivery_id: sealer.delivery_id(key), attempt: 1, excused: None, webhook, event, body_permit: None }
 }
 
 /// The type's example; an empty object if nobody gave one.

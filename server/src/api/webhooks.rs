@@ -211,6 +211,7 @@ impl WebhookService {
                 pair: signature::missing_pair(&webhook, &settings, &mut rand::rng()),
                 settings,
                 enabled,
+                drop_held: update.drop_held,
                 time: self.clock.now(),
             };
             let answer = self.store.put_config(change).await?;

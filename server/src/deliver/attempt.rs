@@ -36,7 +36,7 @@ impl Attempts {
     /// Makes one attempt, unless its delivery is too old by now. Takes at most the attempt timeout.
     pub(super) async fn perform(&self, mut job: Job) -> Attempted {
         let started = self.clock.now();
-        if job.webhook.settings.expiry(&job.event, job.key.replay).is_some_and(|expires| expires <= started) {
+        if job.webhook.settings.expiry(&job.event, job.is_by_hand()).is_some_and(|expires| expires <= started) {
             job.forget_body();
             return Attempted { job, result: Some(AttemptResult::expired(started)) };
         }

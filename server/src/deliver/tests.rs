@@ -161,6 +161,7 @@ fn job(url: &str, body: &[u8]) -> Job {
         key,
         delivery_id: DeliveryId::from_bytes([0xab; 16]),
         attempt: 3,
+        excused: None,
         webhook: Arc::new(webhook),
         event: StoredEvent { seq: key.event, accept_time: Timestamp::UNIX_EPOCH, event },
         body_permit: None,

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     model::{
+        delivery::Attempts,
         ids::{EventSeq, Tenant, WebhookNo},
         protection::Pace,
         time::Timestamp,
@@ -92,11 +93,14 @@ pub(super) struct Lane {
     /// What attempts keep to, as far as is known: a launch looks it up again.
     pub(super) pace: Pace,
     /// With the attempts that have ended.
-    window: SortedMap<Slot, u32>,
+    window: SortedMap<Slot, Attempts>,
     known: SortedMap<DeliveryInLane, Place>,
     ghosts: SortedMap<DeliveryInLane, AsOf>,
     /// Reads from this one on see deliveries, due within the horizon, that are not `known`.
     mark: Option<AsOf>,
+    /// Retried by hand while an attempt was under way, as reads from this one on see: news may come before those of an outcome
+    /// that was committed earlier.
+    recalled: SortedMap<DeliveryInLane, AsOf>,
     refill: Refill,
     in_flight: usize,
     /// As many of these are answered.
@@ -119,6 +123,7 @@ impl Lane {
             known: SortedMap::default(),
             ghosts: SortedMap::default(),
             mark: None,
+            recalled: SortedMap::default(),
             refill: Refill::Idle,
             in_flight: 0,
             answered: 0,
@@ -230,7 +235,11 @@ impl Lane {
                 let stale = Slot { due: *due, ..slot };
                 self.forget(stale, budget);
             }
-            Some(Place::Window(_) | Place::InFlight | Place::Answered | Place::Aside) => return,
+            Some(Place::InFlight | Place::Answered) => {
+                self.recalled.insert(slot.delivery(), as_of);
+                return;
+            }
+            Some(Place::Window(_) | Place::Aside) => return,
             None => {}
         }
         if !self.is_open() {
@@ -319,6 +328,9 @@ impl Lane {
         }
         self.known.remove(&delivery);
         self.in_flight -= 1;
+        if let Some(since) = self.recalled.remove(&delivery) {
+            self.raise(since);
+        }
         true
     }
 
@@ -393,10 +405,14 @@ impl Lane {
         self.mark = None;
         self.paused_until = None;
         self.aside_until = None;
+        // What is being read may be cancelled by now.
+        if let Refill::Running { void } = &mut self.refill {
+            *void = true;
+        }
     }
 
     /// Puts a delivery into the window. If that is full the latest one makes room, which may be this one.
-    fn insert(&mut self, slot: Slot, attempts: u32, seen: AsOf, budget: &mut Budget) {
+    fn insert(&mut self, slot: Slot, attempts: Attempts, seen: AsOf, budget: &mut Budget) {
         if self.window.len() >= budget.lane_cap(self.tenant()) || budget.free() == 0 {
             match self.window.last() {
                 Some((last, _)) if slot < *last => self.evict_last(seen, budget),

@@ -181,11 +181,14 @@ impl Load {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{DeliveryKey, WebhookNo};
+    use crate::model::{
+        delivery::Attempts,
+        ids::{DeliveryKey, WebhookNo},
+    };
 
     fn launch(event: u64, slow: bool) -> Launch {
         let key = DeliveryKey { webhook: WebhookNo(1), event: EventSeq(event), replay: 0 };
-        Launch { key, attempt: 1, slow }
+        Launch { key, attempts: Attempts::default(), slow }
     }
 
     #[test]

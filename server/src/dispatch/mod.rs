@@ -338,13 +338,14 @@ impl Dispatch {
         self.watch_store(None);
         let mut batches: Vec<Vec<Job>> = Vec::new();
         batches.resize_with(self.deps.jobs.len(), Vec::new);
-        for (Launch { key, attempt, .. }, read) in loaded {
+        for (Launch { key, attempts, .. }, read) in loaded {
             let registered = self.deps.store.catalog().webhook(key.webhook);
             let webhook = registered.map(|registered| registered.webhook).filter(|webhook| webhook.is_enabled());
             match (webhook, read) {
                 (Some(webhook), Some((event, permit))) => {
                     let delivery_id = self.deps.store.sealer().delivery_id(key);
-                    let job = Job { key, delivery_id, attempt, webhook, event, body_permit: Some(permit) };
+                    let (attempt, excused) = (attempts.ended() + 1, attempts.excused());
+                    let job = Job { key, delivery_id, attempt, excused, webhook, event, body_permit: Some(permit) };
                     batches[loop_of(key.webhook, self.deps.jobs.len())].push(job);
                 }
                 (None, _) => self.scheduler.unmade(key, Unmade::NotWanted, now),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::{
+    delivery::Attempts,
     ids::{DeliveryKey, Tenant, WebhookNo},
     protection::Pace,
     time::Timestamp,
@@ -55,8 +56,8 @@ pub(super) struct Limits {
 pub(super) struct Launch {
     /// Of which delivery.
     pub(super) key: DeliveryKey,
-    /// From 1.
-    pub(super) attempt: u32,
+    /// Attempts before this one.
+    pub(super) attempts: Attempts,
     /// Whether its webhook is slow.
     pub(super) slow: bool,
 }

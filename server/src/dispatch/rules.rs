@@ -14,6 +14,7 @@ use crate::{
     flow::{Board, Settled},
     model::{
         breaker::Health,
+        delivery::Attempts,
         ids::{DeliveryKey, EventSeq, WebhookNo},
         time::Timestamp,
     },
@@ -28,7 +29,7 @@ fn hint(event: u64) -> Hint {
 }
 
 fn hint_due(event: u64, due: Timestamp) -> Hint {
-    Hint { event: EventSeq(event), replay: 0, attempts: 0, due }
+    Hint { event: EventSeq(event), replay: 0, attempts: Attempts::default(), due }
 }
 
 fn board(as_of: u64, webhook: WebhookNo, hints: impl IntoIterator<Item = Hint>, more_since: Option<u64>) -> Board {
@@ -92,16 +93,19 @@ impl Bench {
 
     fn settle_of(&mut self, webhook: WebhookNo, event: u64, as_of: u64, next_attempt: Option<Timestamp>, slow: bool) {
         let key = DeliveryKey { webhook, event: EventSeq(event), replay: 0 };
-        let settled = Settled {
+        self.hear(&Settled {
             key,
-            attempts: 1,
+            attempts: Attempts::new(1, None),
             next_attempt,
             slow: Some(slow),
             health: Health::Well,
             pause_until: None,
             as_of: AsOf(as_of),
-        };
-        self.scheduler.settled(&settled, self.now, &self.webhooks);
+        });
+    }
+
+    fn hear(&mut self, settled: &Settled) {
+        self.scheduler.settled(settled, self.now, &self.webhooks);
         self.scheduler.check(self.now);
     }
 }
@@ -535,4 +539,73 @@ fn room_given_up_for_another_tenant_is_made_good_from_disk() {
     }
     assert_eq!(delivered.len(), 201);
     bench.scheduler.check_empty();
+}
+
+#[test]
+fn what_is_retried_by_hand_while_its_end_is_news_is_read_again() {
+    let mut bench = Bench::new(limits());
+    bench.news(board(5, ONE, [hint(1)], None));
+    assert_eq!(bench.launched(), [1]);
+    // Its outcome was committed with 6, the retry with 7; of that the dispatcher hears first.
+    let retried = Hint { attempts: Attempts::new(1, Some(1)), ..hint(1) };
+    bench.news(board(7, ONE, [retried], None));
+    assert!(bench.launched().is_empty(), "one attempt at a time");
+    bench.settle(1, 6, None);
+    assert!(bench.refill().is_some(), "it is not forgotten");
+    bench.refilled(Some(&page(7, [retried], false)));
+    let launches = bench.launches();
+    assert_eq!(launches.iter().map(|launch| launch.attempts).collect::<Vec<_>>(), [retried.attempts]);
+    bench.settle(1, 8, None);
+    bench.scheduler.check_empty();
+}
+
+#[test]
+fn what_was_cancelled_is_launched_neither_from_the_window_nor_from_the_board_nor_from_an_older_read() {
+    let mut bench = Bench::new(Limits { webhook_in_flight_max: 1, ..limits() });
+    bench.news(board(5, ONE, [hint(1), hint(2)], Some(5)));
+    assert_eq!(bench.launched(), [1]);
+    assert!(bench.refill().is_some());
+    let mut cancelled = board(7, ONE, [hint(3)], None);
+    cancelled.cancelled.insert(ONE);
+    bench.news(cancelled);
+    bench.settle(1, 8, None);
+    assert!(bench.launched().is_empty(), "the window and the board are forgotten");
+    bench.refilled(Some(&page(6, [hint(2), hint(3)], false)));
+    assert!(bench.launched().is_empty(), "and what was read before");
+    assert!(bench.refill().is_some());
+    bench.refilled(Some(&page(7, [hint(4)], false)));
+    assert_eq!(bench.launched(), [4], "what is on disk counts");
+    bench.settle(4, 9, None);
+    bench.scheduler.check_empty();
+}
+
+#[test]
+fn what_asked_for_a_pause_gets_it_though_deliveries_are_cancelled() {
+    for (changed, launched) in [(false, vec![]), (true, vec![2])] {
+        let mut bench = Bench::new(Limits { webhook_in_flight_max: 1, ..limits() });
+        bench.news(board(5, ONE, [hint(1), hint(2), hint(3)], None));
+        assert_eq!(bench.launched(), [1]);
+        bench.hear(&Settled {
+            key: DeliveryKey { webhook: ONE, event: EventSeq(1), replay: 0 },
+            attempts: Attempts::new(1, None),
+            next_attempt: None,
+            slow: Some(false),
+            health: Health::Failing,
+            pause_until: Some(NOW + Duration::from_millis(1)),
+            as_of: AsOf(6),
+        });
+        let mut cancelled = board(7, ONE, [], None);
+        cancelled.cancelled.insert(ONE);
+        cancelled.changed.extend(changed.then_some(ONE));
+        bench.news(cancelled);
+        assert!(bench.refill().is_some(), "what is on disk is read again");
+        bench.refilled(Some(&page(7, [hint(2)], false)));
+        assert_eq!(bench.launched(), launched, "changed: {changed}");
+        bench.now = NOW + Duration::from_millis(1);
+        bench.tick();
+        if !changed {
+            assert_eq!(bench.launched(), [2], "the pause is over");
+        }
+        bench.settle(2, 8, None);
+    }
 }

@@ -164,7 +164,7 @@ impl Scheduler {
             self.in_flight += 1;
             self.slow_in_flight += usize::from(entry.slow);
             let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
-            let launch = Launch { key, attempt: hint.attempts + 1, slow: entry.slow };
+            let launch = Launch { key, attempts: hint.attempts, slow: entry.slow };
             if entry.gate.is_some() || lane.pace.rate_limit.is_some() {
                 let pace = lane.pace;
                 self.pass(webhook, |gate| gate.launch(&pace, now));
@@ -262,19 +262,25 @@ impl Scheduler {
     /// What commits made due.
     pub(super) fn news(&mut self, board: Board, now: Timestamp, webhooks: &impl Webhooks) {
         self.see(board.as_of);
+        let Board { mut fresh, changed, cancelled, .. } = board;
         // By number, so that the same input has the same result.
-        let mut changed: Vec<_> = board.changed.into_iter().collect();
-        changed.sort_unstable();
-        for webhook in changed {
+        let mut again: Vec<_> = changed.union(&cancelled).copied().collect();
+        again.sort_unstable();
+        for webhook in again {
+            // Deliveries may have been cancelled: what is on disk counts, and is read again.
+            fresh.remove(&webhook);
             if let Some(enabled) = webhooks.if_enabled(webhook) {
-                self.adapt(webhook, &enabled, now);
+                self.forget_deliveries(webhook);
+                if changed.contains(&webhook) {
+                    self.adapt(webhook, &enabled, now);
+                }
                 self.expect(webhook, now, board.as_of);
             } else {
                 self.dismiss(webhook);
             }
             self.review(webhook, now);
         }
-        let mut fresh: Vec<_> = board.fresh.into_iter().collect();
+        let mut fresh: Vec<_> = fresh.into_iter().collect();
         fresh.sort_unstable_by_key(|(webhook, _)| *webhook);
         for (webhook, fresh) in fresh {
             let Some(enabled) = webhooks.if_enabled(webhook) else {
@@ -454,6 +460,12 @@ impl Scheduler {
 
     /// Forgets all of a webhook but its attempts under way and its turn to be read. What is pending for it stays on disk.
     fn dismiss(&mut self, webhook: WebhookNo) {
+        self.forget_deliveries(webhook);
+        self.drop_gate(webhook);
+    }
+
+    /// The same, but for its gate.
+    fn forget_deliveries(&mut self, webhook: WebhookNo) {
         let Some(entry) = self.entries.get_mut(&webhook) else { return };
         if let Some((due, _)) = entry.next_due.take() {
             self.sleepers.remove(&(due, webhook));
@@ -461,7 +473,6 @@ impl Scheduler {
         if let Some(lane) = entry.lane.as_deref_mut() {
             lane.clear(&mut self.budget);
         }
-        self.drop_gate(webhook);
     }
 
     /// Gives a launched delivery's permits back. False: it had none.

@@ -20,6 +20,7 @@ use crate::{
     flow::{Board, Settled},
     model::{
         breaker::{Breaker, Change, Health},
+        delivery::Attempts,
         ids::{DeliveryKey, EventSeq, Tenant, WebhookNo},
         protection::Pace,
         rate::{Bucket, RateLimit},
@@ -88,7 +89,7 @@ impl World {
             if fresh.more_since.is_some() || fresh.hints.len() >= self.board_lane_max {
                 fresh.more_since = Some(as_of);
             } else {
-                fresh.hints.push(Hint { event, replay: 0, attempts: 0, due });
+                fresh.hints.push(Hint { event, replay: 0, attempts: Attempts::default(), due });
             }
         }
     }
@@ -104,7 +105,7 @@ impl World {
         let hint = |(&(due, event, replay), &attempts): (&(Timestamp, EventSeq, u32), &u32)| Hint {
             event,
             replay,
-            attempts,
+            attempts: Attempts::new(attempts, None),
             due,
         };
         let within: Vec<_> = rows.iter().map(hint).take_while(|hint| hint.due <= refill.horizon).collect();
@@ -252,7 +253,7 @@ impl Simulation {
         let row = rows.iter().find(|((_, event, replay), _)| (*event, *replay) == (key.event, key.replay));
         let (&(due, ..), &attempts) = row.unwrap_or_else(|| panic!("{key:?} is not pending"));
         assert!(due <= self.world.now, "{key:?} is launched before it is due");
-        assert_eq!(launch.attempt, attempts + 1, "{key:?}: an attempt is skipped or repeated");
+        assert_eq!(launch.attempts, Attempts::new(attempts, None), "{key:?}: an attempt is skipped or repeated");
         assert!(self.launched.insert(key, (due, launch)).is_none(), "{key:?} is launched twice at once");
         assert!(self.launched.len() <= self.limits.in_flight_max);
         let of_webhook = self.launched.keys().filter(|other| other.webhook == key.webhook).count();
@@ -371,10 +372,10 @@ impl Simulation {
         if let Some(rows) = self.world.rows.get_mut(&key.webhook) {
             rows.remove(&(due, key.event, key.replay));
             if let Some(due) = next_attempt {
-                rows.insert((due, key.event, key.replay), launch.attempt);
+                rows.insert((due, key.event, key.replay), launch.attempts.ended() + 1);
             }
         }
-        let attempts = launch.attempt;
+        let attempts = Attempts::new(launch.attempts.ended() + 1, None);
         self.settled.push(Settled { key, attempts, next_attempt, slow: Some(slow), health, pause_until, as_of });
     }
 
@@ -467,7 +468,7 @@ impl Simulation {
         let fresh = self.world.board.fresh.entry(webhook).or_default();
         // It may stand on the board already, with its former time.
         fresh.hints.retain(|hint| hint.event != event);
-        fresh.hints.push(Hint { event, replay, attempts, due: now });
+        fresh.hints.push(Hint { event, replay, attempts: Attempts::new(attempts, None), due: now });
     }
 
     /// Nothing new happens and everything succeeds: all that is pending must be delivered.

@@ -17,6 +17,7 @@ use crate::{
     limits::{DISPATCH_BODY_BYTES_MAX, EVENT_BODY_BYTES_MAX},
     model::{
         breaker::Health,
+        delivery::Attempts,
         event::{Event, JSON, StoredEvent},
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId},
@@ -28,7 +29,7 @@ use crate::{
     store::{
         AsOf, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, FeedError,
         FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner, Publish, Published,
-        RequestKey,
+        Repair, Repaired, RequestKey,
     },
 };
 
@@ -67,7 +68,7 @@ impl Memory {
 
     fn insert_for(&self, webhook: WebhookNo, event: u64, due: Timestamp) -> (WebhookNo, Hint) {
         self.rows.lock().insert((webhook, EventSeq(event)), due);
-        (webhook, Hint { event: EventSeq(event), replay: 0, attempts: 0, due })
+        (webhook, Hint { event: EventSeq(event), replay: 0, attempts: Attempts::default(), due })
     }
 
     fn read(&self) -> Result<(), StoreError> {
@@ -100,7 +101,12 @@ impl Store for Memory {
         let mut all: Vec<_> = of_webhook.map(|((_, event), due)| (*due, *event)).collect();
         all.sort_unstable();
         let within = all.iter().take_while(|(due, _)| *due <= horizon).count();
-        let hint = |(due, event): &(Timestamp, EventSeq)| Hint { event: *event, replay: 0, attempts: 0, due: *due };
+        let hint = |(due, event): &(Timestamp, EventSeq)| Hint {
+            event: *event,
+            replay: 0,
+            attempts: Attempts::default(),
+            due: *due,
+        };
         Ok(DuePage {
             hints: all[..within.min(limit)].iter().map(hint).collect(),
             more: within > limit,
@@ -121,10 +127,6 @@ impl Store for Memory {
     }
 
     async fn commit(&self, _: Owner, _: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
-        Err(StoreError::Closed)
-    }
-
-    async fn event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
         Err(StoreError::Closed)
     }
 
@@ -149,6 +151,14 @@ impl Store for Memory {
     }
 
     async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn find_event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        Ok(None)
+    }
+
+    async fn repair(&self, _: Repair) -> Result<Repaired, StoreError> {
         Err(StoreError::Closed)
     }
 
@@ -271,7 +281,7 @@ impl Stage {
         drop(job);
         let settled = Settled {
             key,
-            attempts: 1,
+            attempts: Attempts::new(1, None),
             next_attempt,
             slow: Some(false),
             health: Health::Well,
@@ -298,7 +308,7 @@ async fn finds_the_backlog_takes_news_and_stops() {
     let mut stage = start(store);
     assert!(stage.deliver(600).await.into_iter().eq(1..=600));
     let hint = stage.store.insert(601, stage.clock.now());
-    stage.news.post(AsOf(1), [hint], []);
+    stage.news.post(AsOf(1), [hint], [], []);
     assert_eq!(stage.deliver(1).await, [601]);
     stage.stop().await;
 }
@@ -310,7 +320,7 @@ async fn sleeps_until_the_next_one_is_due() {
     let hour = Duration::from_hours(1);
     let started = Instant::now();
     let hint = stage.store.insert(1, stage.clock.now() + hour);
-    stage.news.post(AsOf(1), [hint], []);
+    stage.news.post(AsOf(1), [hint], [], []);
     assert_eq!(stage.deliver(1).await, [1]);
     let waited = started.elapsed();
     assert!(waited >= hour && waited < hour + Duration::from_secs(1), "{waited:?}");
@@ -347,7 +357,7 @@ async fn nothing_is_handed_out_once_the_webhook_is_gone() {
     let store = Memory::new();
     let mut stage = start(store);
     let hints = [1, 2, 3].map(|event| stage.store.insert(event, stage.clock.now()));
-    stage.news.post(AsOf(1), hints, []);
+    stage.news.post(AsOf(1), hints, [], []);
     let in_flight: Vec<_> = stage.jobs.recv().await.unwrap();
     assert_eq!(in_flight.len(), 2, "as many as the webhook may have");
     stage.store.catalog.remove(ConfigSeq(2), ONE);
@@ -372,7 +382,7 @@ async fn receivers_that_hang_on_large_bodies_leave_memory_for_others() {
     for no in 1..=9 {
         let webhook = WebhookNo(no);
         let hints = (0..in_flight_max).map(|n| stage.store.insert_for(webhook, no * 100 + n, stage.clock.now()));
-        stage.news.post(AsOf(no), hints.collect::<Vec<_>>(), []);
+        stage.news.post(AsOf(no), hints.collect::<Vec<_>>(), [], []);
         // Until dispatch has nothing more to do. Nobody is known to be slow: no attempt has ended.
         let before = hanging.len();
         while let Ok(jobs) = timeout(Duration::from_secs(1), stage.jobs.recv()).await {

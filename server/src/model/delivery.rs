@@ -6,8 +6,10 @@
 //!    │  ▲ │  last attempt failed, or 410, or too old
 //!    │  └─┤─────────────▶ FAILED
 //!    │ retry
-//!    └──────────────────▶ CANCELLED     the webhook was deleted
+//!    └──────────────────▶ CANCELLED     the webhook was deleted, or somebody wanted it so
 //! ```
+//!
+//! A retry by hand makes any of those that have ended PENDING again.
 //!
 //! HELD is PENDING seen through a disabled webhook; it is never stored.
 
@@ -34,7 +36,7 @@ pub enum DeliveryState {
     Delivered,
     /// Given up.
     Failed,
-    /// Its webhook was deleted first.
+    /// Its webhook was deleted first, or somebody wanted it so.
     Cancelled,
 }
 
@@ -47,11 +49,13 @@ pub enum DeliveryEvent {
     Deferred,
     /// An attempt failed and none will follow.
     GaveUp,
-    /// The webhook was deleted.
-    WebhookDeleted,
+    /// The webhook was deleted, or somebody wanted it cancelled.
+    Cancelled,
+    /// Somebody wants it to be tried again.
+    Retried,
 }
 
-/// A delivery that was done already was told to move.
+/// A delivery was told to do what one in its state cannot do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a delivery that is {state:?} cannot have {event:?}")]
 pub struct IllegalTransition {
@@ -66,19 +70,56 @@ impl DeliveryState {
     pub fn after(self, event: DeliveryEvent) -> Result<Self, IllegalTransition> {
         match (self, event) {
             (Self::Pending, DeliveryEvent::Succeeded) => Ok(Self::Delivered),
-            (Self::Pending, DeliveryEvent::Deferred) => Ok(Self::Pending),
+            (Self::Pending, DeliveryEvent::Deferred) | (_, DeliveryEvent::Retried) => Ok(Self::Pending),
             (Self::Pending, DeliveryEvent::GaveUp) => Ok(Self::Failed),
-            (Self::Pending, DeliveryEvent::WebhookDeleted) => Ok(Self::Cancelled),
+            (Self::Pending, DeliveryEvent::Cancelled) => Ok(Self::Cancelled),
             (Self::Delivered | Self::Failed | Self::Cancelled, event) => Err(IllegalTransition { state: self, event }),
         }
     }
 
-    /// Whether nothing more will happen to it.
+    /// Whether nothing more will happen to it by itself.
     pub fn is_final(self) -> bool {
         match self {
             Self::Pending => false,
             Self::Delivered | Self::Failed | Self::Cancelled => true,
         }
+    }
+}
+
+/// Attempts of a delivery that have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attempts {
+    ended: u16,
+    /// 0: it was never retried by hand; otherwise one more than are excused.
+    retried: u16,
+}
+
+impl Attempts {
+    /// As many have ended, `excused` of them before it was last retried by hand, if it was: those are not held against it. More
+    /// than `DELIVERY_ATTEMPTS_MAX` are not told apart.
+    pub fn new(ended: u32, excused: Option<u32>) -> Self {
+        let small = |count| u16::try_from(count).unwrap_or(u16::MAX);
+        Self { ended: small(ended), retried: excused.map_or(0, |excused| small(excused.min(ended).saturating_add(1))) }
+    }
+
+    /// How many have ended.
+    pub fn ended(self) -> u32 {
+        self.ended.into()
+    }
+
+    /// How many of them are not held against it; `None`: it was never retried by hand after it had ended.
+    pub fn excused(self) -> Option<u32> {
+        self.retried.checked_sub(1).map(u32::from)
+    }
+
+    /// In one number, which is that of attempts if it was never retried by hand.
+    pub fn to_bits(self) -> u32 {
+        u32::from(self.retried) << 16 | u32::from(self.ended)
+    }
+
+    /// What [`Self::to_bits`] made.
+    pub fn from_bits(bits: u32) -> Self {
+        Self::new(bits & 0xffff, (bits >> 16).checked_sub(1))
     }
 }
 
@@ -301,6 +342,21 @@ mod tests {
             ("not made", AttemptResult::expired(at(10)), None, Some(10), expired),
         ] {
             assert_eq!(verdict(&result, elapsed_max, expires), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn attempts_in_one_number() {
+        for (ended, excused, bits) in [
+            (0, None, 0),
+            (3, None, 3),
+            (0, Some(0), 1 << 16),
+            (5, Some(3), (4 << 16) | 5),
+            (60_000, Some(60_000), 3_932_285_536),
+        ] {
+            let attempts = Attempts::new(ended, excused);
+            assert_eq!((attempts.ended(), attempts.excused(), attempts.to_bits()), (ended, excused, bits));
+            assert_eq!(Attempts::from_bits(bits), attempts);
         }
     }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::catalogue;
+use super::{catalogue, time::Timestamp};
 use crate::limits::{ID_BYTES_MAX, TENANT_BYTES_MAX};
 
 /// A text that is not the id it should be.
@@ -76,6 +76,14 @@ impl EventId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// When it was made, to the millisecond, if it is one as [`Self::generate`] makes.
+    pub fn assigned_at(&self) -> Option<Timestamp> {
+        let uuid = Uuid::try_parse(self.0.strip_prefix("evt_")?).ok().filter(|uuid| uuid.get_version_num() == 7)?;
+        let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
+        let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?;
+        Some(Timestamp::from_micros(micros + i64::from(nanos / 1_000)))
     }
 }
 
@@ -262,5 +270,12 @@ mod tests {
             assert!(bad.parse::<EventId>().is_err(), "{bad:?}");
         }
         assert!(EventId::generate().as_str().parse::<EventId>().is_ok());
+        assert!(EventId::generate().assigned_at().is_some());
+        let known: EventId = "evt_017f22e279b07cc398c4dc0c0c07398f".parse().unwrap();
+        // RFC 9562, appendix A.6.
+        assert_eq!(known.assigned_at(), Some(Timestamp::from_micros(1_645_557_742_000_000)));
+        for theirs in ["evt_1", "017f22e279b07cc398c4dc0c0c07398f", "evt_919108f752d133205bacf847db4148a8"] {
+            assert_eq!(theirs.parse::<EventId>().unwrap().assigned_at(), None, "{theirs}");
+        }
     }
 }

@@ -33,15 +33,15 @@ impl Settings {
         self.policy.as_ref()?.retry.as_ref()
     }
 
-    /// When a delivery of the event to this webhook is too old: the shorter `max_age` of the two counts, from when it was due. A
-    /// replay is never too old: somebody wants it now.
-    pub fn expiry(&self, event: &StoredEvent, replay: u32) -> Option<Timestamp> {
+    /// When a delivery of the event to this webhook is too old: the shorter `max_age` of the two counts, from when it was due. One
+    /// that somebody asked for by hand, after the event had been delivered or given up, is never too old: it is wanted now.
+    pub fn expiry(&self, event: &StoredEvent, by_hand: bool) -> Option<Timestamp> {
         let own = self.policy.as_ref().and_then(|policy| policy.max_age);
         let max_age = match (own, event.event.max_age) {
             (Some(own), Some(its)) => own.min(its),
             (one, other) => one.or(other)?,
         };
-        (replay == 0).then(|| event.due_time() + max_age)
+        (!by_hand).then(|| event.due_time() + max_age)
     }
 }
 
@@ -80,8 +80,8 @@ mod tests {
                 max_age: its.map(Duration::from_secs),
             };
             let stored = StoredEvent { seq: EventSeq(1), accept_time: at(1_000), event };
-            assert_eq!(settings.expiry(&stored, 0), expected.map(at), "{own:?}, {its:?}, {deliver_at:?}");
-            assert_eq!(settings.expiry(&stored, 1), None, "a replay");
+            assert_eq!(settings.expiry(&stored, false), expected.map(at), "{own:?}, {its:?}, {deliver_at:?}");
+            assert_eq!(settings.expiry(&stored, true), None, "by hand");
         };
         check(None, None, None, None);
         check(Some(10), None, None, Some(1_010));

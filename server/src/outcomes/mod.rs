@@ -31,7 +31,7 @@ use crate::{
     metrics::OutcomesMetrics,
     model::{
         breaker::Health,
-        delivery::{AttemptResult, Ended, ErrorClass, Outcome, Verdict, conclude, shortened},
+        delivery::{AttemptResult, Attempts, Ended, ErrorClass, Outcome, Verdict, conclude, shortened},
         failing::AUTO_DISABLE_AFTER,
         ids::WebhookNo,
         retry::RetryPolicy,
@@ -191,13 +191,14 @@ impl Outcomes {
     /// Decides what follows from one attempt. Returns whether the webhook may be sent something else before that is committed:
     /// not if it is to pause, which dispatch hears of then.
     fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) -> bool {
+        let by_hand = job.is_by_hand();
         let ended = Ended {
-            attempt: job.attempt,
+            attempt: job.attempt - job.excused.unwrap_or(0),
             result: &result,
             schedule: self.config.retry.schedule_of(job.webhook.settings.retry()),
             retry_on_timeout: job.webhook.settings.retries_timeouts(),
-            since: (job.key.replay == 0).then(|| job.event.due_time()),
-            expires: job.webhook.settings.expiry(&job.event, job.key.replay),
+            since: (!by_hand).then(|| job.event.due_time()),
+            expires: job.webhook.settings.expiry(&job.event, by_hand),
         };
         let verdict = conclude(ended, &mut self.rng);
         let health = Health::of(result.error_class);
@@ -238,7 +239,8 @@ impl Outcomes {
         );
         let next_attempt = verdict.next_attempt;
         let as_of = AsOf::default();
-        let settled = Settled { key: job.key, attempts: attempt, next_attempt, slow, health, pause_until, as_of };
+        let attempts = Attempts::new(attempt, job.excused);
+        let settled = Settled { key: job.key, attempts, next_attempt, slow, health, pause_until, as_of };
         decided.settled.push(settled);
         decided.group.outcomes.push(outcome);
         pause_until.is_none()

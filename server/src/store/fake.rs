@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
     FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
-    Publish, Published, RequestKey, Store, StoreError,
+    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::model::{
     event::StoredEvent,
@@ -36,6 +36,9 @@ pub(crate) struct FakeStore {
     pub(crate) detail: Mutex<Option<DeliveryDetail>>,
     /// What [`Store::list`] answers, and what it was last asked.
     pub(crate) page: Mutex<(DeliveryPage, Option<DeliveryQuery>)>,
+    /// What [`Store::repair`] was asked, and what it answers.
+    pub(crate) repairs: Mutex<Vec<Repair>>,
+    pub(crate) repaired: Mutex<Repaired>,
     /// What [`Store::lanes`] does.
     pub(crate) lanes: Mutex<Lanes>,
 }
@@ -84,6 +87,8 @@ impl FakeStore {
             commits: Semaphore::new(0),
             detail: Mutex::default(),
             page: Mutex::new((DeliveryPage { deliveries: Vec::new(), next: None }, None)),
+            repairs: Mutex::default(),
+            repaired: Mutex::new(Repaired::Retried),
             lanes: Mutex::new(Lanes::Tell(Vec::new())),
         })
     }
@@ -162,12 +167,12 @@ impl Store for FakeStore {
         unreachable!("not asked")
     }
 
-    async fn commit(&self, _: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
-        Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
+    async fn find_event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        Ok(None)
     }
 
-    async fn event(&self, _: &Tenant, _: &EventId) -> Result<Option<StoredEvent>, StoreError> {
-        unreachable!("not asked")
+    async fn commit(&self, _: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
@@ -247,6 +252,11 @@ impl Store for FakeStore {
         }
         self.catalog.remove(ConfigSeq(config.seq), found.webhook.no);
         Ok(ConfigAnswer::Deleted { cancelled: 3 })
+    }
+
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
+        self.repairs.lock().push(repair);
+        Ok(*self.repaired.lock())
     }
 
     async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {

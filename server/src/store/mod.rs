@@ -12,10 +12,12 @@ mod event_types;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod redb;
+mod repair;
 mod troubles;
 mod types;
 
 pub use catalog::{Catalog, Registered};
+pub use repair::{Repair, Repaired};
 pub use troubles::FilterTroubles;
 pub use types::*;
 
@@ -46,13 +48,13 @@ pub trait Store: Send + Sync + 'static {
     /// would make them weigh more than `bytes_max` in all, or cannot be read. An error is about the first one.
     async fn events(&self, seqs: &[EventSeq], bytes_max: usize) -> Result<Vec<Option<StoredEvent>>, StoreError>;
 
+    /// A tenant's event by its id; `None` if there is none, or none any more.
+    async fn find_event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError>;
+
     /// Records what attempts led to, durably, each group all or nothing. A group whose owner has lost its right is fenced.
     ///
     /// Outcomes of deliveries that were cancelled meanwhile are left out without an error.
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError>;
-
-    /// An event by its id; `None` if it is not retained.
-    async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError>;
 
     /// The webhooks that fail continuously, as [`OutcomeGroup::failing`] said last of each; without those that were deleted.
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError>;
@@ -79,6 +81,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Changes the configuration, durably, if the change's conditions hold.
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError>;
+
+    /// Does something about deliveries, durably. Reads see a decision as soon as it is answered.
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError>;
 
     /// What a request with this id was answered, if that is remembered: created, or that the id was used with another one.
     async fn answered(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::model::{
-    delivery::{DeliveryState, ErrorClass, Outcome},
+    delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
     event::Event,
     event_type::{EventType, EventTypeContent, EventTypeKey},
     failing::Failing,
@@ -91,7 +91,7 @@ pub struct Hint {
     /// Which sending of it.
     pub replay: u32,
     /// Attempts that have ended so far.
-    pub attempts: u32,
+    pub attempts: Attempts,
     /// When the next one is due.
     pub due: Timestamp,
 }
@@ -163,7 +163,7 @@ pub enum GroupCommitted {
 pub enum LogEntry {
     /// An attempt ended.
     Outcome(Outcome),
-    /// A webhook was deleted with deliveries pending.
+    /// Pending deliveries of a webhook were cancelled together.
     WebhookCancelled(WebhookCancelled),
     /// Something that somebody should look at.
     Operational(OperationalEvent),
@@ -179,9 +179,22 @@ impl LogEntry {
     }
 }
 
-/// A webhook was deleted with deliveries pending.
+/// Why pending deliveries were cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Their webhook was deleted.
+    WebhookDeleted,
+    /// They were held, and their webhook was enabled without them.
+    HeldDropped,
+    /// Somebody wanted it so.
+    Requested,
+}
+
+/// Pending deliveries of a webhook were cancelled together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookCancelled {
+    /// Why.
+    pub reason: CancelReason,
     /// Whose webhook.
     pub tenant: Tenant,
     /// Which one.
@@ -283,6 +296,21 @@ pub struct DeliveryQuery {
     pub event: Option<EventId>,
     /// Only those standing so; empty: all.
     pub states: Vec<DeliveryView>,
+    /// Only those of events of these types; empty: all.
+    pub event_types: BTreeSet<EventTypeName>,
+    /// Only those of events accepted then or later.
+    pub from: Option<Timestamp>,
+    /// Only those of events accepted before then.
+    pub until: Option<Timestamp>,
+}
+
+impl DeliveryQuery {
+    /// Whether an event of this type, accepted then, may have deliveries that are wanted.
+    pub fn wants_event(&self, event_type: &EventTypeName, accept_time: Timestamp) -> bool {
+        (self.event_types.is_empty() || self.event_types.contains(event_type))
+            && self.from.is_none_or(|from| from <= accept_time)
+            && self.until.is_none_or(|until| accept_time < until)
+    }
 }
 
 /// Where a list goes on: after this delivery.
@@ -363,6 +391,8 @@ pub enum ConfigChange {
         settings: Settings,
         /// Whether deliveries are attempted.
         enabled: bool,
+        /// Whether deliveries that were held are cancelled if this enables it.
+        drop_held: bool,
         /// The key pair it gets if it has none; there is one if its scheme now needs it.
         pair: Option<KeyPair>,
         /// Now.

@@ -5,7 +5,7 @@ use crate::{
     limits::WATCH_UPDATES_MAX,
     metrics::WatchMetrics,
     model::{ids::Tenant, time::Timestamp},
-    store::{WebhookCancelled, fake::FakeStore},
+    store::{CancelReason, WebhookCancelled, fake::FakeStore},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -17,6 +17,7 @@ fn watch(store: &Arc<FakeStore>) -> Watch {
 /// The `number`-th entry, told apart by its number.
 fn entry(tenant: &str, number: u64) -> LogEntry {
     LogEntry::WebhookCancelled(WebhookCancelled {
+        reason: CancelReason::WebhookDeleted,
         tenant: tenant.parse().unwrap(),
         webhook: crate::model::ids::WebhookId::from_bytes([1; 16]),
         deliveries: number,

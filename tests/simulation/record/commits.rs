@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_server::{
     model::{
-        delivery::{AttemptResult, DeliveryState, Outcome},
+        delivery::{AttemptResult, Attempts, DeliveryState, Outcome},
         ids::{DeliveryKey, EventSeq, WebhookNo},
         time::Timestamp,
     },
@@ -70,7 +70,7 @@ impl Record {
     }
 
     fn parked(&mut self, now: Timestamp, webhook: WebhookNo, event: EventSeq) {
-        self.became_due(now, webhook, &Hint { event, replay: 0, attempts: 0, due: now });
+        self.became_due(now, webhook, &Hint { event, replay: 0, attempts: Attempts::default(), due: now });
         let key = DeliveryKey { webhook, event, replay: 0 };
         self.note(now, format_args!("{} is parked", shown(&key)));
         self.courses.get_mut(&key).expect("just made").parked = true;

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use postrider_server::{
     flow::News,
     model::ids::Position,
-    store::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Published, StoreError},
+    store::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Published, Repaired, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +24,7 @@ pub(super) enum Answer {
     Publish(oneshot::Sender<Vec<Published>>),
     Outcomes(oneshot::Sender<Vec<GroupCommitted>>),
     Config(oneshot::Sender<ConfigAnswer>),
+    Repair(oneshot::Sender<Repaired>),
     Upkeep(oneshot::Sender<()>),
 }
 
@@ -152,8 +153,8 @@ impl Committer {
         };
         let head = Position(storage.image.log.len() as u64);
         drop(storage);
-        if !fresh.is_empty() || !changed.is_empty() {
-            self.news.post(as_of, fresh, changed);
+        if !fresh.is_empty() || !changed.is_empty() || !effects.cancelled.is_empty() {
+            self.news.post(as_of, fresh, changed, effects.cancelled);
         }
         shared.head.send_if_modified(|position| std::mem::replace(position, head) != head);
     }
@@ -168,6 +169,7 @@ impl Answer {
                 drop(answer.send(vec![committed; groups]));
             }
             (Self::Config(answer), Done::Config(config)) => drop(answer.send(config)),
+            (Self::Repair(answer), Done::Repair(repaired)) => drop(answer.send(repaired)),
             (Self::Upkeep(answer), Done::Upkeep) => drop(answer.send(())),
             (answer, done) => unreachable!("{answer:?} and {done:?}"),
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use postrider_server::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
-        delivery::{DeliveryState, ErrorClass, Outcome},
+        delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
         event::{Event, StoredEvent},
         event_type::{EventType, EventTypeKey},
         failing::Failing,
@@ -19,8 +19,8 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish, Published,
-        Targets, WebhookCancelled,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish,
+        Published, Repair, Repaired, Targets,
     },
 };
 
@@ -64,12 +64,12 @@ pub struct Image {
     pub(super) due: BTreeMap<WebhookNo, Due>,
     pub(super) queues: BTreeMap<WebhookNo, Queues>,
     /// Webhooks that are not ordered any more, and the first event that is not to be released.
-    releases: BTreeMap<WebhookNo, EventSeq>,
+    pub(super) releases: BTreeMap<WebhookNo, EventSeq>,
     /// Those that fail continuously.
     pub(super) failing: BTreeMap<WebhookNo, Failing>,
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
-    pending_total: u64,
+    pub(super) pending_total: u64,
     /// Wide events, and the webhooks they have not reached.
     pub(super) fan_outs: BTreeMap<EventSeq, Vec<WebhookNo>>,
     pub(super) log: Vec<LogEntry>,
@@ -90,7 +90,7 @@ pub(super) struct Due {
 pub(super) type Slot = (Timestamp, EventSeq, u32);
 
 impl Due {
-    fn remove(&mut self, slot: &Slot) -> bool {
+    pub(super) fn remove(&mut self, slot: &Slot) -> bool {
         self.ready.remove(slot) || self.scheduled.remove(slot)
     }
 }
@@ -98,7 +98,7 @@ impl Due {
 /// Who waits for whom at one webhook.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    heads: BTreeMap<OrderKey, EventSeq>,
+    pub(super) heads: BTreeMap<OrderKey, EventSeq>,
     pub(super) parked: BTreeMap<EventSeq, OrderKey>,
 }
 
@@ -115,6 +115,8 @@ pub(super) struct Request {
 pub(super) struct Row {
     pub(super) state: DeliveryState,
     pub(super) attempts: u32,
+    /// Those before it was last retried by hand.
+    pub(super) excused: Option<u32>,
     pub(super) due: Timestamp,
     pub(super) update_time: Option<Timestamp>,
     pub(super) http_status: Option<u16>,
@@ -129,6 +131,7 @@ pub(super) enum Work {
     Publish(Vec<Publish>),
     Outcomes { fenced: bool, groups: Vec<OutcomeGroup> },
     Config(ConfigChange),
+    Repair(Repair),
     Upkeep(Timestamp),
 }
 
@@ -138,6 +141,7 @@ pub(super) enum Done {
     Publish(Vec<Published>),
     Outcomes { fenced: bool, groups: usize },
     Config(ConfigAnswer),
+    Repair(Repaired),
     Upkeep,
 }
 
@@ -154,6 +158,8 @@ pub struct Effects {
     pub event_types: Vec<EventTypeStep>,
     /// Entries added to the log.
     pub log: Vec<LogEntry>,
+    /// Webhooks some of whose deliveries were cancelled.
+    pub(super) cancelled: BTreeSet<WebhookNo>,
     /// Webhooks whose number of pending deliveries changed.
     pub(super) touched: BTreeSet<WebhookNo>,
 }
@@ -224,6 +230,7 @@ impl Image {
                     Done::Outcomes { fenced: *fenced, groups: groups.len() }
                 }
                 Work::Config(change) => Done::Config(self.configure(change, &mut effects)),
+                Work::Repair(repair) => Done::Repair(self.repair(repair, &mut effects)),
                 Work::Upkeep(now) => {
                     self.forget(*now);
                     Done::Upkeep
@@ -260,6 +267,7 @@ impl Image {
             let row = Row {
                 state: DeliveryState::Pending,
                 attempts: 0,
+                excused: None,
                 due: event.scheduled(publish.accept_time).unwrap_or(publish.accept_time),
                 update_time: None,
                 http_status: None,
@@ -312,11 +320,13 @@ impl Image {
     fn is_on_its_way(&self, no: WebhookNo, order: OrderKey, before: EventSeq) -> bool {
         self.fan_outs
             .range(..before)
-            .any(|(seq, rest)| rest.contains(&no) && OrderKey::of(&self.events[seq].event) == Some(order))
+            .filter(|(seq, rest)| rest.contains(&no) && OrderKey::of(&self.events[seq].event) == Some(order))
+            // What was cancelled on its way will not arrive.
+            .any(|(&event, _)| !self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }].state.is_final())
     }
 
     /// What waits behind a head goes on.
-    fn pass_on(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
+    pub(super) fn pass_on(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let Some(queues) = self.queues.get_mut(&no) else { return };
         let Some(order) = queues.heads.iter().find_map(|(order, head)| (*head == event).then_some(*order)) else {
             return;
@@ -355,7 +365,7 @@ impl Image {
 
     fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
         let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
-        let hint = Hint { event, replay: 0, attempts: 0, due: row.due };
+        let hint = Hint { event, replay: 0, attempts: Attempts::default(), due: row.due };
         let scheduled = hint.due > self.events[&event].accept_time;
         let due = self.due.entry(no).or_default();
         let slots = if scheduled { &mut due.scheduled } else { &mut due.ready };
@@ -373,7 +383,9 @@ impl Image {
         }
         for no in slice {
             // A deleted webhook's deliveries were cancelled with it.
-            if self.webhooks.contains_key(&no) {
+            // So were those that were cancelled alone.
+            let row = &self.deliveries[&DeliveryKey { webhook: no, event: seq, replay: 0 }];
+            if self.webhooks.contains_key(&no) && !row.state.is_final() {
                 self.arrive(no, seq, effects);
             }
         }
@@ -450,7 +462,7 @@ impl Image {
         }
     }
 
-    fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
+    pub(super) fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
         self.pending_total -= count;
         effects.touched.insert(no);
         let Some(pending) = self.pending.get_mut(&no) else { return };
@@ -461,7 +473,7 @@ impl Image {
         }
     }
 
-    fn append(&mut self, entry: LogEntry, effects: &mut Effects) {
+    pub(super) fn append(&mut self, entry: LogEntry, effects: &mut Effects) {
         self.log.push(entry.clone());
         effects.log.push(entry);
     }
@@ -508,10 +520,19 @@ impl Image {
                 self.put(webhook.clone(), effects);
                 ConfigAnswer::Created(webhook)
             }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, pair, time } => {
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, pair, time } => {
+                let held = self.find(tenant, *id).is_some_and(|webhook| !webhook.is_enabled());
                 let change =
                     |webhook: &Webhook| webhook.with_pair(pair.clone()).updated(settings.clone(), *enabled, *time);
-                self.update(tenant, *id, *expect, change, effects)
+                let answer = self.update(tenant, *id, *expect, change, effects);
+                if let ConfigAnswer::Updated(webhook) = &answer
+                    && *drop_held
+                    && held
+                    && webhook.is_enabled()
+                {
+                    self.cancel_all(webhook, CancelReason::HeldDropped, *time, effects);
+                }
+                answer
             }
             ConfigChange::RotateSecret { tenant, id, expect, key, overlap, time } => {
                 self.update(tenant, *id, *expect, |webhook| webhook.rotated(key.clone(), *overlap, *time), effects)
@@ -586,27 +607,13 @@ impl Image {
             return ConfigAnswer::VersionMismatch;
         }
         let no = webhook.no;
-        let mut cancelled = 0;
-        for (_, row) in self.deliveries.range_mut(rows_of(no)).filter(|(_, row)| !row.state.is_final()) {
-            row.state = DeliveryState::Cancelled;
-            row.update_time = Some(time);
-            cancelled += 1;
-        }
-        self.due.remove(&no);
-        self.queues.remove(&no);
-        self.releases.remove(&no);
+        let cancelled = self.cancel_all(&webhook, CancelReason::WebhookDeleted, time, effects);
         self.failing.remove(&no);
-        self.pending.remove(&no);
-        self.pending_total -= cancelled;
         effects.touched.insert(no);
         let seq = self.next_config(tenant);
         self.webhooks.remove(&no);
         self.tombstones.insert(no, (seq, webhook, time));
         effects.steps.push((seq, ConfigStep::Removed(no)));
-        if cancelled > 0 {
-            let entry = WebhookCancelled { tenant: tenant.clone(), webhook: id, deliveries: cancelled, time };
-            self.append(LogEntry::WebhookCancelled(entry), effects);
-        }
         ConfigAnswer::Deleted { cancelled }
     }
 

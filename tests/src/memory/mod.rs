@@ -8,6 +8,7 @@ mod disk;
 mod event_types;
 mod image;
 mod reads;
+mod repair;
 
 use std::{collections::VecDeque, fmt, sync::Arc};
 
@@ -25,7 +26,7 @@ use postrider_server::{
     store::{
         Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
         FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
-        Published, RequestKey, Store, StoreError,
+        Published, Repair, Repaired, RequestKey, Store, StoreError,
     },
     tasks::Tasks,
 };
@@ -135,14 +136,14 @@ impl Store for MemoryStore {
         .await
     }
 
+    async fn find_event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let find = |image: &Image| image.event_seq(tenant, id).and_then(|seq| image.events.get(&seq).cloned());
+        self.read(|storage| find(&storage.image)).await
+    }
+
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         let fenced = owner != self.owner;
         submit(&self.inbox, Work::Outcomes { fenced, groups }, Answer::Outcomes).await
-    }
-
-    async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
-        let find = |image: &Image| image.events.get(&image.event_seq(tenant, id)?).cloned();
-        self.read(|storage| find(&storage.image)).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
@@ -177,6 +178,10 @@ impl Store for MemoryStore {
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         submit(&self.inbox, Work::Config(change), Answer::Config).await
+    }
+
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
+        submit(&self.inbox, Work::Repair(repair), Answer::Repair).await
     }
 
     async fn answered(

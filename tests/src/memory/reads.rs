@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_server::{
     limits::FEED_EXAMINED_MAX,
     model::{
-        delivery::{DeliveryState, Outcome},
+        delivery::{Attempts, DeliveryState, Outcome},
         ids::{ConfigSeq, DeliveryId, DeliveryKey, Position, Tenant, WebhookId, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -41,8 +41,8 @@ impl Storage {
         let beyond = || due.scheduled.iter().map(|(due, ..)| *due).find(|due| *due > horizon);
         page.next_due = if page.more { None } else { beyond() };
         page.hints.extend(slots.into_iter().take(limit).map(|(due, event, replay)| {
-            let attempts = self.image.deliveries[&DeliveryKey { webhook, event, replay }].attempts;
-            Hint { event, replay, attempts, due }
+            let row = &self.image.deliveries[&DeliveryKey { webhook, event, replay }];
+            Hint { event, replay, attempts: Attempts::new(row.attempts, row.excused), due }
         }));
         page
     }
@@ -102,6 +102,7 @@ impl Image {
             query.tenant.as_ref().is_none_or(|tenant| *tenant == delivery.tenant)
                 && query.webhook.is_none_or(|webhook| webhook == delivery.webhook)
                 && query.event.as_ref().is_none_or(|event| *event == delivery.event)
+                && query.wants_event(&delivery.event_type, delivery.create_time)
                 && (query.states.is_empty() || query.states.contains(&delivery.state))
         });
         let deliveries: Vec<_> = wanted.by_ref().take(limit).collect();

@@ -54,12 +54,12 @@ enum Command {
     Triggers(TriggersArgs),
     /// List, register, change and delete event types.
     EventTypes(EventTypesArgs),
-    /// Explain which webhooks an event goes to, and why.
-    #[command(subcommand)]
-    Events(EventsCommand),
     /// Publish one event, or many from NDJSON.
     Publish(PublishArgs),
-    /// Show and list deliveries.
+    /// Show events, and explain which webhooks one goes to, and why.
+    #[command(subcommand)]
+    Events(EventsCommand),
+    /// Show, list, retry and cancel deliveries.
     #[command(subcommand)]
     Deliveries(DeliveriesCommand),
     /// Follow what becomes of deliveries.
@@ -131,8 +131,8 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Webhooks(command) => command.run(&session()?).await,
         Command::Triggers(args) => args.run(&session()?).await,
         Command::EventTypes(args) => args.run(&session()?).await,
-        Command::Events(command) => command.run(&session()?).await,
         Command::Publish(args) => args.run(&session()?).await,
+        Command::Events(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,

@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 use futures::{StreamExt as _, TryStreamExt as _};
-use postrider_client::v1::{Delivery, DeliveryState, ErrorClass, ListDeliveriesRequest, Outcome};
+use postrider_client::v1::{
+    CancelDeliveriesRequest, Delivery, DeliveryState, ErrorClass, ListDeliveriesRequest, Outcome,
+};
 use serde_json::json;
 
 use crate::{
@@ -10,7 +12,7 @@ use crate::{
     failure::Failure,
     ids::{parse_delivery_id, parse_webhook_id},
     json,
-    output::{Format, duration, http_status, printable, properties, rows_or, say, say_json, table, time},
+    output::{Format, counted, duration, http_status, printable, properties, rows_or, say, say_json, table, time},
 };
 
 /// Largest page the server gives.
@@ -30,6 +32,34 @@ pub(crate) enum DeliveriesCommand {
         #[arg(value_parser = parse_delivery_id)]
         id: String,
     },
+    /// Make the next attempt of deliveries due now; those that have ended are pending again.
+    #[command(after_help = "Example: postrider deliveries retry dlv_5f0c9b7e31d84a26b0e1f3c758d29a64")]
+    Retry {
+        /// The deliveries' ids.
+        #[arg(value_name = "ID", required = true, value_parser = parse_delivery_id)]
+        ids: Vec<String>,
+    },
+    /// Cancel pending deliveries of a webhook: all of them, one event's, or those named.
+    #[command(after_help = "Examples:
+  postrider deliveries cancel --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --all
+  postrider deliveries cancel --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 dlv_5f0c9b7e31d84a26b0e1f3c758d29a64")]
+    Cancel(CancelArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// The webhook.
+    #[arg(long, value_name = "ID", value_parser = parse_webhook_id)]
+    webhook: String,
+    /// Only this event's.
+    #[arg(long, value_name = "ID", default_value = "")]
+    event: String,
+    /// All that is pending for the webhook.
+    #[arg(long, conflicts_with_all = ["ids", "event"], required_unless_present_any = ["ids", "event"])]
+    all: bool,
+    /// Only these deliveries.
+    #[arg(value_name = "DELIVERY", value_parser = parse_delivery_id)]
+    ids: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +73,15 @@ pub(crate) struct ListArgs {
     /// Only those in this state: pending, delivered, failed, cancelled or held. Repeatable, or separated by commas.
     #[arg(long = "state", value_name = "STATE", value_delimiter = ',', value_parser = parse_state)]
     states: Vec<DeliveryState>,
+    /// Only those of events of this type. Repeatable, or separated by commas.
+    #[arg(long = "event-type", value_name = "TYPE", value_delimiter = ',')]
+    event_types: Vec<String>,
+    /// Only those whose event was accepted at this time (RFC 3339) or later.
+    #[arg(long, value_name = "TIME")]
+    since: Option<prost_types::Timestamp>,
+    /// Only those whose event was accepted before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    until: Option<prost_types::Timestamp>,
     /// How many at most.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -53,6 +92,8 @@ impl DeliveriesCommand {
         match self {
             Self::List(args) => list(session, args).await,
             Self::Get { id } => get(session, id).await,
+            Self::Retry { ids } => retry(session, ids).await,
+            Self::Cancel(args) => cancel(session, args).await,
         }
     }
 }
@@ -62,6 +103,9 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
         webhook_id: args.webhook.unwrap_or_default(),
         event_id: args.event,
         states: args.states.into_iter().map(Into::into).collect(),
+        event_types: args.event_types,
+        start_time: args.since,
+        end_time: args.until,
         page_size: i32::try_from(args.limit.min(PAGE_SIZE_MAX)).expect("a page is small"),
         ..ListDeliveriesRequest::default()
     };
@@ -99,6 +143,31 @@ async fn get(session: &Session, id: String) -> Result<(), Failure> {
             say_json(&json!({ "delivery": json::delivery(&delivery), "attempts": attempts }))
         }
         Format::Table => say(format_args!("{}\n\n{}", describe(&delivery), attempts(&reply.attempts))),
+    }
+}
+
+async fn retry(session: &Session, ids: Vec<String>) -> Result<(), Failure> {
+    for id in ids {
+        let delivery = session.client.retry_delivery(id).await?;
+        match session.format {
+            Format::Json => say_json(&json::delivery(&delivery))?,
+            Format::Table => say(describe(&delivery))?,
+        }
+    }
+    Ok(())
+}
+
+async fn cancel(session: &Session, args: CancelArgs) -> Result<(), Failure> {
+    let request = CancelDeliveriesRequest {
+        webhook_id: args.webhook,
+        event_id: args.event,
+        ids: args.ids,
+        ..CancelDeliveriesRequest::default()
+    };
+    let cancelled = session.client.cancel_deliveries(request).await?;
+    match session.format {
+        Format::Json => say_json(&json!({ "cancelled_deliveries": cancelled })),
+        Format::Table => say(format_args!("{} cancelled", counted(cancelled, "delivery", "deliveries"))),
     }
 }
 

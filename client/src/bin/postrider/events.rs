@@ -11,7 +11,7 @@ use crate::{
     cli::Session,
     failure::Failure,
     json,
-    output::{Format, printable, rows_or, say, say_json, table},
+    output::{Format, printable, properties, rows_or, say, say_json, table, time, written},
     publish::parse_label,
 };
 
@@ -22,6 +22,12 @@ pub(crate) enum EventsCommand {
   postrider events explain evt_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
   postrider events explain --type MESSAGE_RECEIVED --label waba=919100000002 --body '{\"from\":\"919800000001\"}'")]
     Explain(ExplainArgs),
+    /// Show one event with its body, as long as it is retained.
+    #[command(after_help = "Example: postrider events get evt_0193a5e2d1f07c4b8e6a9d3c5b7f1e24")]
+    Get {
+        /// The event's id.
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +53,7 @@ impl EventsCommand {
     pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
         match self {
             Self::Explain(args) => explain(session, args).await,
+            Self::Get { id } => get(session, id).await,
         }
     }
 }
@@ -91,4 +98,30 @@ fn verdict(verdict: i32) -> &'static str {
         Ok(MatchVerdict::PayloadError) => "payload error",
         Ok(MatchVerdict::Unspecified) | Err(_) => "unknown",
     }
+}
+
+async fn get(session: &Session, id: String) -> Result<(), Failure> {
+    let reply = session.client.event(id).await?;
+    if session.format == Format::Json {
+        return say_json(&json::event(&reply));
+    }
+    let event = reply.event.unwrap_or_default();
+    let labels: Vec<_> = event.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let body = match &event.payload {
+        Some(Payload::Body(body)) => printable(&String::from_utf8_lossy(body)),
+        Some(Payload::Data(_)) | None => String::new(),
+    };
+    let about = properties(&[
+        ("id", event.id),
+        ("tenant", event.tenant),
+        ("type", event.r#type),
+        ("labels", printable(&labels.join(", "))),
+        ("ordering key", printable(&event.ordering_key)),
+        ("occurred", time(event.occur_time.as_ref())),
+        ("to be sent", time(event.deliver_at.as_ref())),
+        ("max age", written(event.max_age.as_ref())),
+        ("accepted", time(reply.accept_time.as_ref())),
+        ("content type", printable(&event.content_type)),
+    ]);
+    say(format_args!("{about}\n\n{body}"))
 }

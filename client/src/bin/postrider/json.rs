@@ -1,12 +1,13 @@
 //! Messages as JSON: fields as the contract names them, enums by name, times in RFC 3339, counts as numbers, and null for
 //! what is unset.
 
+use bytes::Bytes;
 use postrider_client::{
     Update,
     v1::{
-        BodyFormat, Breaker, BreakerState, Delivery, DeliveryState, DisableReason, ErrorClass, EventType, HeadRule,
-        HttpMethod, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Signature, SignatureScheme, Webhook,
-        WebhookMatch, authorization::Scheme,
+        BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
+        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Signature,
+        SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -176,6 +177,29 @@ pub(crate) fn outcome(outcome: &Outcome) -> Value {
     })
 }
 
+/// One event with its body, as text where it is that.
+pub(crate) fn event(reply: &GetEventResponse) -> Value {
+    let event = reply.event.clone().unwrap_or_default();
+    let body = match &event.payload {
+        Some(event::Payload::Body(body)) => body.clone(),
+        Some(event::Payload::Data(_)) | None => Bytes::new(),
+    };
+    json!({
+        "id": event.id,
+        "tenant": event.tenant,
+        "type": event.r#type,
+        "labels": event.labels,
+        "ordering_key": event.ordering_key,
+        "occur_time": time(event.occur_time.as_ref()),
+        "deliver_at": time(event.deliver_at.as_ref()),
+        "max_age": span(event.max_age.as_ref()),
+        "content_type": event.content_type,
+        "accept_time": time(reply.accept_time.as_ref()),
+        // For people: what is not UTF-8 is shown as replacement characters.
+        "body": String::from_utf8_lossy(&body),
+    })
+}
+
 /// One update, and a place to resume from.
 pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
     match update {
@@ -186,6 +210,7 @@ pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
                 "deliveries": it.deliveries,
                 "tenant": it.tenant,
                 "time": time(it.time.as_ref()),
+                "reason": named(it.reason, CancelReason::as_str_name),
             },
             "cursor": cursor,
         }),

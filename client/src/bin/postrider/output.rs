@@ -85,6 +85,11 @@ pub(crate) fn duration(duration: Option<&prost_types::Duration>) -> String {
     }
 }
 
+pub(crate) fn written(duration: Option<&prost_types::Duration>) -> String {
+    let duration = duration.and_then(|duration| Duration::try_from(*duration).ok());
+    duration.map(|duration| humantime::format_duration(duration).to_string()).unwrap_or_default()
+}
+
 /// A duration as people write it, such as `90s` or `1h`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())

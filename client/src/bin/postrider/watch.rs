@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use postrider_client::{
     Update, WatchConfig,
     v1::{
-        DeliveryState, DisableReason, OperationalEvent, Outcome, WatchDeliveriesRequest,
+        CancelReason, DeliveryState, DisableReason, OperationalEvent, Outcome, WatchDeliveriesRequest,
         watch_deliveries_request::Start,
     },
 };
@@ -133,13 +133,23 @@ fn show(format: Format, update: &Update, cursor: Option<&str>) -> Result<(), Fai
         (Format::Json, update) => say_json_line(&json::update(update, cursor)),
         (Format::Table, Update::Outcome(outcome)) => say(line(outcome)),
         (Format::Table, Update::WebhookCancelled(it)) => say(format_args!(
-            "{:<24}  {:<9}  webhook {} was deleted; {} cancelled",
+            "{:<24}  {:<9}  webhook {}{}; {} cancelled",
             time(it.time.as_ref()),
             "CANCELLED",
             printable(&it.webhook_id),
+            cancel_reason(it.reason()),
             counted(it.deliveries, "pending delivery", "pending deliveries"),
         )),
         (Format::Table, Update::OperationalEvent(it)) => say(operational(it)),
+    }
+}
+
+fn cancel_reason(reason: CancelReason) -> &'static str {
+    match reason {
+        CancelReason::WebhookDeleted => " was deleted",
+        CancelReason::HeldDropped => " was enabled without what was held",
+        CancelReason::Requested => ": on request",
+        CancelReason::Unspecified => "",
     }
 }
 

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use postrider_proto::v1;
 
-use super::{Types, count, event_type, small, span, tenant_or_all, time, webhook::disable_reason};
+use super::{Types, count, event_type, small, span, tenant, tenant_or_all, time, timestamp, webhook::disable_reason};
 use crate::{
     api::status::{Failure, Violations},
-    limits::{WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
+    limits::{CALL_DELIVERIES_MAX, WATCH_FILTER_IDS_MAX, WATCH_UPDATES_MAX},
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
+        ids::{DeliveryId, EventId, Tenant, WebhookId},
         operational::{Occurrence, OperationalEvent},
     },
-    store::{Catalog, Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
+    store::{CancelReason, Catalog, Delivery, DeliveryQuery, DeliveryView, FeedFilter, LogEntry},
     watch::{Start, WatchBatch},
 };
 
@@ -56,6 +57,34 @@ pub(in crate::api) fn watch(
     ))
 }
 
+/// Pending deliveries of a webhook that are to be cancelled: all, or those named.
+#[derive(Debug)]
+pub(in crate::api) struct Cancel {
+    pub(in crate::api) tenant: Tenant,
+    pub(in crate::api) webhook: WebhookId,
+    /// Only this event's.
+    pub(in crate::api) event: Option<EventId>,
+    /// Only these, if there are any.
+    pub(in crate::api) ids: Vec<DeliveryId>,
+}
+
+/// What is to be cancelled.
+pub(in crate::api) fn cancel(request: &v1::CancelDeliveriesRequest) -> Result<Cancel, Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant(&mut violations, "tenant", &request.tenant);
+    let webhook = violations.note("webhook_id", request.webhook_id.parse());
+    let named = Some(&request.event_id).filter(|id| !id.is_empty());
+    let event = named.and_then(|id| violations.note("event_id", id.parse()));
+    if request.ids.len() > CALL_DELIVERIES_MAX {
+        violations.add("ids", format!("must not name more than {CALL_DELIVERIES_MAX}"));
+    }
+    let ids = request.ids.iter().take(CALL_DELIVERIES_MAX).enumerate();
+    let ids = ids.filter_map(|(index, id)| violations.note(&format!("ids[{index}]"), id.parse())).collect();
+    violations.check()?;
+    let (tenant, webhook) = (tenant.expect("no violations"), webhook.expect("no violations"));
+    Ok(Cancel { tenant, webhook, event, ids })
+}
+
 /// Converts each entry of a filter's list; too long a list is one violation.
 fn each<T: Ord>(
     violations: &mut Violations,
@@ -74,6 +103,7 @@ fn each<T: Ord>(
 /// Which deliveries a list is of.
 pub(in crate::api) fn delivery_query(
     violations: &mut Violations,
+    catalog: &Catalog,
     request: &v1::ListDeliveriesRequest,
 ) -> DeliveryQuery {
     let tenant = tenant_or_all(violations, &request.tenant);
@@ -81,7 +111,16 @@ pub(in crate::api) fn delivery_query(
         (!request.webhook_id.is_empty()).then(|| violations.note("webhook_id", request.webhook_id.parse())).flatten();
     let event = (!request.event_id.is_empty()).then(|| violations.note("event_id", request.event_id.parse())).flatten();
     let states = states_filter(violations, &request.states);
-    DeliveryQuery { tenant, webhook, event, states }
+    let types = Types::of(catalog, tenant.as_ref());
+    let event_types = each(violations, "event_types", &request.event_types, |violations, field, name| {
+        event_type(violations, types, || field, name)
+    });
+    let from = request.start_time.and_then(|time| timestamp(violations, "start_time", time));
+    let until = request.end_time.and_then(|time| timestamp(violations, "end_time", time));
+    if from.zip(until).is_some_and(|(from, until)| from > until) {
+        violations.add("end_time", "must not be before `start_time`");
+    }
+    DeliveryQuery { tenant, webhook, event, states, event_types, from, until }
 }
 
 /// The states a filter names, each once.
@@ -114,6 +153,7 @@ pub(in crate::api) fn watch_reply(batch: WatchBatch) -> v1::WatchDeliveriesRespo
     let update = |entry| match entry {
         LogEntry::Outcome(outcome) => Update::Outcome(outcome_reply(outcome)),
         LogEntry::WebhookCancelled(cancelled) => Update::WebhookCancelled(v1::WebhookCancelled {
+            reason: cancel_reason(cancelled.reason).into(),
             webhook_id: cancelled.webhook.to_string(),
             deliveries: count(cancelled.deliveries),
             tenant: cancelled.tenant.to_string(),
@@ -191,6 +231,14 @@ pub(in crate::api) fn delivery_reply(delivery: &Delivery) -> v1::Delivery {
         next_attempt_time: delivery.next_attempt.map(time),
         last_http_status: delivery.last_http_status.map_or(0, i32::from),
         last_error_class: error_class(delivery.last_error_class).into(),
+    }
+}
+
+fn cancel_reason(reason: CancelReason) -> v1::CancelReason {
+    match reason {
+        CancelReason::WebhookDeleted => v1::CancelReason::WebhookDeleted,
+        CancelReason::HeldDropped => v1::CancelReason::HeldDropped,
+        CancelReason::Requested => v1::CancelReason::Requested,
     }
 }
 

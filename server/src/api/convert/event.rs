@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use postrider_proto::{error_info as reason, v1};
 
-use super::{Types, duration, event_type, labels, tenant, timestamp};
+use super::{Types, duration, event_type, labels, span, tenant, time, timestamp};
 use crate::{
     api::{
         json::{JsonError, to_json},
@@ -12,8 +12,8 @@ use crate::{
     limits::{AGE_MAX, AGE_MIN, CONTENT_TYPE_BYTES_MAX, EVENT_BODY_BYTES_MAX, ORDERING_KEY_BYTES_MAX},
     model::{
         catalogue,
-        event::{Event, JSON, is_json},
-        ids::{EventId, InvalidId},
+        event::{Event, JSON, StoredEvent, is_json},
+        ids::{EventId, InvalidId, Tenant},
         schema::Mismatch,
         time::Timestamp,
     },
@@ -75,6 +75,33 @@ fn hold_to_schema(event: &Event, field: &str, catalog: &Catalog) -> Result<(), F
     checked.map_err(|Mismatch { pointer, problem }| {
         Failure::field(reason::SCHEMA_MISMATCH, format!("{field}{pointer}"), problem)
     })
+}
+
+/// The tenant and id of an event to read.
+pub(in crate::api) fn event_key(request: &v1::GetEventRequest) -> Result<(Tenant, EventId), Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant(&mut violations, "tenant", &request.tenant);
+    let id = violations.note("id", request.id.parse());
+    violations.check()?;
+    Ok((tenant.expect("no violations"), id.expect("no violations")))
+}
+
+/// An event as callers see it.
+pub(in crate::api) fn event_reply(stored: StoredEvent) -> v1::GetEventResponse {
+    let StoredEvent { event, accept_time, .. } = stored;
+    let event = v1::Event {
+        id: event.id.to_string(),
+        tenant: event.tenant.to_string(),
+        r#type: event.event_type.to_string(),
+        labels: event.labels.into_iter().collect(),
+        ordering_key: event.ordering_key,
+        occur_time: event.occur_time.map(time),
+        content_type: event.content_type,
+        payload: Some(v1::event::Payload::Body(event.body)),
+        deliver_at: event.deliver_at.map(time),
+        max_age: event.max_age.map(span),
+    };
+    v1::GetEventResponse { event: Some(event), accept_time: Some(time(accept_time)) }
 }
 
 fn event_id(text: &str) -> Result<EventId, InvalidId> {

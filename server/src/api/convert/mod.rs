@@ -25,7 +25,7 @@ use crate::{
     model::{
         catalogue,
         event_type::EventType,
-        ids::{EventTypeName, Tenant, WebhookId, is_name},
+        ids::{DeliveryId, EventTypeName, Tenant, WebhookId, is_name},
         time::Timestamp,
     },
     store::Catalog,
@@ -72,6 +72,15 @@ impl<'a> Types<'a> {
     fn registered(self, name: &str) -> Option<Arc<EventType>> {
         self.catalog.event_type(self.tenant, name)
     }
+}
+
+/// The tenant and delivery id of a call about one delivery.
+pub(super) fn delivery_key(tenant_text: &str, id: &str) -> Result<(Tenant, DeliveryId), Failure> {
+    let mut violations = Violations::default();
+    let tenant = tenant(&mut violations, "tenant", tenant_text);
+    let id = violations.note("id", id.parse());
+    violations.check()?;
+    Ok((tenant.expect("no violations"), id.expect("no violations")))
 }
 
 /// An event type that there is; of an unknown one the nearest built-in one is named.

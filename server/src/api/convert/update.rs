@@ -88,6 +88,8 @@ pub(in crate::api) struct Update {
     pub(in crate::api) id: WebhookId,
     /// Empty: whatever it is.
     pub(in crate::api) etag: String,
+    /// Whether deliveries that were held are cancelled if this enables the webhook.
+    pub(in crate::api) drop_held: bool,
     webhook: v1::Webhook,
     paths: Vec<&'static str>,
 }
@@ -102,9 +104,29 @@ pub(in crate::api) fn update(request: v1::UpdateWebhookRequest) -> Result<Update
     let tenant = tenant(&mut violations, "webhook.tenant", &webhook.tenant);
     let id = violations.note("webhook.id", webhook.id.parse());
     let paths = paths(&mut violations, &webhook, request.update_mask.as_ref());
+    let drop_held =
+        drop_held(&mut violations, request.held_deliveries, paths.contains(&"enabled") && webhook.enabled());
     violations.check()?;
     let etag = std::mem::take(&mut webhook.etag);
-    Ok(Update { tenant: tenant.expect("no violations"), id: id.expect("no violations"), etag, webhook, paths })
+    let (tenant, id) = (tenant.expect("no violations"), id.expect("no violations"));
+    Ok(Update { tenant, id, etag, drop_held, webhook, paths })
+}
+
+/// Whether held deliveries are dropped.
+fn drop_held(violations: &mut Violations, held: i32, enables: bool) -> bool {
+    const FIELD: &str = "held_deliveries";
+    match v1::HeldDeliveries::try_from(held) {
+        Ok(v1::HeldDeliveries::Unspecified) => false,
+        Ok(_) if !enables => {
+            violations.add(FIELD, "needs `webhook.enabled` to be true in the same update");
+            false
+        }
+        Ok(held) => held == v1::HeldDeliveries::Drop,
+        Err(_) => {
+            violations.add(FIELD, "must be one of HeldDeliveries");
+            false
+        }
+    }
 }
 
 impl Update {

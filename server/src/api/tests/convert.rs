@@ -305,11 +305,11 @@ fn list_filters_are_checked_whole() {
         states: vec![0],
         ..v1::ListDeliveriesRequest::default()
     };
-    delivery::delivery_query(&mut violations, &wrong);
+    delivery::delivery_query(&mut violations, &Catalog::default(), &wrong);
     refused(violations.check(), reason::INVALID_FIELD, &["tenant", "webhook_id", "event_id", "states[0]"]);
 
     let mut violations = Violations::default();
     let held = v1::ListDeliveriesRequest { states: vec![5, 5], ..v1::ListDeliveriesRequest::default() };
-    let query = delivery::delivery_query(&mut violations, &held);
+    let query = delivery::delivery_query(&mut violations, &Catalog::default(), &held);
     assert_eq!((query.states, violations.check()), (vec![DeliveryView::Held], Ok(())));
 }

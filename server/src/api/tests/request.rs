@@ -74,7 +74,7 @@ fn created(webhook: v1::Webhook) -> Webhook {
 fn updated(webhook: &Webhook, change: v1::Webhook, paths: &[&str]) -> Result<Webhook, Failure> {
     let update_mask = Some(FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() });
     let change = v1::Webhook { id: webhook.id.to_string(), ..change };
-    let update = update(v1::UpdateWebhookRequest { webhook: Some(change), update_mask })?;
+    let update = update(v1::UpdateWebhookRequest { webhook: Some(change), update_mask, held_deliveries: 0 })?;
     let (settings, enabled) = update.apply(webhook, &Rules::default(), &Catalog::default())?;
     Ok(webhook.updated(settings, enabled, Timestamp::UNIX_EPOCH))
 }

@@ -77,7 +77,7 @@ fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
 
 fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
     let watch = watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default());
-    DeliveryService { store: store.clone(), watch, stop: stop(), stop_watching: stop() }
+    DeliveryService { store: store.clone(), watch, clock: Clock::start(), stop: stop(), stop_watching: stop() }
 }
 
 fn create(host: &str, request_id: &str) -> Request<v1::CreateWebhookRequest> {
@@ -290,7 +290,8 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         stop: stop(),
         stop_watching: stop(),
     };
-    Config { target_rules: rules().targets, policy_limits: rules().policy }.build(deps).await
+    let retention = std::time::Duration::from_hours(720);
+    Config { target_rules: rules().targets, policy_limits: rules().policy, retention }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {

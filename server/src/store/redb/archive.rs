@@ -53,8 +53,9 @@ pub(super) enum Archived {
     Rescue(Vec<Rescued>),
     /// Nobody needs the segment any more.
     Dropped(u64, SegmentRecord),
-    /// Rescued events whose last delivery has ended: number, and key in `EVENT_IDS`.
-    Forget(Vec<(u64, Vec<u8>)>),
+    /// Rescued events whose last delivery has ended: number, and key in `EVENT_IDS`; unless there were more revivals than so
+    /// many.
+    Forget(Vec<(u64, Vec<u8>)>, u64),
     /// Requests answered at these times need not be remembered.
     Requests(Vec<(i64, Vec<u8>)>),
 }
@@ -117,7 +118,7 @@ impl Archivist {
     }
 
     fn forget_rescued(&self, shared: &Shared) -> Result<Option<Archived>, EngineError> {
-        let wide = fanning_out(shared);
+        let (wide, revivals) = (fanning_out(shared), shared.revivals());
         let (txn, _) = shared.read()?;
         let rescued = txn.open_table(tables::RESCUED)?;
         let from = self.rescued_seen.load(Ordering::Relaxed);
@@ -132,7 +133,7 @@ impl Archivist {
             }
         }
         self.rescued_seen.store(next, Ordering::Relaxed);
-        Ok((!forget.is_empty()).then_some(Archived::Forget(forget)))
+        Ok((!forget.is_empty()).then_some(Archived::Forget(forget, revivals)))
     }
 
     /// Removes the oldest segment when all of it is past retention; first rescues events that pending deliveries need.
@@ -279,7 +280,9 @@ impl Change<'_> {
                 tables.segments.remove(no)?;
                 self.counters.log_from = self.counters.log_from.max(record.log_until);
             }
-            Archived::Forget(events) => {
+            // What is pending again is not forgotten; the next round looks again.
+            Archived::Forget(_, revivals) if self.revived || revivals != self.shared.revivals() => {}
+            Archived::Forget(events, _) => {
                 for (seq, key) in events {
                     tables.rescued.remove(seq)?;
                     tables.event_ids.remove(key.as_slice())?;
@@ -308,7 +311,7 @@ impl Archived {
         match self {
             Self::Sealed(no, record) => Afterwards::Seal(*no, record.clone()),
             Self::Dropped(no, record) => Afterwards::Remove(*no, record.clone()),
-            Self::Moved(_) | Self::Rescue(_) | Self::Forget(_) | Self::Requests(_) => Afterwards::Nothing,
+            Self::Moved(_) | Self::Rescue(_) | Self::Forget(..) | Self::Requests(_) => Afterwards::Nothing,
         }
     }
 }

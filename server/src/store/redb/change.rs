@@ -12,6 +12,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
+    drops::{Drop, Drops},
     error::EngineError,
     records::{ChunkBuilder, CountersRecord, EventChunk, LogBuilder, LogRecord},
     shared::{FanOut, Shared},
@@ -45,6 +46,7 @@ pub(super) struct Tables<'txn> {
     pub(super) pending: Table<'txn, u64, u64>,
     pub(super) fan_outs: Table<'txn, u64, u64>,
     pub(super) cancels: Table<'txn, u64, ()>,
+    pub(super) drops: Table<'txn, u64, &'static [u8]>,
     pub(super) failing: Table<'txn, u64, (i64, i64, u32)>,
     pub(super) segments: Table<'txn, u64, &'static [u8]>,
     pub(super) parked: Table<'txn, LaneRow, (i64, i64, u128)>,
@@ -76,6 +78,7 @@ impl<'txn> Tables<'txn> {
             pending: txn.open_table(tables::PENDING)?,
             fan_outs: txn.open_table(tables::FAN_OUTS)?,
             cancels: txn.open_table(tables::CANCELS)?,
+            drops: txn.open_table(tables::DROPS)?,
             failing: txn.open_table(tables::FAILING)?,
             segments: txn.open_table(tables::SEGMENTS)?,
             parked: txn.open_table(tables::PARKED)?,
@@ -121,6 +124,13 @@ pub(super) struct Change<'a> {
     pub(super) cancels_done: usize,
     /// Releases that began, and those that ended, one after the other.
     pub(super) releases: Vec<(u64, bool)>,
+    /// As committed.
+    pub(super) drops: &'a Drops,
+    pub(super) drops_changed: Vec<(u64, Option<Drop>)>,
+    /// Webhooks some of whose deliveries were cancelled.
+    pub(super) cancelled: Vec<WebhookNo>,
+    /// A delivery that had ended is pending again.
+    pub(super) revived: bool,
 }
 
 /// What was written, for the caches.
@@ -134,6 +144,7 @@ impl<'a> Change<'a> {
         counters: CountersRecord,
         pending_before: &'a HashMap<u64, u64>,
         releasing: &'a BTreeSet<u64>,
+        drops: &'a Drops,
     ) -> Self {
         Self {
             shared,
@@ -153,6 +164,10 @@ impl<'a> Change<'a> {
             cancels_started: Vec::new(),
             cancels_done: 0,
             releases: Vec::new(),
+            drops,
+            drops_changed: Vec::new(),
+            cancelled: Vec::new(),
+            revived: false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -13,6 +13,7 @@ use tracing::{error, info};
 
 use super::{
     change::{Change, Tables, Written, begin},
+    drops::{Drop, Drops},
     error::EngineError,
     inbox::{Accepts, Answer, Urgent, Work},
     open,
@@ -22,7 +23,10 @@ use super::{
 use crate::{
     metrics::CommitSize,
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
-    store::types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
+    store::{
+        repair::Repaired,
+        types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
+    },
 };
 
 pub(super) struct Committer {
@@ -31,6 +35,7 @@ pub(super) struct Committer {
     pending: HashMap<u64, u64>,
     cancels: VecDeque<u64>,
     releases: BTreeSet<u64>,
+    drops: Drops,
 }
 
 /// What the committer starts from.
@@ -42,6 +47,8 @@ pub(super) struct Recovered {
     pub(super) cancels: VecDeque<u64>,
     /// Webhooks whose parked deliveries are not all released yet.
     pub(super) releases: BTreeSet<u64>,
+    /// Webhooks whose dropped deliveries are not all marked yet.
+    pub(super) drops: Drops,
 }
 
 /// An answer held back until the commit. Dropped unsent if it fails, which tells who waits that nothing was stored.
@@ -49,6 +56,7 @@ enum Answered {
     /// With, for each group, whether it was fenced.
     Groups(Answer<Vec<GroupCommitted>>, Vec<bool>),
     Config(Answer<ConfigAnswer>, ConfigAnswer),
+    Repaired(Answer<Repaired>, Repaired),
     Published(Answer<Vec<Published>>, Vec<Published>),
     Upkeep(Answer<()>),
 }
@@ -63,6 +71,7 @@ impl Answered {
                 drop(answer.send(Ok(fenced.iter().map(committed).collect())));
             }
             Self::Config(answer, config) => drop(answer.send(Ok(config))),
+            Self::Repaired(answer, repaired) => drop(answer.send(Ok(repaired))),
             Self::Published(answer, published) => drop(answer.send(Ok(published))),
             Self::Upkeep(answer) => drop(answer.send(Ok(()))),
         }
@@ -82,13 +91,16 @@ struct Effects {
     cancels_started: Vec<u64>,
     cancels_done: usize,
     releases: Vec<(u64, bool)>,
+    drops_changed: Vec<(u64, Option<Drop>)>,
+    cancelled: Vec<WebhookNo>,
+    revived: bool,
 }
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, recovered: Recovered) -> Self {
         let counters = *shared.counters.lock();
-        let Recovered { pending, cancels, releases } = recovered;
-        Self { shared, counters, pending, cancels, releases }
+        let Recovered { pending, cancels, releases, drops } = recovered;
+        Self { shared, counters, pending, cancels, releases, drops }
     }
 
     /// Runs until the inbox is closed and empty.
@@ -116,14 +128,15 @@ impl Committer {
     }
 
     fn has_slices(&self) -> bool {
-        !self.cancels.is_empty() || !self.releases.is_empty() || !self.shared.fan_outs.read().is_empty()
+        let of_webhooks = !self.cancels.is_empty() || !self.releases.is_empty() || !self.drops.is_empty();
+        of_webhooks || !self.shared.fan_outs.read().is_empty()
     }
 
     /// Writes everything in one transaction.
     fn commit(&mut self, work: Work) -> Result<(Effects, Vec<Answered>), EngineError> {
         let hot = self.shared.hot.read().clone().filter(|hot| !hot.has_failed()).ok_or(EngineError::Unavailable)?;
         let txn = begin(&hot)?;
-        let mut change = Change::new(&self.shared, self.counters, &self.pending, &self.releases);
+        let mut change = Change::new(&self.shared, self.counters, &self.pending, &self.releases, &self.drops);
         let mut answers = Vec::new();
         let written = {
             let mut tables = Tables::open(&txn)?;
@@ -142,6 +155,7 @@ impl Committer {
             }
             change.fan_out_slice(&mut tables)?;
             change.cancel_slice(&mut tables, self.cancels.iter().copied())?;
+            change.drop_slice(&mut tables)?;
             change.release_slice(&mut tables)?;
             change.flush(&mut tables, self.shared.clock.wall().micros())?
         };
@@ -201,6 +215,16 @@ impl Committer {
                 self.releases.remove(&no);
             }
         }
+        for (no, drop) in effects.drops_changed {
+            match drop {
+                Some(drop) => self.drops.insert(no, drop),
+                None => self.drops.remove(&no),
+            };
+        }
+        shared.dropping.store(self.drops.len(), Ordering::Release);
+        if effects.revived {
+            shared.revivals.fetch_add(1, Ordering::AcqRel);
+        }
         let grew = !effects.shown.is_empty();
         if grew {
             let mut recent = shared.recent.lock();
@@ -209,8 +233,8 @@ impl Committer {
             }
         }
         let as_of = shared.committed();
-        if !effects.fresh.is_empty() || !changed.is_empty() {
-            shared.news.post(as_of, effects.fresh, changed);
+        if !effects.fresh.is_empty() || !changed.is_empty() || !effects.cancelled.is_empty() {
+            shared.news.post(as_of, effects.fresh, changed, effects.cancelled);
         }
         if grew {
             shared.head.send_replace(Position(effects.counters.log_head));
@@ -238,6 +262,7 @@ impl Committer {
                     self.pending = recovered.pending;
                     self.cancels = recovered.cancels;
                     self.releases = recovered.releases;
+                    self.drops = recovered.drops;
                     self.shared.metrics.reopenings.inc();
                     self.shared.works.send_replace(true);
                     info!("the store is open again");
@@ -264,6 +289,10 @@ impl Change<'_> {
                 let config = self.configure(tables, change)?;
                 Ok(Answered::Config(answer, config))
             }
+            Urgent::Repair { repair, answer } => {
+                let repaired = self.repair(tables, repair)?;
+                Ok(Answered::Repaired(answer, repaired))
+            }
         }
     }
 }
@@ -282,6 +311,9 @@ impl Effects {
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,
             releases: change.releases,
+            drops_changed: change.drops_changed,
+            cancelled: change.cancelled,
+            revived: change.revived,
         }
     }
 

@@ -19,11 +19,11 @@ use crate::{
         time::Timestamp,
         webhook::{Webhook, WebhookSpec},
     },
-    store::types::{ConfigAnswer, ConfigChange, ConfigStep, LogEntry, RequestKey, WebhookCancelled},
+    store::types::{CancelReason, ConfigAnswer, ConfigChange, ConfigStep, LogEntry, RequestKey, WebhookCancelled},
 };
 
 /// Rows one slice of cancellation takes.
-const CANCEL_ROWS: usize = REQUEST_ROWS_MAX / 2;
+pub(super) const CANCEL_ROWS: usize = REQUEST_ROWS_MAX / 2;
 
 impl Change<'_> {
     /// Applies a change if its conditions hold.
@@ -36,9 +36,20 @@ impl Change<'_> {
             ConfigChange::CreateWebhook { spec, keys, request, time } => {
                 self.create_webhook(tables, spec, keys, request, time)
             }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, pair, time } => {
-                let change = |webhook: &Webhook| webhook.with_pair(pair).updated(settings, enabled, time);
-                self.change_webhook(tables, &tenant, id, expect, change)
+            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, pair, time } => {
+                let mut held = false;
+                let answer = self.change_webhook(tables, &tenant, id, expect, |webhook| {
+                    held = !webhook.is_enabled();
+                    webhook.with_pair(pair).updated(settings, enabled, time)
+                })?;
+                if let ConfigAnswer::Updated(webhook) = &answer
+                    && drop_held
+                    && held
+                    && webhook.is_enabled()
+                {
+                    self.drop_pending(tables, webhook, CancelReason::HeldDropped, time)?;
+                }
+                Ok(answer)
             }
             ConfigChange::RotateSecret { tenant, id, expect, key, overlap, time } => {
                 self.change_webhook(tables, &tenant, id, expect, |webhook| webhook.rotated(key, overlap, time))
@@ -137,18 +148,19 @@ impl Change<'_> {
             return Ok(ConfigAnswer::VersionMismatch);
         }
 
-        let waiting = self.shared.not_fanned_out(WebhookNo(no));
-        let pending = self.pending_of(no);
-        let cancelled = pending + waiting;
-        self.counters.pending = self.counters.pending.saturating_sub(cancelled);
-        *self.pending.entry(no).or_default() -= i64::try_from(pending).expect("counts fit");
+        let cancelled = self.forget_pending(no);
+        let dropping = self.drop_of(no).is_some();
+        if dropping {
+            tables.drops.remove(no)?;
+            self.drops_changed.push((no, None));
+        }
         tables.webhooks.remove(no)?;
         tables.failing.remove(no)?;
         tables.tombstones.insert(no, TombstoneRecord::new(&webhook, time).encode_to_vec().as_slice())?;
         tables.config_log.remove(before)?;
         self.counters.config_seq += 1;
         tables.config_log.insert(self.counters.config_seq, no)?;
-        if cancelled > 0 {
+        if cancelled > 0 || dropping {
             tables.cancels.insert(no, ())?;
             self.cancels_started.push(no);
         }
@@ -156,7 +168,13 @@ impl Change<'_> {
         self.end_release(tables, no)?;
         self.steps.push((ConfigSeq(self.counters.config_seq), ConfigStep::Removed(WebhookNo(no))));
         if cancelled > 0 {
-            let entry = WebhookCancelled { tenant: webhook.tenant, webhook: id, deliveries: cancelled, time };
+            let entry = WebhookCancelled {
+                reason: CancelReason::WebhookDeleted,
+                tenant: webhook.tenant,
+                webhook: id,
+                deliveries: cancelled,
+                time,
+            };
             self.append(LogRecord::webhook_cancelled(&entry), Some(LogEntry::WebhookCancelled(entry)));
         }
         Ok(ConfigAnswer::Deleted { cancelled })
@@ -209,19 +227,23 @@ impl Change<'_> {
             taken = if found == some { most } else { taken + found };
         }
         if !rows.is_empty() {
-            self.cancel_rows(tables, no, &rows)?;
+            let time = self.deleted_at(tables, no)?;
+            self.cancel_rows(tables, no, time, &rows)?;
         }
         Ok(taken)
     }
 
-    /// Marks deliveries of a deleted webhook as cancelled: event, replay, and time of acceptance for those never attempted.
+    /// Marks deliveries of a webhook as cancelled at a time: event, replay, and time of acceptance for those never attempted.
     pub(super) fn cancel_rows(
         &mut self,
         tables: &mut Tables<'_>,
         no: u64,
+        time: Timestamp,
         rows: &[(u64, u32, Timestamp)],
     ) -> Result<(), EngineError> {
-        let time = self.deleted_at(tables, no)?;
+        let (events, replays) = rows.iter().map(|&(event, replay, _)| (event, replay)).unzip();
+        let record = CancelledRecord { webhook: no, events, replays, time: time.micros() };
+        let entry = self.append(LogRecord::cancelled(record), None);
         for &(event, replay, accept_time) in rows {
             let row = delivery_row(DeliveryKey { webhook: WebhookNo(no), event: EventSeq(event), replay });
             let before = match tables.deliveries.get(row)? {
@@ -229,16 +251,13 @@ impl Change<'_> {
                 None => None,
             };
             let create_time = before.as_ref().map_or(accept_time, DeliveryRecord::create_time);
-            let record = DeliveryRecord::cancelled(before, create_time, time);
+            let record = DeliveryRecord::cancelled(before, create_time, time, entry);
             tables.deliveries.insert(row, record.encode_to_vec().as_slice())?;
         }
-        let (events, replays) = rows.iter().map(|&(event, replay, _)| (event, replay)).unzip();
-        let record = CancelledRecord { webhook: no, events, replays, time: time.micros() };
-        self.append(LogRecord::cancelled(record), None);
         Ok(())
     }
 
-    fn deleted_at(&self, tables: &Tables<'_>, no: u64) -> Result<Timestamp, EngineError> {
+    pub(super) fn deleted_at(&self, tables: &Tables<'_>, no: u64) -> Result<Timestamp, EngineError> {
         match tables.tombstones.get(no)? {
             Some(bytes) => Ok(TombstoneRecord::decode_from(bytes.value())?.time()),
             None => Ok(self.shared.clock.now()),

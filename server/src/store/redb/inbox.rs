@@ -20,6 +20,7 @@ use crate::{
     metrics::Depth,
     store::{
         StoreError,
+        repair::{Repair, Repaired},
         types::{ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Owner, Publish, Published},
     },
 };
@@ -42,6 +43,7 @@ pub(super) struct Item<W> {
 pub(super) enum Urgent {
     Outcomes { owner: Owner, groups: Vec<OutcomeGroup>, answer: Answer<Vec<GroupCommitted>> },
     Config { change: ConfigChange, answer: Answer<ConfigAnswer> },
+    Repair { repair: Repair, answer: Answer<Repaired> },
 }
 
 /// Events to store.
@@ -210,7 +212,7 @@ impl Waiting {
         while outcomes < COMMIT_OUTCOMES_MAX
             && let Some(item) = self.urgent.pop_front_if(|item| {
                 // Changes of configuration take turns with accepts: neither can keep the other out.
-                !self.accepts_next || matches!(item.work, Urgent::Outcomes { .. })
+                !self.accepts_next || !matches!(item.work, Urgent::Config { .. })
             })
         {
             match &item.work {
@@ -218,6 +220,7 @@ impl Waiting {
                     outcomes += groups.iter().map(|group| group.outcomes.len()).sum::<usize>();
                 }
                 Urgent::Config { .. } => config = true,
+                Urgent::Repair { repair, .. } => outcomes += repair.named(),
             }
             work.urgent.push(item);
         }

@@ -16,6 +16,7 @@ mod change;
 mod committer;
 mod config;
 mod disk;
+mod drops;
 mod error;
 mod event_types;
 mod heartbeat;
@@ -30,6 +31,7 @@ mod outcomes;
 mod publish;
 mod reads;
 mod records;
+mod repair;
 mod report;
 mod segments;
 mod shared;
@@ -58,8 +60,8 @@ use self::{
 };
 use super::{
     Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, FeedError,
-    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, RequestKey,
-    Store, StoreError,
+    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, Repair,
+    Repaired, RequestKey, Store, StoreError,
 };
 use crate::{
     clock::Clock,
@@ -221,13 +223,13 @@ impl Store for RedbStore {
         self.read(move |shared| reads::events(shared, &seqs, bytes_max).map_err(StoreError::from)).await
     }
 
-    async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
-        self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
+    async fn find_event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.read_for_caller(move |shared| reads::find_event(shared, &tenant, &id).map_err(StoreError::from)).await
     }
 
-    async fn event(&self, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, StoreError> {
-        let (tenant, id) = (tenant.clone(), id.clone());
-        self.read_for_caller(move |shared| views::event(shared, &tenant, &id).map_err(StoreError::from)).await
+    async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
+        self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
@@ -266,6 +268,10 @@ impl Store for RedbStore {
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Config { change, answer }).await
+    }
+
+    async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
+        self.shared.inbox.urgent(|answer| Urgent::Repair { repair, answer }).await
     }
 
     async fn answered(

@@ -14,7 +14,7 @@ use super::{
     archive::segment_span,
     change::{Change, Tables, begin},
     error::EngineError,
-    records::{CountersRecord, EventChunk, LogChunk, RunRecord, SegmentRecord},
+    records::{CountersRecord, DeliveryRecord, EventChunk, LogChunk, RunRecord, SegmentRecord},
     segments::Filter,
     shared::Shared,
     tables::{self, DeliveryRow, delivery_row},
@@ -231,18 +231,21 @@ impl Mover<'_> {
             let chunk = LogChunk::decode_from(encoded.clone())?;
             let mut newest = Timestamp::UNIX_EPOCH;
             let mut ended = Vec::new();
-            for entry in &chunk.entries {
+            for (at, entry) in (first..).zip(&chunk.entries) {
                 let (time, keys) = entry.ended()?;
                 newest = newest.max(time);
-                ended.extend(keys.into_iter().map(delivery_row));
+                ended.extend(keys.into_iter().map(|key| (at, delivery_row(key))));
             }
             let again = first < self.again.1;
             let full = moved >= MOVE_BYTES || deliveries.len() >= MOVE_ROWS;
             if (full && !again) || !self.takes(again, newest, encoded.len(), ended.len()) {
                 break;
             }
-            for row in ended {
-                if let Some(delivery) = hot_deliveries.get(row)? {
+            for (at, row) in ended {
+                // One that was retried since lives on, or has ended again and goes with that entry.
+                if let Some(delivery) = hot_deliveries.get(row)?
+                    && DeliveryRecord::decode_from(delivery.value())?.ended_at(at)?
+                {
                     deliveries.insert(row, delivery.value().to_vec());
                     self.slice.deliveries.push(row);
                     self.slice.record.hold_delivery(row.0);
@@ -323,7 +326,14 @@ impl Change<'_> {
             tables.log.remove(first)?;
         }
         for row in moved.deliveries {
-            tables.deliveries.remove(row)?;
+            // It may have been retried since it was copied.
+            let is_moved = match tables.deliveries.get(row)? {
+                Some(bytes) => DeliveryRecord::decode_from(bytes.value())?.ended_by(moved.log.1.saturating_sub(1))?,
+                None => false,
+            };
+            if is_moved {
+                tables.deliveries.remove(row)?;
+            }
         }
         tables.segments.insert(moved.segment, moved.record.encode_to_vec().as_slice())?;
         let counters: &mut CountersRecord = &mut self.counters;

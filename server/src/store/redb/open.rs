@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use ::redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _};
@@ -16,9 +16,10 @@ use super::{
     change::{Tables, begin},
     committer::Recovered,
     disk::{Disk, OpenFile, make_folders},
+    drops::{Drop, Drops},
     error::{EngineError, OpenError},
     reads,
-    records::{CountersRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
+    records::{CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
     space::Space,
@@ -99,7 +100,7 @@ pub(super) fn reopen(shared: &Shared) -> Result<Recovered, EngineError> {
         shared.hot.write().take();
     })?;
     let (as_of, lanes) = (shared.committed(), recovered.pending.keys().map(|&no| WebhookNo(no)));
-    shared.news.post(as_of, [], lanes);
+    shared.news.post(as_of, [], lanes, []);
     Ok(recovered)
 }
 
@@ -207,6 +208,12 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
         shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
     }
     let cancels = txn.open_table(tables::CANCELS)?;
+    let mut drops = Drops::new();
+    for row in txn.open_table(tables::DROPS)?.iter()? {
+        let (no, bytes) = row?;
+        drops.insert(no.value(), Drop::new(DropRecord::decode_from(bytes.value())?));
+    }
+    shared.dropping.store(drops.len(), Ordering::Release);
     let cancels = cancels.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
     let releases = txn.open_table(tables::RELEASES)?;
     let releases = releases.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
@@ -215,7 +222,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     let head = Position(shared.counters.lock().log_head);
     *shared.recent.lock() = RecentLog::new(head, shared.config.log_cache_bytes);
     shared.head.send_replace(head);
-    Ok(Recovered { pending, cancels, releases })
+    Ok(Recovered { pending, cancels, releases, drops })
 }
 
 fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTreeMap<EventSeq, FanOut>, EngineError> {

@@ -32,13 +32,15 @@ use crate::{
 /// Rows that a delivery which keeps an order takes when it comes, besides those by which it is due.
 pub(super) const ORDER_ROWS: usize = 2;
 /// Rows that it takes when it goes on, or is released, at most.
-const PASSED_ON_ROWS: usize = 7;
+pub(super) const PASSED_ON_ROWS: usize = 7;
 
 impl Change<'_> {
     /// Whether an event of this key older than that one is accepted and has not reached the webhook yet.
     pub(super) fn is_on_its_way(&self, no: WebhookNo, order: OrderKey, before: EventSeq) -> bool {
-        let awaits =
-            |seq: EventSeq, fan_out: &FanOut| seq < before && fan_out.order == Some(order) && fan_out.awaits(no);
+        let awaits = |seq: EventSeq, fan_out: &FanOut| {
+            // What was dropped is cancelled when it arrives.
+            seq < before && fan_out.order == Some(order) && fan_out.awaits(no) && self.dropped(no, seq).is_none()
+        };
         let is_mine = |seq: EventSeq| self.fan_outs.iter().any(|(mine, _)| *mine == seq);
         let mut mine = self.fan_outs.iter().filter_map(|(seq, fan_out)| Some((*seq, fan_out.as_ref()?)));
         let committed = self.shared.fan_outs.read();
@@ -88,6 +90,22 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// The same for up to `most` heads of events below a number; returns for how many. Fewer: there are no more.
+    pub(super) fn pass_on_below(
+        &mut self,
+        tables: &mut Tables<'_>,
+        no: u64,
+        below: u64,
+        most: usize,
+    ) -> Result<usize, EngineError> {
+        let heads = tables.heads.range((no, 0, 0)..(no, below, 0))?.take(most);
+        let heads: Vec<_> = heads.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
+        for &head in &heads {
+            self.pass_on(tables, head)?;
+        }
+        Ok(heads.len())
+    }
+
     /// The webhook is not ordered any more: what was accepted for it until now is to be released.
     pub(super) fn release(&mut self, tables: &mut Tables<'_>, no: u64) -> Result<(), EngineError> {
         tables.releases.insert(no, self.counters.next_event)?;
@@ -108,6 +126,10 @@ impl Change<'_> {
     pub(super) fn release_slice(&mut self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
         let mut room = REQUEST_ROWS_MAX.div_ceil(PASSED_ON_ROWS);
         for &no in self.releasing {
+            // First nothing is left that was dropped: it must not be due.
+            if self.drop_of(no).is_some() {
+                continue;
+            }
             let Some(until) = tables.releases.get(no)?.map(|until| until.value()) else { continue };
             let rows = tables.parked.range((no, 0, 0)..(no, until, 0))?.take(room);
             let rows: Vec<_> =
@@ -118,12 +140,7 @@ impl Change<'_> {
                 }
             }
             room -= rows.len();
-            let heads = tables.heads.range((no, 0, 0)..(no, until, 0))?.take(room);
-            let heads: Vec<_> = heads.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
-            for &head in &heads {
-                self.pass_on(tables, head)?;
-            }
-            room -= heads.len();
+            room -= self.pass_on_below(tables, no, until, room)?;
             if room == 0 {
                 return Ok(());
             }
@@ -141,23 +158,40 @@ pub(super) fn take_out_of_order(
     most: usize,
     rows: &mut Vec<(u64, u32, Timestamp)>,
 ) -> Result<usize, EngineError> {
-    let whole = (no, 0, 0)..=(no, u64::MAX, u32::MAX);
-    let parked = tables.parked.range(whole.clone())?.take(most);
-    let parked: Vec<_> =
-        parked.map(|row| row.map(|(key, value)| (key.value(), value.value().2))).collect::<Result<_, _>>()?;
-    for &(row, order) in &parked {
-        if let Some(Arrival { row: (_, event, replay), accept_time, .. }) = unpark(tables, row, order)? {
-            rows.push((event, replay, accept_time));
-        }
-    }
-    let heads = tables.heads.range(whole)?.take(most - parked.len());
+    let parked = take_parked(tables, no, u64::MAX, most, rows)?;
+    let heads = tables.heads.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(most - parked);
     let heads: Vec<_> =
         heads.map(|row| row.map(|(key, order)| (key.value(), order.value()))).collect::<Result<_, _>>()?;
     for &(head, order) in &heads {
         tables.heads.remove(head)?;
         tables.heads_by_key.remove((no, order))?;
     }
-    Ok(parked.len() + heads.len())
+    Ok(parked + heads.len())
+}
+
+/// Takes up to `most` parked deliveries of events below a number out of their queues, and adds them to `rows` like
+/// [`take_out_of_order`]. Returns how many; fewer: there are no more.
+pub(super) fn take_parked(
+    tables: &mut Tables<'_>,
+    no: u64,
+    below: u64,
+    most: usize,
+    rows: &mut Vec<(u64, u32, Timestamp)>,
+) -> Result<usize, EngineError> {
+    let parked = tables.parked.range((no, 0, 0)..(no, below, 0))?.take(most);
+    let parked: Vec<_> = parked.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
+    for &row in &parked {
+        if let Some(accept_time) = take_from_queue(tables, row)? {
+            rows.push((row.1, row.2, accept_time));
+        }
+    }
+    Ok(parked.len())
+}
+
+/// Takes a parked delivery out of its queue; returns when it was accepted, or nothing if it is not parked.
+pub(super) fn take_from_queue(tables: &mut Tables<'_>, row: LaneRow) -> Result<Option<Timestamp>, EngineError> {
+    let Some(order) = tables.parked.get(row)?.map(|value| value.value().2) else { return Ok(None) };
+    Ok(unpark(tables, row, order)?.map(|arrival| arrival.accept_time))
 }
 
 /// Takes a delivery out of its queue, unless it was not there.

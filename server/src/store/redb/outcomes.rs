@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{
-        delivery::{DeliveryState, Outcome},
+        delivery::{Attempts, DeliveryState, Outcome},
         ids::{ConfigSeq, WebhookNo},
         ordering::HeadRule,
         time::Timestamp,
@@ -42,7 +42,8 @@ impl Change<'_> {
         }
         let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
-            if let Some(webhook) = self.webhook(outcome.key.webhook) {
+            let webhook = self.webhook(outcome.key.webhook);
+            if let Some(webhook) = webhook.filter(|webhook| self.dropped(webhook.no, outcome.key.event).is_none()) {
                 let keeps_order = webhook.settings.ordering.ordered || self.releasing.contains(&webhook.no.0);
                 let head_rule = keeps_order.then_some(webhook.settings.ordering.head);
                 outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);
@@ -104,9 +105,11 @@ impl Change<'_> {
 
         let entry = self.append(LogRecord::outcome(outcome), Some(LogEntry::Outcome(outcome.clone())));
         let record = DeliveryRecord::after(before, create_time, outcome, entry);
+        let excused = record.excused;
         records.insert(row, record);
         if let (DeliveryState::Pending, Some(due)) = (outcome.state, outcome.next_attempt) {
-            tables.scheduled.insert((webhook, due.micros(), key.event.0, key.replay), outcome.attempt)?;
+            let attempts = Attempts::new(outcome.attempt, excused);
+            tables.scheduled.insert((webhook, due.micros(), key.event.0, key.replay), attempts.to_bits())?;
         } else {
             *self.pending.entry(webhook).or_default() -= 1;
             self.counters.pending = self.counters.pending.saturating_sub(1);

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     limits::{REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
+        delivery::Attempts,
         ids::{DeliveryKey, EventSeq, WebhookNo},
         ordering::OrderKey,
         time::Timestamp,
@@ -116,7 +117,7 @@ impl Change<'_> {
             }
         }
         let due = scheduled.unwrap_or(accept_time);
-        self.fresh.push((WebhookNo(no), Hint { event: EventSeq(event), replay, attempts: 0, due }));
+        self.fresh.push((WebhookNo(no), Hint { event: EventSeq(event), replay, attempts: Attempts::default(), due }));
         Ok(())
     }
 
@@ -130,8 +131,12 @@ impl Change<'_> {
             let no = targets[end];
             end += 1;
             taken += rows(fan_out.scheduled);
+            if let Some(drop) = self.dropped(no, seq) {
+                cancelled.push((no, drop.time));
+                continue;
+            }
             let Some(webhook) = self.webhook(no) else {
-                cancelled.push(no);
+                cancelled.push((no, self.deleted_at(tables, no.0)?));
                 continue;
             };
             *self.pending.entry(no.0).or_default() += 1;
@@ -144,8 +149,8 @@ impl Change<'_> {
                 self.make_due(tables, arrival)?;
             }
         }
-        for no in cancelled {
-            self.cancel_rows(tables, no.0, &[(seq.0, 0, fan_out.accept_time)])?;
+        for (no, time) in cancelled {
+            self.cancel_rows(tables, no.0, time, &[(seq.0, 0, fan_out.accept_time)])?;
         }
         fan_out.next = end;
         if end == targets.len() {

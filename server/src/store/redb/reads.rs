@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use ::redb::{ReadTransaction, ReadableTable as _, TableError};
+use ::redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _, TableError};
 use bytes::Bytes;
 
 use super::{
     config::{answer_again, request_key},
+    drops::drop_of,
     error::EngineError,
-    records::{EventChunk, EventRecord, LogChunk, RequestRecord, WebhookRecord},
+    records::{EventChunk, EventRecord, LogChunk, RequestRecord, WebhookRecord, event_key},
     shared::Shared,
-    tables,
+    tables::{self, LaneRow},
 };
 use crate::{
     limits::{FEED_EXAMINED_MAX, REQUEST_ID_WINDOW},
     model::{
+        delivery::Attempts,
         event::StoredEvent,
         failing::Failing,
-        ids::{ConfigSeq, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, EventId, EventSeq, Position, Tenant, WebhookNo},
         time::Timestamp,
     },
     store::types::{
@@ -28,6 +30,7 @@ use crate::{
 
 /// Webhooks with work, by seeking from one to the next.
 pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, EngineError> {
+    let drops = shared.drops_anything();
     let (txn, as_of) = shared.read()?;
     let (ready, scheduled) = (txn.open_table(tables::READY)?, txn.open_table(tables::SCHEDULED)?);
     let now = shared.clock.now().micros();
@@ -42,10 +45,14 @@ pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> 
             page.next = None;
             return Ok(page);
         };
-        let due = first_ready.iter().chain(&first_scheduled).filter(|first| first.0 == no).map(|first| first.1).min();
+        let mut due =
+            first_ready.iter().chain(&first_scheduled).filter(|first| first.0 == no).map(|first| first.1).min();
+        if let Some(drop) = drop_of(&txn, drops, WebhookNo(no))? {
+            due = first_due_above(&ready, &scheduled, no, drop.below)?.map(|due| due.min(now));
+        }
         // A deleted webhook's rows are on their way out.
-        if shared.catalog.webhook(WebhookNo(no)).is_some() {
-            let first_due = Timestamp::from_micros(due.unwrap_or_default());
+        if let Some(due) = due.filter(|_| shared.catalog.webhook(WebhookNo(no)).is_some()) {
+            let first_due = Timestamp::from_micros(due);
             page.lanes.push(LaneDue { webhook: WebhookNo(no), first_due });
         }
         from = no + 1;
@@ -54,34 +61,64 @@ pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> 
     Ok(page)
 }
 
+/// When the first delivery of a webhook is due that was not dropped with those below an event.
+fn first_due_above(
+    ready: &ReadOnlyTable<LaneRow, i64>,
+    scheduled: &ReadOnlyTable<(u64, i64, u64, u32), u32>,
+    no: u64,
+    below: u64,
+) -> Result<Option<i64>, EngineError> {
+    let first_ready = ready.range((no, below, 0)..=(no, u64::MAX, u32::MAX))?.next().transpose()?;
+    let mut first = first_ready.map(|(_, time)| time.value());
+    // Few were dropped of what is scheduled, which is what was tried already when the webhook was disabled.
+    for row in scheduled.range((no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX))? {
+        let (_, due, event, _) = row?.0.value();
+        if event >= below {
+            first = Some(first.map_or(due, |first| first.min(due)));
+            break;
+        }
+    }
+    Ok(first)
+}
+
 /// The first deliveries of one webhook: those never attempted and those due again, merged by time.
 pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, EngineError> {
+    let drops = shared.drops_anything();
     let (txn, as_of) = shared.read()?;
     let mut page = DuePage { hints: Vec::new(), more: false, next_due: None, as_of };
     if shared.catalog.webhook(no).is_none() {
         return Ok(page);
     }
+    let below = drop_of(&txn, drops, no)?.map_or(0, |drop| drop.below);
     let WebhookNo(no) = no;
     // The clock may have been set back since; what was accepted is due.
     let now = shared.clock.now();
     let ready = txn.open_table(tables::READY)?;
-    for row in ready.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(limit + 1) {
+    for row in ready.range((no, below, 0)..=(no, u64::MAX, u32::MAX))?.take(limit + 1) {
         let (key, accept_time) = row?;
         let (_, event, replay) = key.value();
         let due = Timestamp::from_micros(accept_time.value()).min(now);
-        page.hints.push(Hint { event: EventSeq(event), replay, attempts: 0, due });
+        page.hints.push(Hint { event: EventSeq(event), replay, attempts: Attempts::default(), due });
     }
     let scheduled = txn.open_table(tables::SCHEDULED)?;
     let range = (no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX);
-    for row in scheduled.range(range)?.take(limit + 1) {
+    let mut taken = 0;
+    for row in scheduled.range(range)? {
         let (key, attempts) = row?;
         let (_, due, event, replay) = key.value();
+        if event < below {
+            continue;
+        }
+        if taken > limit {
+            break;
+        }
+        taken += 1;
         let due = Timestamp::from_micros(due);
         if due > horizon {
             page.next_due = Some(due);
             break;
         }
-        page.hints.push(Hint { event: EventSeq(event), replay, attempts: attempts.value(), due });
+        page.hints.push(Hint { event: EventSeq(event), replay, attempts: Attempts::from_bits(attempts.value()), due });
     }
     page.hints.sort_by_key(|hint| (hint.due, hint.event, hint.replay));
     page.more = page.hints.len() > limit;
@@ -151,6 +188,19 @@ pub(super) fn event(shared: &Shared, seq: EventSeq) -> Result<Option<EventRecord
     let (txn, _) = shared.read()?;
     let rescued = txn.open_table(tables::RESCUED)?.get(seq.0)?;
     Ok(rescued.map(|bytes| EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))).transpose()?)
+}
+
+/// An event by its id.
+pub(super) fn find_event(shared: &Shared, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, EngineError> {
+    let key = event_key(id.as_str(), tenant.as_str());
+    let in_hot = shared.read()?.0.open_table(tables::EVENT_IDS)?.get(key.as_slice())?.map(|found| found.value());
+    let found = match in_hot {
+        Some(found) => Some(found),
+        None => shared.segments.find_event(&key)?,
+    };
+    let Some((seq, ..)) = found else { return Ok(None) };
+    let record = event(shared, EventSeq(seq))?;
+    Ok(record.map(|record| record.content(EventSeq(seq))).transpose()?)
 }
 
 /// The chunk that holds an event, with its first event's number: from memory, from the hot store, or from its segment.

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -69,6 +69,10 @@ pub(super) struct Shared {
     /// Events on their way to more webhooks than one transaction writes, as of the last commit.
     pub(super) fan_outs: RwLock<BTreeMap<EventSeq, FanOut>>,
     commits: AtomicU64,
+    /// How many webhooks have a drop under way, as of the last commit.
+    pub(super) dropping: AtomicUsize,
+    /// See [`Self::revivals`].
+    pub(super) revivals: AtomicU64,
 }
 
 /// An event on its way to many webhooks.
@@ -129,6 +133,8 @@ impl Shared {
             hot: RwLock::new(Some(Arc::new(opened.hot))),
             fan_outs: RwLock::default(),
             commits: AtomicU64::new(0),
+            dropping: AtomicUsize::new(0),
+            revivals: AtomicU64::new(0),
             config,
         }
     }
@@ -164,8 +170,9 @@ impl Shared {
         self.fan_outs.read().first_key_value().map(|(&seq, fan_out)| (seq, fan_out.clone()))
     }
 
-    /// How many events are still to be made due for this webhook.
-    pub(super) fn not_fanned_out(&self, no: WebhookNo) -> u64 {
-        self.fan_outs.read().values().filter(|fan_out| fan_out.awaits(no)).count() as u64
+    /// How many events, from this one on, are still to be made due for this webhook.
+    pub(super) fn not_fanned_out(&self, no: WebhookNo, from: EventSeq) -> u64 {
+        self.fan_outs.read().range(from..).map(|(_, fan_out)| fan_out).filter(|fan_out| fan_out.awaits(no)).count()
+            as u64
     }
 }

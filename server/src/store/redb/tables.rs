@@ -128,6 +128,8 @@ pub(super) const FAN_OUTS: TableDefinition<'_, u64, u64> = TableDefinition::new(
 /// Deleted webhooks whose deliveries are being marked as cancelled. Key: webhook number.
 pub(super) const CANCELS: TableDefinition<'_, u64, ()> = TableDefinition::new("cancels");
 
+/// Webhooks whose deliveries of events below a number are being marked as cancelled. Key: webhook number. Value: `DropRecord`.
+pub(super) const DROPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("drops");
 /// Webhooks that fail continuously. Key: webhook number. Value: microseconds of the first failure since the last success, hour
 /// of the last that was written, hours with failures: see `model::failing`. Written at most once an hour; until a success, or
 /// until the webhook is disabled for it or deleted.

@@ -180,7 +180,7 @@ fn whatever_callers_read_takes_a_turn_of_theirs() {
     with_reader_threads(1, async {
         let turns = store.callers.acquire_many(u32::try_from(CALLER_READS_MAX).unwrap()).await.unwrap();
         let (tenant, start) = (Tenant::default(), Timestamp::UNIX_EPOCH);
-        let query = DeliveryQuery { tenant: None, webhook: None, event: None, states: Vec::new() };
+        let query = DeliveryQuery::default();
         let request = RequestKey { id: "r".into(), hash: 0 };
         let id = store.sealer().delivery_id(DeliveryKey { webhook: WebhookNo(1), event: EventSeq(1), replay: 0 });
         let mut callers: [(&str, BoxFuture<'_, ()>); 4] = [

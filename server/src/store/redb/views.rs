@@ -8,18 +8,19 @@ use ::redb::ReadTransaction;
 
 use super::{
     by_webhook,
+    drops::drop_of,
     error::EngineError,
     reads,
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
+    repair::archived_record,
     shared::{FanOut, Shared},
-    tables::{self, delivery_row, existing, lane_row},
+    tables::{self, delivery_row, lane_row},
 };
 use crate::{
     limits::LIST_EXAMINED_MAX,
     model::{
         delivery::DeliveryState,
-        event::StoredEvent,
-        ids::{DeliveryId, DeliveryKey, EventId, EventSeq, Tenant, WebhookId, WebhookNo},
+        ids::{DeliveryId, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
         time::Timestamp,
     },
     store::types::{Delivery, DeliveryDetail, DeliveryPage, DeliveryQuery, DeliveryView, ListPosition, LogEntry},
@@ -32,7 +33,7 @@ const EVENTS_EXAMINED_MAX: usize = 10 * LIST_EXAMINED_MAX;
 pub(super) fn get(shared: &Shared, id: DeliveryId) -> Result<Option<DeliveryDetail>, EngineError> {
     let key = shared.sealer.delivery_key(id);
     let viewer = Viewer::new(shared)?;
-    let Some((delivery, record)) = viewer.view(key)? else { return Ok(None) };
+    let Some((delivery, record)) = viewer.view(key, None)? else { return Ok(None) };
     let mut attempts = Vec::new();
     for entry in record.iter().flat_map(DeliveryRecord::entries) {
         if let Some(LogEntry::Outcome(outcome)) = reads::entry(shared, entry)? {
@@ -40,13 +41,6 @@ pub(super) fn get(shared: &Shared, id: DeliveryId) -> Result<Option<DeliveryDeta
         }
     }
     Ok(Some(DeliveryDetail { delivery, attempts }))
-}
-
-/// An event by its id.
-pub(super) fn event(shared: &Shared, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, EngineError> {
-    let Some(seq) = Viewer::new(shared)?.event_seq(id.as_str(), tenant)? else { return Ok(None) };
-    let Some(record) = reads::event(shared, seq)? else { return Ok(None) };
-    Ok(Some(record.content(seq)?))
 }
 
 /// A page of deliveries: those of the newest events first, then by webhook, newest first.
@@ -89,13 +83,16 @@ struct Viewer<'a> {
     shared: &'a Shared,
     /// Taken before the snapshot: a row that is in neither was written between the two, and is in the snapshot.
     fan_outs: BTreeMap<EventSeq, FanOut>,
+    /// Whether anything was being dropped before the snapshot.
+    drops: bool,
     hot: ReadTransaction,
 }
 
 impl<'a> Viewer<'a> {
     fn new(shared: &'a Shared) -> Result<Self, EngineError> {
         let fan_outs = shared.fan_outs.read().clone();
-        Ok(Self { shared, fan_outs, hot: shared.read()?.0 })
+        let drops = shared.drops_anything();
+        Ok(Self { shared, fan_outs, drops, hot: shared.read()?.0 })
     }
 
     fn page(&self, query: &DeliveryQuery, keys: Keys, limit: usize) -> Result<DeliveryPage, EngineError> {
@@ -107,7 +104,7 @@ impl<'a> Viewer<'a> {
                 return Ok(page);
             }
             last = Some(key);
-            let Some((delivery, _)) = self.view(key)? else { continue };
+            let Some((delivery, _)) = self.view(key, Some(query))? else { continue };
             let wanted = query.tenant.as_ref().is_none_or(|tenant| *tenant == delivery.tenant)
                 && (query.states.is_empty() || query.states.contains(&delivery.state));
             if wanted {
@@ -117,9 +114,16 @@ impl<'a> Viewer<'a> {
         Ok(page)
     }
 
-    /// A delivery as it stands, with its record if it has one.
-    fn view(&self, key: DeliveryKey) -> Result<Option<(Delivery, Option<DeliveryRecord>)>, EngineError> {
+    /// A delivery as it stands, with its record if it has one; `None` also if its event is not of those that are wanted.
+    fn view(
+        &self,
+        key: DeliveryKey,
+        wanted: Option<&DeliveryQuery>,
+    ) -> Result<Option<(Delivery, Option<DeliveryRecord>)>, EngineError> {
         let Some(event) = reads::event(self.shared, key.event)? else { return Ok(None) };
+        if wanted.is_some_and(|query| !query.wants_event(&event.event_type(), event.accept_time())) {
+            return Ok(None);
+        }
         let Some((webhook, tenant, deleted)) = self.webhook(key.webhook)? else { return Ok(None) };
         if event.tenant() != tenant.as_str() {
             return Ok(None);
@@ -134,8 +138,9 @@ impl<'a> Viewer<'a> {
             None if self.is_parked(key)? => (DeliveryState::Pending, None, None),
             None => (DeliveryState::Pending, None, Some(event.scheduled().unwrap_or(accept_time))),
         };
-        // The decision counts from when it was made, though the row may not say so yet.
-        if let Some(time) = deleted.filter(|_| state == DeliveryState::Pending) {
+        // A decision counts from when it was made, though the row may not say so yet.
+        let dropped = drop_of(&self.hot, self.drops, key.webhook)?.filter(|drop| key.event.0 < drop.below);
+        if let Some(time) = deleted.or(dropped.map(|drop| drop.time)).filter(|_| state == DeliveryState::Pending) {
             (state, update_time, next_attempt) = (DeliveryState::Cancelled, Some(time), None);
         }
         let enabled = self.shared.catalog.webhook(key.webhook).is_none_or(|known| known.webhook.is_enabled());
@@ -182,16 +187,7 @@ impl<'a> Viewer<'a> {
         if self.awaits_first_attempt(key)? {
             return Ok(None);
         }
-        let segments = self.shared.segments.all();
-        for segment in segments.iter().rev().filter(|segment| segment.record.may_have_delivery(row.0)) {
-            let txn = self.shared.segments.read(segment.no)?;
-            if let Some(table) = existing(txn.open_table(tables::DELIVERIES))?
-                && let Some(bytes) = table.get(row)?
-            {
-                return Ok(Some(DeliveryRecord::decode_from(bytes.value())?));
-            }
-        }
-        Ok(None)
+        archived_record(self.shared, row)
     }
 
     /// Whether it was decided on and has had no outcome.

@@ -17,7 +17,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use futures::TryStreamExt as _;
-use postrider_client::v1::{CreateWebhookRequest, DisableReason, Webhook};
+use postrider_client::v1::{CreateWebhookRequest, DisableReason, HeldDeliveries, Webhook};
 use serde_json::json;
 
 use self::{
@@ -60,11 +60,16 @@ pub(crate) enum WebhooksCommand {
   postrider webhooks update wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --display-name CRM --clear metadata")]
     Update(UpdateArgs),
     /// Make deliveries again, those that were held first.
-    #[command(after_help = "Example: postrider webhooks enable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
+    #[command(after_help = "Examples:
+  postrider webhooks enable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80
+  postrider webhooks enable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --drop-held")]
     Enable {
         /// The webhook's id.
         #[arg(value_parser = parse_webhook_id)]
         id: String,
+        /// Cancel what was held; only what comes from now on is sent.
+        #[arg(long)]
+        drop_held: bool,
     },
     /// Make no deliveries: they are recorded and held.
     #[command(after_help = "Example: postrider webhooks disable wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80")]
@@ -131,8 +136,11 @@ impl WebhooksCommand {
             Self::Get { id } => get(session, id).await,
             Self::List => list(session).await,
             Self::Update(args) => update::update(session, args).await,
-            Self::Enable { id } => update::switch(session, id, true).await,
-            Self::Disable { id } => update::switch(session, id, false).await,
+            Self::Enable { id, drop_held } => {
+                let held = if drop_held { HeldDeliveries::Drop } else { HeldDeliveries::Release };
+                update::switch(session, id, true, held).await
+            }
+            Self::Disable { id } => update::switch(session, id, false, HeldDeliveries::Unspecified).await,
             Self::RotateSecret(args) => signature::rotate_secret(session, args).await,
             Self::Test(args) => test::test(session, args).await,
             Self::Delete(args) => delete(session, args).await,

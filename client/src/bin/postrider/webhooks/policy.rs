@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use clap::Args;
-use humantime::format_duration;
 use postrider_client::v1::{ExponentialBackoff, RetryPolicy, Webhook};
 
-use crate::output::{counted, parse_duration};
+use crate::output::{counted, parse_duration, written};
 
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Delivery policy; what is not said is the server's default")]
@@ -98,11 +97,6 @@ fn describe_retry(retry: &RetryPolicy) -> String {
         parts.push(format!("within {}", written(retry.max_elapsed.as_ref())));
     }
     parts.join("; ")
-}
-
-fn written(duration: Option<&prost_types::Duration>) -> String {
-    let duration = duration.and_then(|duration| Duration::try_from(*duration).ok());
-    duration.map(|duration| format_duration(duration).to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `postrider webhooks update`, `enable` and `disable`.
 
 use clap::Args;
-use postrider_client::v1::{UpdateWebhookRequest, Webhook};
+use postrider_client::v1::{HeldDeliveries, UpdateWebhookRequest, Webhook};
 use prost_types::FieldMask;
 use serde_json::json;
 
@@ -54,17 +54,18 @@ pub(super) async fn update(session: &Session, args: UpdateArgs) -> Result<(), Fa
     if paths.is_empty() {
         return Err(Failure::Usage("say what to update, or which fields to --clear".into()));
     }
-    send(session, webhook, paths).await
+    send(session, webhook, paths, HeldDeliveries::Unspecified).await
 }
 
 /// Switches deliveries on or off.
-pub(super) async fn switch(session: &Session, id: String, enabled: bool) -> Result<(), Failure> {
+pub(super) async fn switch(session: &Session, id: String, enabled: bool, held: HeldDeliveries) -> Result<(), Failure> {
     let webhook = Webhook { id, enabled: Some(enabled), ..Webhook::default() };
-    send(session, webhook, vec!["enabled".into()]).await
+    send(session, webhook, vec!["enabled".into()], held).await
 }
 
-async fn send(session: &Session, webhook: Webhook, paths: Vec<String>) -> Result<(), Failure> {
-    let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask: Some(FieldMask { paths }) };
+async fn send(session: &Session, webhook: Webhook, paths: Vec<String>, held: HeldDeliveries) -> Result<(), Failure> {
+    let update_mask = Some(FieldMask { paths });
+    let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask, held_deliveries: held.into() };
     let webhook = session.client.update_webhook(request).await?;
     match session.format {
         Format::Json => say_json(&json!({ "webhook": json::webhook(&webhook) })),

@@ -283,7 +283,7 @@ impl Driver<'_> {
             webhook_id: id,
             event_id: stored.event.id,
             event_type: stored.event.event_type,
-            attempt: hint.attempts + 1,
+            attempt: hint.attempts.ended() + 1,
             state,
             http_status: Some(if failed { 500 } else { 200 }),
             error_class: failed.then_some(ErrorClass::HttpStatus),

@@ -108,7 +108,7 @@ async fn lanes(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
                 None => whole_event(store, model, hint.event).await?,
             };
             whole.insert(hint.event, found);
-            let before = lanes.insert((found, label), (hint.attempts, hint.due));
+            let before = lanes.insert((found, label), (hint.attempts.ended(), hint.due));
             ensure!(before.is_none(), "event {found} is due twice for webhook {label}");
         }
     }

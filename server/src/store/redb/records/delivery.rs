@@ -3,10 +3,13 @@
 use prost::Message;
 
 use super::{Corrupt, decode, state};
-use crate::model::{
-    delivery::{DeliveryState, ErrorClass, Outcome},
-    ids::Position,
-    time::Timestamp,
+use crate::{
+    limits::DELIVERY_ATTEMPTS_LISTED_MAX,
+    model::{
+        delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
+        ids::Position,
+        time::Timestamp,
+    },
 };
 
 /// Exists from the first outcome, or from cancellation; of a delivery that was scheduled for later, from the beginning.
@@ -31,6 +34,12 @@ pub(in super::super) struct DeliveryRecord {
     /// Numbers of its outcomes in the log.
     #[prost(uint64, repeated, tag = "8")]
     entries: Vec<u64>,
+    /// Attempts before it was last retried by hand after it had ended, if it was.
+    #[prost(uint32, optional, tag = "20")]
+    pub(in super::super) excused: Option<u32>,
+    /// Number of the log entry that cancelled it; set exactly while cancelled, but by versions that did not know it.
+    #[prost(uint64, tag = "21")]
+    cancel_entry: u64,
 }
 
 impl DeliveryRecord {
@@ -55,7 +64,10 @@ impl DeliveryRecord {
         outcome: &Outcome,
         entry: Position,
     ) -> Self {
-        let mut entries = before.map_or_else(Vec::new, |record| record.entries);
+        let (mut entries, excused) = before.map_or_else(Default::default, |record| (record.entries, record.excused));
+        if entries.len() >= DELIVERY_ATTEMPTS_LISTED_MAX {
+            entries.remove(0);
+        }
         entries.push(entry.0);
         Self {
             state: state::to_disk(outcome.state),
@@ -66,16 +78,35 @@ impl DeliveryRecord {
             http_status: outcome.http_status.map_or(0, u32::from),
             error_class: state::class_to_disk(outcome.error_class),
             entries,
+            excused,
+            cancel_entry: 0,
         }
     }
 
-    /// As cancellation leaves it.
-    pub(in super::super) fn cancelled(before: Option<Self>, create_time: Timestamp, time: Timestamp) -> Self {
+    /// Pending, and due then.
+    pub(in super::super) fn retried(self, attempts: Attempts, due: Timestamp) -> Self {
+        Self {
+            state: state::to_disk(DeliveryState::Pending),
+            next_attempt: Some(due.micros()),
+            excused: attempts.excused(),
+            cancel_entry: 0,
+            ..self
+        }
+    }
+
+    /// As cancellation at `entry` of the log leaves it.
+    pub(in super::super) fn cancelled(
+        before: Option<Self>,
+        create_time: Timestamp,
+        time: Timestamp,
+        entry: Position,
+    ) -> Self {
         Self {
             state: state::to_disk(DeliveryState::Cancelled),
             create_time: create_time.micros(),
             update_time: time.micros(),
             next_attempt: None,
+            cancel_entry: entry.0,
             ..before.unwrap_or_default()
         }
     }
@@ -90,7 +121,7 @@ impl DeliveryRecord {
 
     /// `None` while nothing has happened to it.
     pub(in super::super) fn update_time(&self) -> Option<Timestamp> {
-        let untouched = self.attempts == 0 && self.next_attempt.is_some();
+        let untouched = self.attempts == 0 && self.next_attempt.is_some() && self.excused.is_none();
         (!untouched).then(|| Timestamp::from_micros(self.update_time))
     }
 
@@ -104,6 +135,15 @@ impl DeliveryRecord {
 
     pub(in super::super) fn error_class(&self) -> Result<Option<ErrorClass>, Corrupt> {
         state::class_from_disk(self.error_class)
+    }
+
+    /// Number of the log entry that ended it, if it has ended and that is known.
+    pub(in super::super) fn end(&self) -> Option<u64> {
+        match self.state().ok()? {
+            DeliveryState::Pending => None,
+            DeliveryState::Cancelled => Some(self.cancel_entry).filter(|&entry| entry != 0),
+            DeliveryState::Delivered | DeliveryState::Failed => self.entries.last().copied(),
+        }
     }
 
     pub(in super::super) fn entries(&self) -> impl Iterator<Item = Position> {

@@ -79,6 +79,10 @@ impl EventRecord {
         Ok(OrderKey::new(&tenant, &self.ordering_key))
     }
 
+    pub(in super::super) fn event_type(&self) -> EventTypeName {
+        EventTypeName::new(&self.event_type)
+    }
+
     pub(in super::super) fn accept_time(&self) -> Timestamp {
         Timestamp::from_micros(self.accept_time)
     }

@@ -15,7 +15,7 @@ use crate::{
         seal::Sealer,
         time::Timestamp,
     },
-    store::types::{LogEntry, WebhookCancelled},
+    store::types::{CancelReason, LogEntry, WebhookCancelled},
 };
 
 /// One entry. Watchers see outcomes and cancelled webhooks; the rest is bookkeeping.
@@ -90,6 +90,9 @@ pub(in super::super) struct WebhookCancelledRecord {
     deliveries: u64,
     #[prost(sint64, tag = "4")]
     time: i64,
+    /// 0: its webhook was deleted; 1: held ones were dropped; 2: on request.
+    #[prost(uint32, tag = "5")]
+    reason: u32,
 }
 
 /// Deliveries of one webhook, for the archive.
@@ -157,6 +160,11 @@ impl LogRecord {
                 webhook_id: Bytes::copy_from_slice(cancelled.webhook.as_bytes()),
                 deliveries: cancelled.deliveries,
                 time: cancelled.time.micros(),
+                reason: match cancelled.reason {
+                    CancelReason::WebhookDeleted => 0,
+                    CancelReason::HeldDropped => 1,
+                    CancelReason::Requested => 2,
+                },
             })),
         }
     }
@@ -174,6 +182,12 @@ impl LogRecord {
         match self.kind {
             Some(entry::Kind::Outcome(record)) => record.shown(sealer).map(|outcome| Some(LogEntry::Outcome(outcome))),
             Some(entry::Kind::WebhookCancelled(record)) => Ok(Some(LogEntry::WebhookCancelled(WebhookCancelled {
+                reason: match record.reason {
+                    0 => CancelReason::WebhookDeleted,
+                    1 => CancelReason::HeldDropped,
+                    2 => CancelReason::Requested,
+                    other => return Err(Corrupt::new("reason of a cancellation", other)),
+                },
                 tenant: tenant(&record.tenant)?,
                 webhook: webhook_id(&record.webhook_id)?,
                 deliveries: record.deliveries,

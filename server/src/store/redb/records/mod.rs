@@ -17,7 +17,7 @@ pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use event_type::EventTypeRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
-pub(super) use webhook::{RequestRecord, TombstoneRecord, WebhookRecord};
+pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
 
 use std::fmt::Display;
 

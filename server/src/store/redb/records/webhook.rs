@@ -254,6 +254,23 @@ impl TombstoneRecord {
     }
 }
 
+/// What was pending for a webhook and is cancelled, though the webhook goes on.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(in super::super) struct DropRecord {
+    /// Deliveries of events below this number.
+    #[prost(uint64, tag = "1")]
+    pub(in super::super) below: u64,
+    /// When it was decided.
+    #[prost(sint64, tag = "2")]
+    pub(in super::super) time: i64,
+}
+
+impl DropRecord {
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("drop", bytes)
+    }
+}
+
 /// A reply that a repeated request gets again.
 #[derive(Clone, PartialEq, Message)]
 pub(in super::super) struct RequestRecord {

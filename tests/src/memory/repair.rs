@@ -1,0 +1,131 @@
+//! What is repaired by hand.
+
+use postrider_server::{
+    limits::DELIVERY_ATTEMPTS_MAX,
+    model::{
+        delivery::{Attempts, DeliveryState},
+        ids::DeliveryKey,
+        time::Timestamp,
+        webhook::Webhook,
+    },
+    store::{CancelReason, Hint, LogEntry, Repair, Repaired, WebhookCancelled},
+};
+
+use super::image::{Effects, Image, rows_of};
+
+impl Image {
+    pub(super) fn repair(&mut self, repair: &Repair, effects: &mut Effects) -> Repaired {
+        match repair {
+            Repair::Retry { key, time } => self.retry(*key, *time, effects),
+            Repair::CancelAll { webhook, time } => match self.webhooks.get(webhook).cloned() {
+                Some((_, webhook)) => {
+                    Repaired::Cancelled(self.cancel_all(&webhook, CancelReason::Requested, *time, effects))
+                }
+                None => Repaired::WebhookDeleted,
+            },
+            Repair::Cancel { keys, time } => Repaired::Cancelled(self.cancel_named(keys, *time, effects)),
+        }
+    }
+
+    fn retry(&mut self, key: DeliveryKey, time: Timestamp, effects: &mut Effects) -> Repaired {
+        if !self.webhooks.contains_key(&key.webhook) {
+            return Repaired::WebhookDeleted;
+        }
+        if !self.events.contains_key(&key.event) {
+            return Repaired::EventExpired;
+        }
+        let Some(row) = self.deliveries.get_mut(&key) else { return Repaired::NoDelivery };
+        if row.attempts >= DELIVERY_ATTEMPTS_MAX {
+            return Repaired::TooManyAttempts;
+        }
+        if self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&key.event)) {
+            return Repaired::WaitsInOrder;
+        }
+        let slot = |due| (due, key.event, key.replay);
+        if row.state == DeliveryState::Pending {
+            let due = self.due.entry(key.webhook).or_default();
+            if row.due <= time || !due.scheduled.remove(&slot(row.due)) {
+                return Repaired::Retried;
+            }
+        } else {
+            if self.pending_total >= self.limits.pending_max {
+                return Repaired::BacklogFull;
+            }
+            row.excused = Some(row.attempts);
+            self.pending_total += 1;
+            *self.pending.entry(key.webhook).or_default() += 1;
+        }
+        (row.state, row.due) = (DeliveryState::Pending, time);
+        let attempts = Attempts::new(row.attempts, row.excused);
+        self.due.entry(key.webhook).or_default().scheduled.insert(slot(time));
+        effects.touched.insert(key.webhook);
+        effects.fresh.push((key.webhook, Hint { event: key.event, replay: key.replay, attempts, due: time }));
+        Repaired::Retried
+    }
+
+    fn cancel_named(&mut self, keys: &[DeliveryKey], time: Timestamp, effects: &mut Effects) -> u64 {
+        let mut cancelled = 0;
+        for (no, (_, webhook)) in self.webhooks.clone() {
+            let mut ended = Vec::new();
+            for key in keys.iter().filter(|key| key.webhook == no) {
+                let Some(row) = self.deliveries.get_mut(key) else { continue };
+                let slot = (row.due, key.event, key.replay);
+                let was_due = self.due.get_mut(&no).is_some_and(|due| due.remove(&slot));
+                let parked = self.queues.get_mut(&no).and_then(|queues| queues.parked.remove(&key.event));
+                if was_due || parked.is_some() {
+                    row.state = DeliveryState::Cancelled;
+                    row.update_time = Some(time);
+                    ended.push(key.event);
+                }
+            }
+            let count = ended.len() as u64;
+            if count > 0 {
+                self.ended(no, count, effects);
+                ended.into_iter().for_each(|event| self.pass_on(no, event, effects));
+                self.tell(&webhook, CancelReason::Requested, count, time, effects);
+                cancelled += count;
+            }
+        }
+        cancelled
+    }
+
+    /// Cancels all that is pending for a webhook; returns how many.
+    pub(super) fn cancel_all(
+        &mut self,
+        webhook: &Webhook,
+        reason: CancelReason,
+        time: Timestamp,
+        effects: &mut Effects,
+    ) -> u64 {
+        let no = webhook.no;
+        let mut cancelled = 0;
+        for (_, row) in self.deliveries.range_mut(rows_of(no)).filter(|(_, row)| !row.state.is_final()) {
+            row.state = DeliveryState::Cancelled;
+            row.update_time = Some(time);
+            cancelled += 1;
+        }
+        self.due.remove(&no);
+        self.queues.remove(&no);
+        self.releases.remove(&no);
+        self.pending.remove(&no);
+        self.pending_total -= cancelled;
+        if cancelled > 0 {
+            self.tell(webhook, reason, cancelled, time, effects);
+        }
+        cancelled
+    }
+
+    fn tell(
+        &mut self,
+        webhook: &Webhook,
+        reason: CancelReason,
+        deliveries: u64,
+        time: Timestamp,
+        effects: &mut Effects,
+    ) {
+        effects.touched.insert(webhook.no);
+        effects.cancelled.insert(webhook.no);
+        let entry = WebhookCancelled { reason, tenant: webhook.tenant.clone(), webhook: webhook.id, deliveries, time };
+        self.append(LogEntry::WebhookCancelled(entry), effects);
+    }
+}
