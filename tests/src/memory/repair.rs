@@ -81,7 +81,9 @@ impl Image {
             let count = ended.len() as u64;
             if count > 0 {
                 self.ended(no, count, effects);
-                ended.into_iter().for_each(|event| self.pass_on(no, event, effects));
+                for event in ended {
+                    self.pass_on(no, event, effects);
+                }
                 self.tell(&webhook, CancelReason::Requested, count, time, effects);
                 cancelled += count;
             }
