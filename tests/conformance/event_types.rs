@@ -136,6 +136,7 @@ pub(crate) async fn a_type_that_webhooks_name_stays<E: Engine>() {
         expect: webhook.version,
         settings: Settings { subscription: naming(&["a"]), ..webhook.settings },
         enabled: true,
+        drop_held: false,
         pair: None,
         time: at(4),
     };

@@ -71,7 +71,7 @@ async fn a_label_filter_lets_through_what_carries_the_labels() {
     assert_eq!(ids(&bound, 2).await, ["a", "e"]);
 
     let update = Webhook { id: created.id.clone(), label_filter: allowing(&[("waba", &["3"])]), ..Webhook::default() };
-    let request = UpdateWebhookRequest { webhook: Some(update), update_mask: None };
+    let request = UpdateWebhookRequest { webhook: Some(update), ..UpdateWebhookRequest::default() };
     client.webhooks.clone().update_webhook(request).await.expect("the webhook is updated");
     daemon.stop().await;
     let daemon = setup.start().await;
