@@ -186,21 +186,3 @@ pub(crate) async fn filters_decide_when_matched_and_when_matched_again<E: Engine
         "an event without the label does not match"
     );
 }
-
-pub(crate) async fn an_event_is_found_by_its_id<E: Engine>() {
-    let mut fixture = Fixture::with::<E>(Limits { hot_bytes_max: 1, ..Limits::default() });
-    fixture.publish(0, 3).await;
-    let ours = event("e1");
-    for _ in 0..2 {
-        let found =
-            fixture.store.find_event(&ours.tenant, &ours.id).await.expect("the store answers").expect("it is there");
-        assert_eq!(found.event, ours);
-        let none =
-            fixture.store.find_event(&"theirs".parse().expect("a tenant"), &ours.id).await.expect("the store answers");
-        assert_eq!(none, None);
-        fixture.upkeep(at(60)).await;
-        fixture.reopen::<E>().await;
-    }
-    let none = fixture.store.find_event(&ours.tenant, &event("e9").id).await.expect("the store answers");
-    assert_eq!(none, None);
-}

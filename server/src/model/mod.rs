@@ -18,6 +18,7 @@ pub mod policy;
 pub mod protection;
 pub mod rate;
 pub mod request;
+mod reserved;
 pub mod retry;
 pub mod schema;
 pub mod scope;

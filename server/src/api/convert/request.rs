@@ -21,6 +21,7 @@ use crate::{
             Authorization, BodyFormat, Conflict, ExtraFields, Headers, InvalidCredentials, Method, Query, QueryProblem,
             RequestShape,
         },
+        signing::{HeaderNames, SignatureSettings},
         target::Target,
     },
 };
@@ -55,6 +56,16 @@ pub(super) fn request(
         violations.add(field, conflict);
     }
     shape.settled()
+}
+
+/// Refuses headers that are called like those of the signature: only one of them could be sent.
+pub(super) fn refuse_headers_of(violations: &mut Violations, request: &RequestShape, signature: &SignatureSettings) {
+    let HeaderNames { id, timestamp, signature } = signature.names();
+    for name in [id, timestamp, signature] {
+        if request.headers.has(name) {
+            violations.add(format!("webhook.headers[\"{name}\"]"), "is a header of the signature");
+        }
+    }
 }
 
 fn method(violations: &mut Violations, method: i32) -> Method {

@@ -100,6 +100,9 @@ pub(super) fn settings(
     let metadata = labels(violations, "webhook.metadata", webhook.metadata);
     let ordering = ordering::settings(violations, webhook.ordered, webhook.ordering);
     let signature = signature(violations, webhook.signature.as_ref());
+    if let (Some(request), Some(signature)) = (&request, &signature) {
+        request::refuse_headers_of(violations, request, signature);
+    }
     let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
     Some(Settings {
         target: target?,

@@ -170,7 +170,7 @@ fn a_secret_that_is_not_there_cannot_stay() {
 #[test]
 fn every_wrong_field_is_named_and_no_secret_repeated() {
     type Change = fn(&mut v1::Webhook);
-    let cases: [(Change, &[&str]); 17] = [
+    let cases: [(Change, &[&str]); 18] = [
         (|w| w.method = 7, &["webhook.method"]),
         (|w| w.body_format = 3, &["webhook.body_format"]),
         (|w| w.headers = texts([("host", "s3cret")]), &["webhook.headers[\"host\"]"]),
@@ -192,6 +192,17 @@ fn every_wrong_field_is_named_and_no_secret_repeated() {
         (
             |w| (w.authorization, w.headers) = (bearer("s3cret"), texts([("Authorization", "s3cret")])),
             &["webhook.headers[\"authorization\"]"],
+        ),
+        (
+            |w| {
+                w.headers = texts([("X-Mine-Id", "s3cret"), ("x-sig", "s3cret")]);
+                w.signature = Some(v1::Signature {
+                    header_prefix: "x-mine".into(),
+                    signature_header: "X-Sig".into(),
+                    ..v1::Signature::default()
+                });
+            },
+            &["webhook.headers[\"x-mine-id\"]", "webhook.headers[\"x-sig\"]"],
         ),
         (
             |w| {

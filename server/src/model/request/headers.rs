@@ -3,54 +3,15 @@
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use thiserror::Error;
 
-use crate::limits::{
-    REQUEST_HEADER_NAME_BYTES_MAX, REQUEST_HEADER_VALUE_BYTES_MAX, REQUEST_HEADERS_BYTES_MAX, REQUEST_HEADERS_MAX,
+use crate::{
+    limits::{
+        REQUEST_HEADER_NAME_BYTES_MAX, REQUEST_HEADER_VALUE_BYTES_MAX, REQUEST_HEADERS_BYTES_MAX, REQUEST_HEADERS_MAX,
+    },
+    model::reserved,
 };
 
-/// Names that the connection or the server needs for itself. Without `host` a request could be meant for somebody else than
-/// it was allowed to go to; without the lengths and encodings a second request could hide in it. The last two open metadata
-/// services of clouds.
-const RESERVED: &[&str] = &[
-    "host",
-    "connection",
-    "keep-alive",
-    "te",
-    "trailer",
-    "trailers",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-    "expect",
-    "content-length",
-    "content-type",
-    "content-encoding",
-    "accept-encoding",
-    "user-agent",
-    "date",
-    "via",
-    "forwarded",
-    "cookie",
-    "stripe-signature",
-    "metadata",
-    "metadata-flavor",
-];
-
-/// Beginnings of such names: of proxies, of our own headers and signatures, of metadata services of clouds.
-const RESERVED_PREFIXES: &[&str] = &[
-    "proxy-",
-    "x-forwarded-",
-    "webhook-",
-    "svix-",
-    "postrider-",
-    "x-postrider-",
-    "x-hub-signature",
-    "x-google-",
-    "x-goog-",
-    "x-aws-",
-    "x-amz-",
-    "x-azure-",
-    "x-aliyun-",
-];
+/// Beginnings of names of signatures by other schemes, which are set where signatures are.
+const SIGNATURES: &[&str] = &["svix-", "stripe-signature", "x-hub-signature"];
 
 /// Headers by name, in lower case. `Debug` never shows their values.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -111,6 +72,11 @@ impl Headers {
         Ok(Self(checked.into()))
     }
 
+    /// Whether one of them has this name.
+    pub fn has(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
+    }
+
     /// Reads back what [`Headers::texts`] said when it was stored. More names may be reserved since.
     pub fn from_stored(headers: impl IntoIterator<Item = (String, String)>) -> Result<Self, HeaderProblem> {
         let read = headers.into_iter().map(|(name, value)| Ok((parse_name(&name)?, parse_value(&value)?)));
@@ -160,7 +126,7 @@ fn parse_value(value: &str) -> Result<HeaderValue, HeaderProblem> {
 
 /// Of a name in lower case.
 fn is_reserved(name: &str) -> bool {
-    RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    reserved::is_reserved(name) || SIGNATURES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -187,8 +153,8 @@ mod tests {
     #[test]
     fn reserved_names_are_refused_in_any_case() {
         let samples = ["Host", "CONTENT-LENGTH", "Webhook-Id", "x-forwarded-for", "X-Aws-Ec2-Metadata-Token", "cookie"];
-        let prefixed = RESERVED_PREFIXES.iter().map(|prefix| format!("{prefix}x"));
-        for name in samples.into_iter().chain(RESERVED.iter().copied()).map(str::to_owned).chain(prefixed) {
+        let prefixed = reserved::PREFIXES.iter().chain(SIGNATURES).map(|prefix| format!("{prefix}x"));
+        for name in samples.into_iter().chain(reserved::NAMES.iter().copied()).map(str::to_owned).chain(prefixed) {
             assert_eq!(one(&name, "x"), Err(HeaderProblem::Reserved), "{name}");
         }
         for name in ["hostess", "x-host", "proxy", "x-webhook-id", "x-github-event", "authorization", "accept"] {
