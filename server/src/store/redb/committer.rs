@@ -111,6 +111,7 @@ impl Committer {
             match self.commit(work) {
                 Ok((effects, answers)) => {
                     failed_before = false;
+                    self.shared.space.committed();
                     self.shared.metrics.committed(effects.size(&self.counters), began.elapsed());
                     let as_of = self.show(effects);
                     for answer in answers {
