@@ -65,8 +65,7 @@ fn verified(url: &str) -> Webhook {
 }
 
 async fn try_create(client: &Client, webhook: Webhook, request_id: &str) -> Result<CreateWebhookResponse, Status> {
-    let request =
-        CreateWebhookRequest { webhook: Some(webhook), request_id: request_id.into(), ..Default::default() };
+    let request = CreateWebhookRequest { webhook: Some(webhook), request_id: request_id.into(), ..Default::default() };
     let call = within("CreateWebhook", async { client.webhooks.clone().create_webhook(request).await }).await;
     Ok(call?.into_inner())
 }
@@ -269,7 +268,7 @@ async fn updates_ask_again_when_it_matters() {
     assert!(request.path == "/c" && !request.headers.contains_key("webhook-request-origin"), "{request:?}");
 }
 
-/// Contract: a CreateWebhook that succeeded is answered again without asking; one that failed is tried anew.
+/// Contract: a `CreateWebhook` that succeeded is answered again without asking; one that failed is tried anew.
 #[tokio::test]
 async fn a_repeated_create_asks_once() {
     let setup = setup();

@@ -229,8 +229,26 @@ mod tests {
         check(&format!("{}.de", "a".repeat(63)), Some(&format!("{}.de", "a".repeat(63))));
         let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62)].join(".");
         for wrong in [
-            "", "*", ".", "a.", ".a", "a..b", "-a", "a-", "a_b", "a b", "ä.de", "https://a.de", "a.de:443", "a.de/x",
-            "10.0.0.1", "1", "[::1]", "a\r\nb", &"a".repeat(64), &long,
+            "",
+            "*",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "-a",
+            "a-",
+            "a_b",
+            "a b",
+            "ä.de",
+            "https://a.de",
+            "a.de:443",
+            "a.de/x",
+            "10.0.0.1",
+            "1",
+            "[::1]",
+            "a\r\nb",
+            &"a".repeat(64),
+            &long,
         ] {
             check(wrong, None);
         }

@@ -205,12 +205,11 @@ mod tests {
             let mut pauses = pauses.into_iter();
             // Everything at once that is allowed, then the next one as soon as it is; after a rest more at once.
             while taken.len() < 3 * most as usize + 3 {
-                match bucket.next(&limit, now) {
-                    Some(at) => now = at + Duration::from_micros(pauses.next().unwrap_or_default()),
-                    None => {
-                        bucket.take(&limit, now);
-                        taken.push(now);
-                    }
+                if let Some(at) = bucket.next(&limit, now) {
+                    now = at + Duration::from_micros(pauses.next().unwrap_or_default());
+                } else {
+                    bucket.take(&limit, now);
+                    taken.push(now);
                 }
             }
             for (index, from) in taken.iter().enumerate() {

@@ -6,8 +6,8 @@ use postrider_client::{
     Update,
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
-        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, Ownership, RetryPolicy, Signature,
-        SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
+        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, Ownership, RetryPolicy,
+        Signature, SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};

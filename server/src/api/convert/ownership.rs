@@ -54,6 +54,9 @@ mod tests {
         let shown = reply(&consent(120));
         assert_eq!((shown.origin.as_str(), shown.allowed_per_minute), ("postrider", 120));
         assert_eq!(shown.confirm_time.unwrap().seconds, 7);
-        assert_eq!((reply(&consent(0)).allowed_per_minute, reply(&consent(u32::MAX)).allowed_per_minute), (0, i32::MAX));
+        assert_eq!(
+            (reply(&consent(0)).allowed_per_minute, reply(&consent(u32::MAX)).allowed_per_minute),
+            (0, i32::MAX)
+        );
     }
 }
