@@ -56,7 +56,7 @@ impl Attempts {
         // Kept outside of what the deadline drops: what has arrived until then counts.
         let mut answer = Answer::default();
         let exchange = timeout(timeout_after, self.exchange(&job, &mut answer));
-        let (ended, timings, remote) = phases::observed(self.clock, exchange).await;
+        let (ended, timings, remote) = phases::observed(self.clock, started, exchange).await;
         let ended = ended.unwrap_or_else(|_| Err(Failure::timeout(timeout_after, answer.status)));
         // The address of an answer has been judged.
         let remote =

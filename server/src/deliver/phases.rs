@@ -47,8 +47,8 @@ enum Phase {
 #[derive(Debug)]
 struct Phases {
     clock: Clock,
-    /// When its request was handed to the client.
-    sent: Timestamp,
+    /// When it began.
+    started: Timestamp,
     /// What is going on, and since when.
     under_way: Option<(Phase, Timestamp)>,
     /// The connection that was made for it, and since when it is there.
@@ -72,8 +72,8 @@ impl From<&HttpInfo> for Ends {
 }
 
 impl Phases {
-    fn new(clock: Clock, sent: Timestamp) -> Self {
-        Self { clock, sent, under_way: None, made: None, timings: Timings::default(), remote: None }
+    fn new(clock: Clock, started: Timestamp) -> Self {
+        Self { clock, started, under_way: None, made: None, timings: Timings::default(), remote: None }
     }
 
     /// Ends what is under way and begins the next part.
@@ -105,7 +105,7 @@ impl Phases {
 
     fn answered(&mut self, ends: Ends, now: Timestamp) {
         self.used(ends);
-        let since = self.made.map_or(self.sent, |(_, since)| since);
+        let since = self.made.map_or(self.started, |(_, since)| since);
         self.timings.first_byte = Some(now.since(since));
     }
 
@@ -130,19 +130,18 @@ fn note(change: impl FnOnce(&mut Phases)) {
 }
 
 /// Makes an attempt and observes it: what it led to, how long its parts took, and where the connection went that it used.
-pub(super) async fn observed<T>(clock: Clock, attempt: impl Future<Output = T>) -> (T, Timings, Option<SocketAddr>) {
+pub(super) async fn observed<T>(
+    clock: Clock,
+    started: Timestamp,
+    attempt: impl Future<Output = T>,
+) -> (T, Timings, Option<SocketAddr>) {
     let observed = async {
         // What it holds is dropped here, if it was cut short.
         let ended = attempt.await;
         let (timings, remote) = PRESENT.with(|phases| phases.borrow_mut().conclude());
         (ended, timings, remote)
     };
-    PRESENT.scope(RefCell::new(Phases::new(clock, Timestamp::UNIX_EPOCH)), observed).await
-}
-
-/// The attempt hands its request to the client, perhaps once more.
-pub(super) fn request_begins(now: Timestamp) {
-    note(|phases| *phases = Phases::new(phases.clock, now));
+    PRESENT.scope(RefCell::new(Phases::new(clock, started)), observed).await
 }
 
 /// The head of an answer came over this connection.
@@ -218,6 +217,11 @@ mod tests {
         }
     }
 
+    async fn observe<T>(attempt: impl Future<Output = T>) -> (T, Timings, Option<SocketAddr>) {
+        let clock = Clock::start();
+        observed(clock, clock.now(), attempt).await
+    }
+
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -251,7 +255,7 @@ mod tests {
     async fn parts_are_set_as_far_as_they_were_reached() {
         let check = async |parts, works, deadline, expected| {
             let attempt = timeout(ms(deadline), connecting(connect(parts, works)));
-            let (_, timings, remote) = observed(Clock::start(), attempt).await;
+            let (_, timings, remote) = observe(attempt).await;
             assert_eq!((split(timings), remote), (expected, None), "{parts} {works} {deadline}");
         };
         check(1, false, 1_000, [Some(1), None, None, None]).await;
@@ -262,17 +266,15 @@ mod tests {
         check(3, true, 6, [Some(1), Some(5), None, None]).await;
         check(3, true, 21, [Some(1), Some(10), Some(10), None]).await;
         let literal = connecting(async { part(10, false).await.map(|()| Mute) });
-        let (_, timings, _) = observed(Clock::start(), literal).await;
+        let (_, timings, _) = observe(literal).await;
         assert_eq!(split(timings), [None, Some(10), None, None]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_goes_on_without_the_attempt_does_not_count() {
         type Connecting = Pin<Box<dyn Future<Output = Result<Mute, ()>>>>;
-        let clock = Clock::start();
         let mut left_behind: Option<Connecting> = None;
         let attempt = async {
-            request_begins(clock.now());
             let mut own: Connecting = Box::pin(connecting(connect(3, true)));
             assert!(poll!(&mut own).is_pending());
             sleep(ms(5)).await;
@@ -280,13 +282,11 @@ mod tests {
             left_behind = Some(own);
             sleep(ms(20)).await;
         };
-        let ((), timings, remote) = observed(clock, attempt).await;
+        let ((), timings, remote) = observe(attempt).await;
         assert_eq!((split(timings), remote), ([None; 4], None));
 
-        // It ends within another attempt's time, but not as part of it.
-        let ((), timings, _) = observed(clock, sleep(ms(200))).await;
-        left_behind.expect("left behind").await.expect("it works");
-        assert_eq!(split(timings), [None; 4]);
+        // It ends outside of any attempt, where there is nobody to note it for.
+        assert!(left_behind.expect("left behind").await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -294,7 +294,6 @@ mod tests {
         let check = async |made: Option<u16>, used: u16, expected: [Option<u64>; 4]| {
             let clock = Clock::start();
             let attempt = async {
-                request_begins(clock.now());
                 if let Some(local) = made {
                     connecting(connect(3, true)).await.unwrap();
                     note(|phases| phases.made = Some((ends(local), clock.now())));
@@ -304,26 +303,12 @@ mod tests {
                 // The body.
                 sleep(ms(1_000)).await;
             };
-            let ((), timings, remote) = observed(clock, attempt).await;
+            let ((), timings, remote) = observe(attempt).await;
             assert_eq!((split(timings), remote), (expected, Some(ends(0).remote)), "{made:?} {used}");
         };
         check(None, 1, [None, None, None, Some(7)]).await;
         check(Some(1), 1, [Some(1), Some(10), Some(100), Some(7)]).await;
         check(Some(1), 2, [None, None, None, Some(118)]).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_sent_again_begins_anew() {
-        let clock = Clock::start();
-        let attempt = async {
-            request_begins(clock.now());
-            note(|phases| phases.used(ends(1)));
-            sleep(ms(50)).await;
-            request_begins(clock.now());
-            let _refused = connecting(connect(2, false)).await;
-        };
-        let ((), timings, remote) = observed(clock, attempt).await;
-        assert_eq!((split(timings), remote), ([Some(1), Some(10), None, None], None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -334,7 +319,7 @@ mod tests {
             note(|phases| phases.made = Some((ends(1), clock.now())));
             pending::<()>().await;
         };
-        let (_, timings, remote) = observed(clock, timeout(ms(500), attempt)).await;
+        let (_, timings, remote) = observe(timeout(ms(500), attempt)).await;
         let expected = [Some(1), Some(10), Some(100), None];
         assert_eq!((split(timings), remote), (expected, Some(ends(1).remote)));
         let mapped: SocketAddr = "[::ffff:192.0.2.7]:443".parse().unwrap();
@@ -343,7 +328,6 @@ mod tests {
 
     #[tokio::test]
     async fn outside_of_attempts_nothing_is_noted() {
-        request_begins(Timestamp::UNIX_EPOCH);
         handshake_begins();
         assert!(connecting(ready(Ok::<_, ()>(Mute))).await.is_ok());
     }

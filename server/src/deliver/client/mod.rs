@@ -44,7 +44,7 @@ type Request = (Method, HeaderMap, Bytes);
 
 /// Sends requests to targets, as far as the rules allow. One per delivery loop.
 pub(super) struct GuardedClient {
-    rules: TargetRules,
+    pub(super) rules: TargetRules,
     /// Keeps connections for the next request.
     pooled: Clients,
     /// A new connection for every request: for one that failed on a kept connection.
@@ -88,12 +88,8 @@ impl GuardedClient {
     ) -> Result<Response, Failure> {
         target.check(&self.rules).map_err(|refusal| Failure::blocked(&refusal))?;
         let sent = clock.now();
-        phases::request_begins(sent);
         let response = match send(&self.pooled, target, request()?).await {
-            Err(error) if self.is_stale_connection(&error, sent) => {
-                phases::request_begins(clock.now());
-                send(&self.fresh, target, request()?).await
-            }
+            Err(error) if self.is_stale_connection(&error, sent) => send(&self.fresh, target, request()?).await,
             ended => ended,
         };
         let response = response.map_err(|error| {

@@ -128,6 +128,7 @@ async fn of_failures_there_is_what_they_reached() {
         assert_eq!(result.error_class, Some(class), "{url}: {}", result.error);
         assert_eq!(parts(&result.exchange.timings), expected, "{url}");
         assert!(sum(&result.exchange.timings) <= result.latency, "{url}");
+        assert_eq!(result.exchange.remote, None, "{url}");
         result.exchange
     };
     let dns = dns_server(&[[127, 0, 0, 1]]);
@@ -148,8 +149,7 @@ async fn of_failures_there_is_what_they_reached() {
     check(loopback(), &dns, format!("http://{unused}/"), class, &["connect"]).await;
     check(loopback(), &dns, format!("http://localhost:{}/", unused.port()), class, &["connect"]).await;
     let url = format!("https://receiver.test:{}/", unused.port());
-    let exchange = check(loopback(), &dns, url, class, &["dns", "connect"]).await;
-    assert_eq!(exchange.remote, None);
+    check(loopback(), &dns, url, class, &["dns", "connect"]).await;
 
     // Nobody ever shakes hands.
     let url = || format!("https://receiver.test:{}/", silent.1.port());
@@ -179,6 +179,19 @@ async fn of_requests_without_an_answer_there_is_the_connection() {
     check(|_, _| false, ErrorClass::Protocol).await;
     let garbage = |connection: &mut TcpStream, _| connection.write_all(b"what is this?\r\n\r\n").is_ok();
     check(garbage, ErrorClass::Protocol).await;
+}
+
+/// As if there were a way around the checks before: what came back is not given out, nor from where.
+#[tokio::test]
+async fn an_address_that_may_not_be_called_is_not_told() {
+    let receiver = Receiver::answering(OK);
+    let mut attempts = attempts(&loopback(), &dns_server(&[[127, 0, 0, 1]]));
+    attempts.client.rules = TargetRules { allow_http: true, ..TargetRules::default() };
+    let url = format!("http://receiver.test:{}/", receiver.address.port());
+    let result = attempts.perform(job(&url, b"{}")).await.result.unwrap();
+    assert_eq!((result.error_class, result.http_status), (Some(ErrorClass::Blocked), None), "{}", result.error);
+    assert_eq!((parts(&result.exchange.timings), result.exchange.remote), (vec!["dns", "connect"], None));
+    assert_eq!(receiver.connections(), 1);
 }
 
 #[tokio::test]
