@@ -46,13 +46,14 @@ impl ResponseHeaders {
     /// Those of an answer, in their order. One that does not fit any more is left out as a whole; later ones may fit.
     pub fn of(headers: &HeaderMap) -> Self {
         let fits = |kept: usize, bytes: usize| kept < RESPONSE_HEADERS_MAX && bytes <= RESPONSE_HEADERS_BYTES_MAX;
-        let (mut lines, mut kept, mut bytes, mut left_out) = (BytesMut::new(), 0, 0, 0);
+        let all: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum();
+        let mut lines = BytesMut::with_capacity(all.min(RESPONSE_HEADERS_BYTES_MAX + 2 * RESPONSE_HEADERS_MAX));
+        let (mut kept, mut bytes, mut left_out) = (0, 0, 0);
         for (name, value) in headers {
             let size = name.as_str().len() + value.len();
             // The client lets none of them in.
             let is_line = !value.as_bytes().contains(&b'\n');
             if is_line && fits(kept, bytes + size) {
-                lines.reserve(size + 2);
                 lines.put_slice(name.as_str().as_bytes());
                 lines.put_u8(b':');
                 lines.put_slice(value.as_bytes());
