@@ -146,6 +146,10 @@ pub const PAGE_BYTES: usize = 2 * 1024 * 1024;
 pub const ATTEMPT_ERROR_BYTES_MAX: usize = 256;
 /// How much of a receiver's answer is kept.
 pub const RESPONSE_KEPT_BYTES_MAX: usize = 16 * 1024;
+/// Most headers of a receiver's answer that are kept.
+pub const RESPONSE_HEADERS_MAX: usize = 64;
+/// How much of their names and values is kept.
+pub const RESPONSE_HEADERS_BYTES_MAX: usize = 8 * 1024;
 /// How much of a receiver's answer is read before its connection is cut.
 pub const RESPONSE_READ_BYTES_MAX: usize = 64 * 1024;
 /// Longest URL that is requested, with the fields of the event that its query carries. RFC 9110 asks everybody to take 8,000 bytes.

@@ -15,6 +15,7 @@ use postrider_server::{
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
         event::{Event, JSON},
+        exchange::{Exchange, ResponseHeaders, Timings},
         ids::{DeliveryKey, EventTypeName, Tenant, WebhookId, WebhookNo},
         signing::Secret,
         target::Target,
@@ -207,6 +208,7 @@ impl Fixture {
             next_attempt: (state == DeliveryState::Pending).then(|| time + Duration::from_mins(1)),
             held: false,
             response_body: if failed { Bytes::from_static(b"no") } else { Bytes::new() },
+            exchange: exchange(failed),
         }
     }
 
@@ -249,6 +251,24 @@ pub(crate) fn spec(tenant: &str, subscription: Subscription) -> WebhookSpec {
         },
         enabled: true,
     }
+}
+
+/// What an attempt was like: with all there can be if it failed, over a connection that was there already if not.
+fn exchange(failed: bool) -> Exchange {
+    let first_byte = Some(Duration::from_micros(1_234));
+    let remote = |text: &str| Some(text.parse().expect("an address"));
+    if !failed {
+        let timings = Timings { first_byte, ..Timings::default() };
+        return Exchange { timings, remote: remote("192.0.2.7:80"), ..Exchange::default() };
+    }
+    let timings = Timings {
+        dns: Some(Duration::ZERO),
+        connect: Some(Duration::from_micros(5)),
+        tls: Some(Duration::from_secs(7)),
+        first_byte,
+    };
+    let headers = ResponseHeaders::from_stored(Bytes::from_static(b"server:test\nx-empty:\n"), 3);
+    Exchange { timings, remote: remote("[2001:db8::7]:443"), headers }
 }
 
 pub(crate) fn secret() -> Secret {

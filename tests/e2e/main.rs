@@ -1,6 +1,7 @@
 //! End to end: the real binary, real gRPC, real HTTP receivers. Each test starts a daemon of its own on a fresh directory
 //! and proves the promise in its doc comment; none sleeps.
 
+mod attempts;
 mod bad_input;
 mod bench;
 mod default_start;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postrider_proto::v1::{DeliveryState, DisableReason, ErrorClass, ListDeliveriesRequest, Outcome};
 use postrider_tests::{
+    client::as_watched,
     events::event,
     independent,
     receiver::{Answer, Garbage, Receiver, closed_port},
@@ -65,7 +66,7 @@ async fn a_failed_attempt_is_repeated_under_the_same_id() {
     assert!(timestamp(3) > timestamp(0), "timestamps are fresh: {} and {}", timestamp(0), timestamp(3));
 
     let read = client.delivery(&outcomes[0].delivery_id).await;
-    assert_eq!(read.attempts, outcomes);
+    assert_eq!(read.attempts.into_iter().map(as_watched).collect::<Vec<_>>(), outcomes);
     assert_eq!(read.delivery.expect("a reply holds the delivery").attempts, 4);
 }
 

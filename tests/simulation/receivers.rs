@@ -7,7 +7,10 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use postrider_server::{
     clock::Clock,
     flow::{Attempted, Job},
-    model::delivery::{AttemptResult, ErrorClass},
+    model::{
+        delivery::{AttemptResult, ErrorClass},
+        exchange::Exchange,
+    },
 };
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::{sync::mpsc, time::sleep};
@@ -117,6 +120,7 @@ async fn perform(world: &World, clock: Clock, mut job: Job, attempted: &mpsc::Se
         time,
         retry_after: reaction.retry_after,
         response_body: Bytes::new(),
+        exchange: Exchange::default(),
     };
     world.record.lock().attempt_ended(time, &job, &result);
     job.event.event.body = Bytes::new();

@@ -69,7 +69,7 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         let detail = detail.ok_or_else(Failure::delivery_not_found)?;
         Ok(Response::new(v1::GetDeliveryResponse {
             delivery: Some(convert::delivery::delivery_reply(&detail.delivery)),
-            attempts: detail.attempts.into_iter().map(convert::delivery::attempt_reply).collect(),
+            attempts: convert::attempt::attempts_reply(detail.attempts),
         }))
     }
 

@@ -118,6 +118,7 @@ pub(super) fn outcome(webhook: &Webhook, sent: Sent, result: AttemptResult) -> v
         next_attempt: None,
         held: false,
         response_body: result.response_body,
+        exchange: result.exchange,
     };
-    convert::delivery::attempt_reply(outcome)
+    convert::attempt::attempt_reply(outcome)
 }

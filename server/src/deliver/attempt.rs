@@ -1,6 +1,6 @@
 //! One attempt: the request, the answer, and the deadline over both.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{
     client::{self, GuardedClient, Response},
-    request,
+    phases, request,
     result::{Answer, Failure},
     shape::shape,
 };
@@ -30,6 +30,16 @@ pub(super) struct Attempts {
     /// What a webhook's own may be at most.
     pub(super) timeout_max: Duration,
     pub(super) metrics: DeliverMetrics,
+    pub(super) shows: Shows,
+}
+
+/// Of which attempts the headers of the answer are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shows {
+    /// Of those that failed.
+    Failures,
+    /// Of all.
+    Everything,
 }
 
 impl Attempts {
@@ -45,9 +55,14 @@ impl Attempts {
         let under_way = self.metrics.begin(job.attempt, started.since(job.event.due_time()));
         // Kept outside of what the deadline drops: what has arrived until then counts.
         let mut answer = Answer::default();
-        let ended = timeout(timeout_after, self.exchange(&job, &mut answer)).await;
+        let exchange = timeout(timeout_after, self.exchange(&job, &mut answer));
+        let (ended, timings, remote) = phases::observed(self.clock, started, exchange).await;
         let ended = ended.unwrap_or_else(|_| Err(Failure::timeout(timeout_after, answer.status)));
-        let result = answer.conclude(ended, started, self.clock.now());
+        // The address of an answer has been judged.
+        let remote =
+            remote.filter(|address| ended.is_ok() || self.client.admits(&job.webhook.settings.target, *address));
+        let mut result = answer.conclude(ended, started, self.clock.now(), self.shows);
+        (result.exchange.timings, result.exchange.remote) = (timings, remote);
         under_way.ended(&result);
 
         job.forget_body();
@@ -63,6 +78,7 @@ impl Attempts {
         let mut response = self.client.send(&shaped.target, self.clock, request).await?;
         answer.status = Some(response.status());
         answer.retry_after = self.retry_after(&response);
+        answer.headers = mem::take(response.headers_mut());
         read(&mut response, &mut answer.body).await.map_err(|error| Failure::from_request(&error))
     }
 

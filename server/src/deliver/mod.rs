@@ -11,6 +11,7 @@ mod connections;
 mod handshake;
 mod loops;
 mod names;
+mod phases;
 mod request;
 mod resolver;
 mod result;
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::{
-    attempt::Attempts,
+    attempt::{Attempts, Shows},
     client::GuardedClient,
     resolver::{Dns, DnsConfig},
 };
@@ -147,7 +148,7 @@ struct Parts {
 
 impl Parts {
     /// What makes attempts, with connections and a resolver of its own.
-    fn attempts(&self, metrics: DeliverMetrics) -> Result<Attempts, BuildError> {
+    fn attempts(&self, metrics: DeliverMetrics, shows: Shows) -> Result<Attempts, BuildError> {
         let dns = Dns::new(&self.dns, self.config.connect_timeout);
         Ok(Attempts {
             client: GuardedClient::build(&self.config, &self.tls, &dns)?,
@@ -156,12 +157,13 @@ impl Parts {
             timeout: self.config.attempt_timeout,
             timeout_max: self.config.attempt_timeout_max,
             metrics,
+            shows,
         })
     }
 
     fn start_trials(&self, tasks: &Tasks) -> Result<Trials, BuildError> {
         let (trials, asked) = Trials::new();
-        let attempts = self.attempts(DeliverMetrics::default())?;
+        let attempts = self.attempts(DeliverMetrics::default(), Shows::Everything)?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let abort = self.abort.clone();
         tasks.thread("trials", move || runtime.block_on(trial::run(attempts, asked, abort)))?;
@@ -169,7 +171,7 @@ impl Parts {
     }
 
     fn start_loop(&self, tasks: &Tasks) -> Result<mpsc::Sender<Vec<Job>>, BuildError> {
-        let attempts = self.attempts(self.metrics.clone())?;
+        let attempts = self.attempts(self.metrics.clone(), Shows::Failures)?;
         let (inbox, jobs) = mpsc::channel(self.attempted.max_capacity());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (attempted, abort, wanted) = (self.attempted.clone(), self.abort.clone(), self.wanted.clone());

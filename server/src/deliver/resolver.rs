@@ -20,6 +20,7 @@ use hickory_resolver::{
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::phases;
 use crate::model::target::{NotAllowed, Scheme, TargetRules, is_localhost};
 
 /// How long one query may take before it is repeated.
@@ -140,9 +141,12 @@ impl GuardedResolver {
         if is_localhost(name) {
             return Ok(connectable(self.rules.localhost(self.scheme)?));
         }
-        let addresses = self.dns.lookup(name).await?;
-        admit_all(&self.rules, self.scheme, &addresses)?;
-        Ok(connectable(addresses))
+        let admitted = async {
+            let addresses = self.dns.lookup(name).await?;
+            admit_all(&self.rules, self.scheme, &addresses)?;
+            Ok(connectable(addresses))
+        };
+        phases::looking_up(admitted).await
     }
 }
 

@@ -5,11 +5,12 @@
 use std::{error::Error as StdError, fmt::Display, io, iter, time::Duration};
 
 use bytes::BytesMut;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
-use super::{client, resolver::ResolveError};
+use super::{attempt::Shows, client, resolver::ResolveError};
 use crate::model::{
     delivery::{AttemptResult, ErrorClass, shortened},
+    exchange::{Exchange, ResponseHeaders},
     time::Timestamp,
 };
 
@@ -21,16 +22,25 @@ const OUT_OF_FILES: [i32; 2] = [24, 23];
 pub(super) struct Answer {
     pub(super) status: Option<StatusCode>,
     pub(super) retry_after: Option<Duration>,
+    pub(super) headers: HeaderMap,
     pub(super) body: BytesMut,
 }
 
 impl Answer {
     /// The result of an attempt that `ended` so. A status other than 2xx says more than whatever happened to the body after it.
-    pub(super) fn conclude(self, ended: Result<(), Failure>, started: Timestamp, now: Timestamp) -> AttemptResult {
+    pub(super) fn conclude(
+        self,
+        ended: Result<(), Failure>,
+        started: Timestamp,
+        now: Timestamp,
+        shows: Shows,
+    ) -> AttemptResult {
         let failure = match self.status {
             Some(status) if !status.is_success() => Some(Failure::from_status(status)),
             Some(_) | None => ended.err(),
         };
+        let wanted = failure.is_some() || shows == Shows::Everything;
+        let headers = if wanted { ResponseHeaders::of(&self.headers) } else { ResponseHeaders::default() };
         let (error_class, error) = failure.map_or((None, String::new()), |failure| (Some(failure.class), failure.text));
         AttemptResult {
             http_status: self.status.map(|status| status.as_u16()),
@@ -40,6 +50,7 @@ impl Answer {
             time: now,
             retry_after: self.retry_after,
             response_body: self.body.freeze(),
+            exchange: Exchange { headers, ..Exchange::default() },
         }
     }
 }
@@ -160,6 +171,8 @@ pub(super) fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderValue, header::SERVER};
+
     use super::*;
 
     const START: Timestamp = Timestamp::from_micros(1_000);
@@ -169,7 +182,7 @@ mod tests {
     fn a_status_other_than_2xx_says_more_than_its_body() {
         let check = |status: u16, ended: Result<(), Failure>, class, error: &str| {
             let answer = Answer { status: StatusCode::from_u16(status).ok(), ..Answer::default() };
-            let result = answer.conclude(ended, START, END);
+            let result = answer.conclude(ended, START, END, Shows::Failures);
             assert_eq!((result.error_class, result.error.as_str()), (class, error), "{status}");
             assert_eq!((result.latency, result.time), (Duration::from_micros(2_500), END));
         };
@@ -186,12 +199,27 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_shown_of_failures_and_to_those_who_wait_of_all() {
+        let check = |status: u16, ended: Result<(), Failure>, shows, expected| {
+            let headers = [(SERVER, HeaderValue::from_static("test"))].into_iter().collect();
+            let answer = Answer { status: StatusCode::from_u16(status).ok(), headers, ..Answer::default() };
+            let shown = answer.conclude(ended, START, END, shows).exchange.headers;
+            assert_eq!(shown.iter().count(), expected, "{status} {shows:?}");
+        };
+        let broken = || Err(Failure::new(ErrorClass::Protocol, "broken"));
+        check(200, Ok(()), Shows::Failures, 0);
+        check(200, Ok(()), Shows::Everything, 1);
+        check(200, broken(), Shows::Failures, 1);
+        check(500, Ok(()), Shows::Failures, 1);
+    }
+
+    #[test]
     fn long_texts_are_cut_between_characters() {
         let long = Err(Failure::new(ErrorClass::Tls, "é".repeat(200) + "x"));
-        let result = Answer::default().conclude(long, START, END);
+        let result = Answer::default().conclude(long, START, END, Shows::Failures);
         assert_eq!(result.error, "é".repeat(128));
         let odd = Err(Failure::new(ErrorClass::Tls, "x".to_owned() + &"é".repeat(200)));
-        assert_eq!(Answer::default().conclude(odd, START, END).error.len(), 255);
+        assert_eq!(Answer::default().conclude(odd, START, END, Shows::Failures).error.len(), 255);
     }
 
     #[test]

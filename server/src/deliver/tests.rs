@@ -1,10 +1,11 @@
 //! The whole stage against receivers on loopback.
 
 mod handshake;
+mod phases;
 mod shape;
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -99,7 +100,7 @@ impl Receiver {
     }
 }
 
-fn read_request(connection: &mut TcpStream) -> Option<Received> {
+fn read_request(connection: &mut impl Read) -> Option<Received> {
     let mut bytes = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -171,14 +172,19 @@ fn job(url: &str, body: &[u8]) -> Job {
 
 /// Attempts as one loop makes them, on the present runtime.
 fn attempts(config: &Config, dns: &DnsConfig) -> Attempts {
+    attempts_trusting(&tls::config().unwrap(), config, dns)
+}
+
+fn attempts_trusting(tls: &rustls::ClientConfig, config: &Config, dns: &DnsConfig) -> Attempts {
     let dns = Dns::new(dns, config.connect_timeout);
     Attempts {
-        client: GuardedClient::build(config, &tls::config().unwrap(), &dns).unwrap(),
+        client: GuardedClient::build(config, tls, &dns).unwrap(),
         user_agent: HeaderValue::from_static("Postrider/test"),
         clock: Clock::start(),
         timeout: config.attempt_timeout,
         timeout_max: config.attempt_timeout_max,
         metrics: DeliverMetrics::default(),
+        shows: Shows::Failures,
     }
 }
 
@@ -450,6 +456,11 @@ async fn forbidden_hosts_are_never_connected_to() {
 
 /// A DNS server for one name, `receiver.test`, with these addresses.
 fn dns_server(addresses: &'static [[u8; 4]]) -> DnsConfig {
+    dns_server_after(Duration::ZERO, addresses)
+}
+
+/// The same, which thinks about every question for a while.
+fn dns_server_after(delay: Duration, addresses: &'static [[u8; 4]]) -> DnsConfig {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = socket.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -469,7 +480,9 @@ fn dns_server(addresses: &'static [[u8; 4]]) -> DnsConfig {
                 reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
                 reply.extend(address);
             }
-            socket.send_to(&reply, from).unwrap();
+            thread::sleep(delay);
+            // Who asked may have given up.
+            let _ = socket.send_to(&reply, from);
         }
     });
     let mut connection = ConnectionConfig::udp();

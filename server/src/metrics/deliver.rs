@@ -175,7 +175,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::time::Timestamp;
+    use crate::model::{exchange::Exchange, time::Timestamp};
 
     fn result(http_status: Option<u16>, error_class: Option<ErrorClass>) -> AttemptResult {
         AttemptResult {
@@ -186,6 +186,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             retry_after: None,
             response_body: Bytes::new(),
+            exchange: Exchange::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use rand::Rng;
 use thiserror::Error;
 
 use super::{
+    exchange::Exchange,
     ids::{DeliveryId, DeliveryKey, EventId, EventTypeName, Tenant, WebhookId},
     retry::Schedule,
     time::Timestamp,
@@ -163,6 +164,8 @@ pub struct AttemptResult {
     pub retry_after: Option<Duration>,
     /// The first `RESPONSE_KEPT_BYTES_MAX` of the answer's body.
     pub response_body: Bytes,
+    /// What it was like. Headers of the answer only if the attempt failed or somebody waits to see it.
+    pub exchange: Exchange,
 }
 
 impl AttemptResult {
@@ -176,6 +179,7 @@ impl AttemptResult {
             time,
             retry_after: None,
             response_body: Bytes::new(),
+            exchange: Exchange::default(),
         }
     }
 
@@ -286,12 +290,20 @@ pub struct Outcome {
     pub held: bool,
     /// The first bytes of an answer that was not 2xx.
     pub response_body: Bytes,
+    /// What the attempt was like.
+    pub exchange: Exchange,
 }
 
 impl Outcome {
     /// Whether it is the next outcome of a delivery with so many attempts.
     pub fn follows(&self, attempts: u32) -> bool {
         self.attempt == attempts + 1 || (self.attempt == attempts && self.error_class == Some(ErrorClass::Expired))
+    }
+
+    /// For watchers, who are not sent what receivers answered and what the attempt was like.
+    #[must_use]
+    pub fn without_exchange(self) -> Self {
+        Self { response_body: Bytes::new(), exchange: Exchange::default(), ..self }
     }
 }
 

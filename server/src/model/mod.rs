@@ -9,6 +9,7 @@ pub mod catalogue;
 pub mod delivery;
 pub mod event;
 pub mod event_type;
+pub mod exchange;
 pub mod failing;
 pub mod ids;
 pub mod json_object;

@@ -230,6 +230,7 @@ impl Outcomes {
             next_attempt: verdict.next_attempt,
             held: false,
             response_body: if result.error_class.is_some() { result.response_body } else { bytes::Bytes::new() },
+            exchange: result.exchange,
         };
         debug!(
             delivery.id = %outcome.delivery_id, webhook.id = %outcome.webhook_id, attempt = outcome.attempt,

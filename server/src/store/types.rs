@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use thiserror::Error;
 
 use crate::model::{
@@ -170,10 +169,10 @@ pub enum LogEntry {
 }
 
 impl LogEntry {
-    /// For watchers, who are not sent what receivers answered.
-    pub(super) fn without_body(self) -> Self {
+    /// For watchers, who are not sent what receivers answered and what attempts were like.
+    pub(super) fn without_exchange(self) -> Self {
         match self {
-            Self::Outcome(outcome) => Self::Outcome(Outcome { response_body: Bytes::new(), ..outcome }),
+            Self::Outcome(outcome) => Self::Outcome(outcome.without_exchange()),
             Self::WebhookCancelled(_) | Self::Operational(_) => self,
         }
     }

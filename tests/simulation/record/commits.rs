@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use postrider_server::{
     model::{
         delivery::{AttemptResult, Attempts, DeliveryState, Outcome},
@@ -106,7 +105,7 @@ impl Record {
         if state.is_final() {
             self.open.remove(&key);
         }
-        self.log.push(LogEntry::Outcome(Outcome { response_body: Bytes::new(), ..outcome.clone() }));
+        self.log.push(LogEntry::Outcome(outcome.clone().without_exchange()));
     }
 
     fn judge_outcome(&self, outcome: &Outcome) -> Result<(), String> {

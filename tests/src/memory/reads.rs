@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use postrider_server::{
     limits::FEED_EXAMINED_MAX,
     model::{
-        delivery::{Attempts, DeliveryState, Outcome},
+        delivery::{Attempts, DeliveryState},
         ids::{ConfigSeq, DeliveryId, DeliveryKey, Position, Tenant, WebhookId, WebhookNo},
         seal::Sealer,
         time::Timestamp,
@@ -61,7 +60,7 @@ impl Image {
                 break;
             }
             page.position.0 += 1;
-            page.entries.extend(filter.passes(entry).then(|| without_body(entry)));
+            page.entries.extend(filter.passes(entry).then(|| shown(entry)));
         }
         Ok(page)
     }
@@ -140,10 +139,10 @@ impl Image {
     }
 }
 
-/// For watchers, who are not sent what receivers answered.
-fn without_body(entry: &LogEntry) -> LogEntry {
+/// As watchers see it.
+fn shown(entry: &LogEntry) -> LogEntry {
     match entry {
-        LogEntry::Outcome(outcome) => LogEntry::Outcome(Outcome { response_body: Bytes::new(), ..outcome.clone() }),
+        LogEntry::Outcome(outcome) => LogEntry::Outcome(outcome.clone().without_exchange()),
         LogEntry::WebhookCancelled(_) | LogEntry::Operational(_) => entry.clone(),
     }
 }

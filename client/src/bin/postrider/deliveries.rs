@@ -8,6 +8,7 @@ use postrider_client::v1::{
 use serde_json::json;
 
 use crate::{
+    attempt,
     cli::Session,
     failure::Failure,
     ids::{parse_delivery_id, parse_webhook_id},
@@ -139,10 +140,15 @@ async fn get(session: &Session, id: String) -> Result<(), Failure> {
     let delivery = reply.delivery.unwrap_or_default();
     match session.format {
         Format::Json => {
-            let attempts: Vec<_> = reply.attempts.iter().map(json::outcome).collect();
+            let attempts: Vec<_> = reply.attempts.iter().map(attempt::json).collect();
             say_json(&json!({ "delivery": json::delivery(&delivery), "attempts": attempts }))
         }
-        Format::Table => say(format_args!("{}\n\n{}", describe(&delivery), attempts(&reply.attempts))),
+        Format::Table => say(format_args!(
+            "{}\n\n{}{}",
+            describe(&delivery),
+            attempts(&reply.attempts),
+            last_answer(&reply.attempts)
+        )),
     }
 }
 
@@ -188,19 +194,29 @@ fn describe(delivery: &Delivery) -> String {
 }
 
 fn attempts(attempts: &[Outcome]) -> String {
-    let mut rows = table(&["ATTEMPT", "TIME", "STATUS", "LATENCY", "LED TO", "NEXT ATTEMPT", "ERROR"]);
+    let header = ["ATTEMPT", "TIME", "STATUS", "LATENCY", "OF WHICH", "ADDRESS", "LED TO", "NEXT ATTEMPT", "ERROR"];
+    let mut rows = table(&header);
     for it in attempts {
         rows.add_row([
             it.attempt.to_string(),
             time(it.time.as_ref()),
             http_status(it.http_status),
             duration(it.latency.as_ref()),
+            attempt::parts(it.timings.as_ref()),
+            printable(&it.remote_address),
             state_name(it.state).to_owned(),
             time(it.next_attempt_time.as_ref()),
             error(it),
         ]);
     }
     rows_or(&rows, "No attempts yet.")
+}
+
+/// What the receiver answered last, as far as that is on record.
+fn last_answer(attempts: &[Outcome]) -> String {
+    let answers = attempts.iter().rev().map(|it| (it.attempt, attempt::answer(it)));
+    let last = answers.into_iter().find(|(_, answer)| !answer.is_empty());
+    last.map_or_else(String::new, |(attempt, answer)| format!("\n\nAnswer to attempt {attempt}:\n\n{answer}"))
 }
 
 /// The kind of error and what there is to say about it; empty after a success.
@@ -277,5 +293,8 @@ mod tests {
         assert_eq!(error(&outcome(ErrorClass::Unspecified, "")), "");
         assert!(attempts(&[outcome(ErrorClass::Dns, "")]).contains("DNS"));
         assert_eq!(attempts(&[]), "No attempts yet.");
+        let answered = Outcome { attempt: 2, response_body: b"no".to_vec(), ..Outcome::default() };
+        assert_eq!(last_answer(&[answered, Outcome::default()]), "\n\nAnswer to attempt 2:\n\nno");
+        assert_eq!(last_answer(&[Outcome::default()]), "");
     }
 }

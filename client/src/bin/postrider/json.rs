@@ -229,7 +229,7 @@ pub(crate) fn update(update: &Update, cursor: Option<&str>) -> Value {
 }
 
 /// As the contract's JSON has it, such as `1.5s`.
-fn span(duration: Option<&prost_types::Duration>) -> Value {
+pub(crate) fn span(duration: Option<&prost_types::Duration>) -> Value {
     duration.map(ToString::to_string).into()
 }
 

@@ -1,5 +1,6 @@
 //! `postrider`: the command line tool of Postrider.
 
+mod attempt;
 mod cli;
 mod deliveries;
 mod event_types;

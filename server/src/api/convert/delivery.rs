@@ -190,8 +190,8 @@ fn operational_reply(it: OperationalEvent) -> v1::OperationalEvent {
     }
 }
 
-/// An outcome without the receiver's answer.
-fn outcome_reply(outcome: Outcome) -> v1::Outcome {
+/// An outcome without the receiver's answer and what the attempt was like.
+pub(super) fn outcome_reply(outcome: Outcome) -> v1::Outcome {
     v1::Outcome {
         delivery_id: outcome.delivery_id.to_string(),
         webhook_id: outcome.webhook_id.to_string(),
@@ -206,14 +206,8 @@ fn outcome_reply(outcome: Outcome) -> v1::Outcome {
         time: Some(time(outcome.time)),
         next_attempt_time: outcome.next_attempt.filter(|_| !outcome.held).map(time),
         tenant: outcome.tenant.to_string(),
-        response_body: Vec::new(),
+        ..v1::Outcome::default()
     }
-}
-
-/// An outcome with what the receiver answered.
-pub(in crate::api) fn attempt_reply(outcome: Outcome) -> v1::Outcome {
-    let response_body = outcome.response_body.to_vec();
-    v1::Outcome { response_body, ..outcome_reply(outcome) }
 }
 
 /// A delivery as callers see it.

@@ -1,6 +1,7 @@
 //! Contract ⇄ model: what callers write is checked as a whole, so that one answer names everything that is wrong with it. One
 //! file per kind of thing; here is what they share.
 
+pub(super) mod attempt;
 pub(super) mod delivery;
 pub(super) mod event;
 pub(super) mod event_type;

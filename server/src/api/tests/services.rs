@@ -223,6 +223,7 @@ fn detail(tenant: &str) -> DeliveryDetail {
         next_attempt: None,
         held: false,
         response_body: Bytes::from_static(b"\xffno"),
+        exchange: crate::model::exchange::Exchange::default(),
     };
     DeliveryDetail { delivery, attempts: vec![outcome] }
 }

@@ -34,6 +34,7 @@ use crate::{
     deliver::{
         Config,
         connections::IDLE_TIMEOUT,
+        phases,
         resolver::{GuardedResolver, ResolveError},
         result::sources,
     },
@@ -89,6 +90,10 @@ impl Response {
 
     pub(in crate::deliver) fn headers(&self) -> &HeaderMap {
         self.0.headers()
+    }
+
+    pub(in crate::deliver) fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.0.headers_mut()
     }
 
     pub(super) fn extensions(&self) -> &Extensions {
@@ -182,7 +187,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        let connected = timeout(self.timeout, self.inner.call(url));
+        let connected = timeout(self.timeout, phases::connecting(self.inner.call(url)));
         async move { connected.await? }.boxed()
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! This file is the guard. The HTTP library it guards is `library`: `reqwest.rs`, or `hyper.rs` with the feature
 //! `hyper-client`. Either provides
-//! - `Client`, which obeys the limits and the resolver it is built with, and sends over kept connections of HTTP/1.1,
+//! - `Client`, which obeys the limits and the resolver it is built with, sends over kept connections of HTTP/1.1, and makes new ones
+//!   within [`phases::connecting`],
 //! - `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
 //! - `Error`, which tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors of
 //!   hyper and hyper-util behind it.
@@ -11,7 +12,10 @@
 #[cfg_attr(feature = "hyper-client", path = "hyper.rs")]
 mod library;
 
-use std::{cell::RefCell, net::IpAddr};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, SocketAddr},
+};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Method};
@@ -23,6 +27,7 @@ pub(super) use self::library::{Error, Response};
 use super::{
     Config,
     connections::Answered,
+    phases,
     resolver::{Dns, GuardedResolver},
     result::{Failure, broke_in_silence, cause},
 };
@@ -39,7 +44,7 @@ type Request = (Method, HeaderMap, Bytes);
 
 /// Sends requests to targets, as far as the rules allow. One per delivery loop.
 pub(super) struct GuardedClient {
-    rules: TargetRules,
+    pub(super) rules: TargetRules,
     /// Keeps connections for the next request.
     pooled: Clients,
     /// A new connection for every request: for one that failed on a kept connection.
@@ -87,12 +92,24 @@ impl GuardedClient {
             Err(error) if self.is_stale_connection(&error, sent) => send(&self.fresh, target, request()?).await,
             ended => ended,
         };
-        let response = response.map_err(|error| Failure::from_request(&error))?;
+        let response = response.map_err(|error| {
+            if let Some(connection) = broken_connection(&error) {
+                phases::broke(&connection);
+            }
+            Failure::from_request(&error)
+        })?;
         if let Some(connection) = response.extensions().get::<HttpInfo>() {
             self.verify(target, connection.remote_addr().ip())?;
-            self.answered.borrow_mut().note(connection.local_addr().port(), clock.now());
+            let now = clock.now();
+            phases::answered(connection, now);
+            self.answered.borrow_mut().note(connection.local_addr().port(), now);
         }
         Ok(response)
+    }
+
+    /// Whether a request may go to this address.
+    pub(super) fn admits(&self, target: &Target, address: SocketAddr) -> bool {
+        self.rules.admit(target.scheme(), address.ip()).is_ok()
     }
 
     /// Defence in depth: should a way around the checks before be found, its answer is not given out.
@@ -108,7 +125,9 @@ impl GuardedClient {
     }
 
     fn is_stale_connection(&self, error: &Error, sent: Timestamp) -> bool {
-        broke_in_silence(error) && local_port(error).is_some_and(|port| self.answered.borrow().was_reused(port, sent))
+        broke_in_silence(error)
+            && broken_connection(error)
+                .is_some_and(|connection| self.answered.borrow().was_reused(connection.local_addr().port(), sent))
     }
 }
 
@@ -120,9 +139,9 @@ async fn send(clients: &Clients, target: &Target, (method, headers, body): Reque
     client.send(method, target.url(), headers, body).await
 }
 
-/// The local port of the connection a request failed on.
-fn local_port(error: &Error) -> Option<u16> {
+/// The connection a request failed on.
+fn broken_connection(error: &Error) -> Option<HttpInfo> {
     let mut extras = Extensions::new();
     cause::<hyper_util::client::legacy::Error>(error)?.connect_info()?.get_extras(&mut extras);
-    Some(extras.get::<HttpInfo>()?.local_addr().port())
+    extras.get().cloned()
 }

@@ -1,19 +1,24 @@
 //! reqwest as the library: the default.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, Method};
+use hyper_util::client::legacy::connect::Connection;
 use reqwest::{
     Request,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect, retry,
 };
+use tower::{Layer, Service};
 use url::Url;
 
 use crate::{
-    deliver::{Config, connections::IDLE_TIMEOUT, resolver::GuardedResolver},
+    deliver::{Config, connections::IDLE_TIMEOUT, phases, resolver::GuardedResolver},
     model::target::Scheme,
 };
 
@@ -44,6 +49,7 @@ impl Client {
             .pool_max_idle_per_host(idle_per_host)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true)
+            .connector_layer(ObserveConnecting)
             .build()?;
         Ok(Self(client))
     }
@@ -70,5 +76,41 @@ impl Resolve for GuardedResolver {
             Ok(addresses)
         }
         .boxed()
+    }
+}
+
+/// Notes how long connecting takes, for the attempt that waits for it.
+#[derive(Clone)]
+struct ObserveConnecting;
+
+impl<S> Layer<S> for ObserveConnecting {
+    type Service = Observed<S>;
+
+    fn layer(&self, connector: S) -> Observed<S> {
+        Observed(connector)
+    }
+}
+
+/// A connector that is observed.
+#[derive(Clone)]
+struct Observed<S>(S);
+
+impl<S, R> Service<R> for Observed<S>
+where
+    S: Service<R>,
+    S::Response: Connection + 'static,
+    S::Error: 'static,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, url: R) -> Self::Future {
+        phases::connecting(self.0.call(url)).boxed()
     }
 }

@@ -108,7 +108,7 @@ impl RecentLog {
     }
 
     pub(super) fn push(&mut self, entry: Option<LogEntry>) {
-        let entry = entry.map(LogEntry::without_body);
+        let entry = entry.map(LogEntry::without_exchange);
         self.bytes += weight(entry.as_ref());
         self.entries.push_back(entry);
         while self.bytes > self.bytes_max {

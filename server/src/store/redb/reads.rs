@@ -282,7 +282,7 @@ pub(super) fn feed(shared: &Shared, after: Position, filter: &FeedFilter, limit:
             page.position.0 += 1;
             examined += 1;
             let entry = record.shown(&shared.sealer).map_err(EngineError::from).map_err(StoreError::from)?;
-            page.entries.extend(entry.filter(|entry| filter.passes(entry)).map(LogEntry::without_body));
+            page.entries.extend(entry.filter(|entry| filter.passes(entry)).map(LogEntry::without_exchange));
         }
     }
     Ok(page)

@@ -18,6 +18,7 @@ use crate::{
     model::{
         delivery::{DeliveryState, Outcome},
         event::{Event, JSON},
+        exchange::Exchange,
         ids::{DeliveryKey, EventTypeName},
         signing::Secret,
         target::Target,
@@ -86,6 +87,7 @@ pub(super) async fn outcome(store: &RedbStore, webhook: WebhookNo, hint: Hint) -
         next_attempt: None,
         held: false,
         response_body: Bytes::new(),
+        exchange: Exchange::default(),
     }
 }
 

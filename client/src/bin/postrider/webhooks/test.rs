@@ -5,10 +5,10 @@ use postrider_client::v1::{DeliveryState, Outcome};
 use serde_json::json;
 
 use crate::{
+    attempt,
     cli::Session,
     failure::Failure,
     ids::parse_webhook_id,
-    json,
     output::{Format, printable, say, say_json},
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct TestArgs {
 pub(super) async fn test(session: &Session, args: TestArgs) -> Result<(), Failure> {
     let outcome = session.client.send_test_event(args.id, args.event_type).await?;
     match session.format {
-        Format::Json => say_json(&json!({ "outcome": json::outcome(&outcome) }))?,
+        Format::Json => say_json(&json!({ "outcome": attempt::json(&outcome) }))?,
         Format::Table => say(describe(&outcome))?,
     }
     if outcome.state() == DeliveryState::Delivered { Ok(()) } else { Err(Failure::Local("not delivered".into())) }
@@ -35,13 +35,19 @@ pub(super) async fn test(session: &Session, args: TestArgs) -> Result<(), Failur
 fn describe(outcome: &Outcome) -> String {
     let status = if outcome.http_status == 0 { "no answer".into() } else { format!("status {}", outcome.http_status) };
     let error = if outcome.error.is_empty() { String::new() } else { format!(": {}", printable(&outcome.error)) };
-    let answer = String::from_utf8_lossy(&outcome.response_body);
-    let answer = if answer.is_empty() { String::new() } else { format!("\n\n{}", printable(&answer)) };
-    format!("Sent {}: {status}{error}{answer}", printable(&outcome.event_id))
+    let parts = attempt::parts(outcome.timings.as_ref());
+    let course: Vec<_> =
+        [printable(&outcome.remote_address), parts].into_iter().filter(|text| !text.is_empty()).collect();
+    let course = if course.is_empty() { String::new() } else { format!("\n{}", course.join(": ")) };
+    let answer = attempt::answer(outcome);
+    let answer = if answer.is_empty() { String::new() } else { format!("\n\n{answer}") };
+    format!("Sent {}: {status}{error}{course}{answer}", printable(&outcome.event_id))
 }
 
 #[cfg(test)]
 mod tests {
+    use postrider_client::v1::AttemptTimings;
+
     use super::*;
 
     #[test]
@@ -56,6 +62,9 @@ mod tests {
         let text = describe(&outcome);
         assert!(text.starts_with("Sent test_1: status 500: the receiver answered 500\n\nout of "), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
+        let course =
+            Outcome { remote_address: "192.0.2.7:443".into(), timings: Some(AttemptTimings::default()), ..outcome };
+        assert!(describe(&course).contains("answered 500\n192.0.2.7:443\n\nout of "), "{}", describe(&course));
         assert_eq!(describe(&Outcome { event_id: "t".into(), ..Outcome::default() }), "Sent t: no answer");
     }
 }

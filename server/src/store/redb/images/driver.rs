@@ -13,6 +13,7 @@ use crate::{
     limits::REQUEST_ROWS_MAX,
     model::{
         delivery::{DeliveryState, ErrorClass, Outcome},
+        exchange::Exchange,
         ids::DeliveryKey,
         ordering::Ordering,
         signing::Secret,
@@ -293,6 +294,7 @@ impl Driver<'_> {
             next_attempt: next,
             held: false,
             response_body: Bytes::new(),
+            exchange: Exchange::default(),
         }))
     }
 

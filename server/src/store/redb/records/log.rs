@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Corrupt, decode, operational::OperationalRecord, state};
+use super::{Corrupt, decode, exchange::ExchangeRecord, operational::OperationalRecord, state};
 use crate::{
     limits::{CHUNK_BYTES, CHUNK_ENTRY_BYTES, UPKEEP_ROWS_MAX},
     model::{
@@ -78,6 +78,9 @@ pub(in super::super) struct OutcomeRecord {
     response_body: Bytes,
     #[prost(bool, tag = "17")]
     held: bool,
+    /// Absent: nothing is known, as in entries from before there was this.
+    #[prost(message, optional, tag = "18")]
+    exchange: Option<ExchangeRecord>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -149,6 +152,7 @@ impl LogRecord {
                 next_attempt: outcome.next_attempt.map(Timestamp::micros),
                 response_body: outcome.response_body.clone(),
                 held: outcome.held,
+                exchange: ExchangeRecord::new(&outcome.exchange),
             })),
         }
     }
@@ -239,6 +243,7 @@ impl OutcomeRecord {
             next_attempt: self.next_attempt.map(Timestamp::from_micros),
             held: self.held,
             response_body: self.response_body,
+            exchange: self.exchange.map(ExchangeRecord::shown).transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -3,6 +3,7 @@
 mod delivery;
 mod event;
 mod event_type;
+mod exchange;
 mod log;
 mod operational;
 mod ownership;
