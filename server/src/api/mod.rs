@@ -9,6 +9,7 @@ mod event_types;
 mod events;
 mod explain;
 mod health;
+mod history;
 mod json;
 mod page;
 mod publish;
@@ -33,7 +34,7 @@ use tower::util::MapResponseLayer;
 pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
     convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    status::Failure, webhooks::WebhookService,
+    history::History, status::Failure, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
@@ -101,9 +102,9 @@ impl Config {
         let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
         let webhooks = WebhookService { store: store.clone(), gates, clock, rules, names, trial, stop: stop.clone() };
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
-        let (retention, stops) = (self.retention, stop.clone());
-        let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
-        let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
+        let history = History { store: store.clone(), clock, retention: self.retention };
+        let events = EventService { store: store.clone(), history: history.clone(), accept, stop: stop.clone() };
+        let deliveries = DeliveryService { store, watch, clock, history, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(reporter);

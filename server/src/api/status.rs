@@ -8,9 +8,11 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _, pb};
 use tracing::warn;
 
+use super::convert::time;
 use crate::{
     accept::Rejected,
     limits::{STATUS_MESSAGE_BYTES_MAX, STATUS_VIOLATION_BYTES_MAX, STATUS_VIOLATIONS_MAX},
+    model::time::Timestamp,
     store::StoreError,
     watch::WatchError,
 };
@@ -26,15 +28,15 @@ pub(super) struct Failure {
     code: Code,
     reason: &'static str,
     message: String,
-    /// Goes into the metadata of `ErrorInfo`.
-    oldest_cursor: Option<String>,
+    /// Goes into the metadata of `ErrorInfo`, under this key.
+    metadata: Option<(&'static str, String)>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
 }
 
 impl Failure {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), oldest_cursor: None, violations: Vec::new(), retry_after: None }
+        Self { code, reason, message: message.into(), metadata: None, violations: Vec::new(), retry_after: None }
     }
 
     /// What callers tell it by.
@@ -87,9 +89,11 @@ impl Failure {
         Self::new(Code::NotFound, reason::EVENT_NOT_FOUND, "this tenant has no such event, or it is no longer retained")
     }
 
-    /// The event was accepted too long ago.
-    pub(super) fn event_too_old() -> Self {
-        Self::new(Code::OutOfRange, reason::EVENT_EXPIRED, "events as old as this one are no longer retained")
+    /// What was asked for was accepted before `oldest`, from when on things are retained, and is gone.
+    pub(super) fn expired(oldest: Timestamp) -> Self {
+        let oldest = time(oldest).to_string();
+        let message = format!("what was accepted before {oldest} is no longer retained, unless it is pending");
+        Self { metadata: Some(("oldest_time", oldest)), ..Self::new(Code::OutOfRange, reason::EXPIRED, message) }
     }
 
     /// The delivery has had enough.
@@ -203,7 +207,7 @@ impl Failure {
     pub(super) fn into_status(mut self) -> Status {
         cut(&mut self.message, STATUS_MESSAGE_BYTES_MAX);
         let mut details = ErrorDetails::new();
-        let metadata = self.oldest_cursor.map(|cursor| ("oldest_cursor".to_owned(), cursor));
+        let metadata = self.metadata.map(|(key, value)| (key.to_owned(), value));
         details.set_error_info(self.reason, reason::DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
         for violation in self.violations {
             details.add_bad_request_violation(violation.field, violation.problem);
@@ -274,7 +278,7 @@ impl From<WatchError> for Failure {
                 Self::field(reason::INVALID_CURSOR, "cursor", "is malformed or belongs to another store")
             }
             WatchError::Expired { oldest_cursor } => Self {
-                oldest_cursor: Some(oldest_cursor),
+                metadata: Some(("oldest_cursor", oldest_cursor)),
                 ..Self::new(
                     Code::OutOfRange,
                     reason::CURSOR_EXPIRED,

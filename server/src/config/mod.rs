@@ -19,7 +19,7 @@ mod layers;
 mod reader;
 mod settings;
 
-use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, thread, time::Duration};
 
 use ipnet::IpNet;
 
@@ -177,6 +177,9 @@ impl Config {
     }
 }
 
+/// What `retention-bytes` may be: at least so much that the portions in which history goes, and files by which they grow, are
+/// small beside it.
+const RETENTION_BYTES: RangeInclusive<usize> = 64 << 20..=1 << 50;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -228,6 +231,10 @@ fn check_store(reader: &mut Reader<'_>) -> redb::Config {
             .unwrap_or(u64::MAX),
         cache_bytes: reader.one("store-cache", |text| reader::bytes(text, &(4 << 20..=1 << 40))),
         retention: reader.duration("retention", MINUTE..=DAY * 3650),
+        retention_bytes: reader.one("retention-bytes", |text| match text {
+            "none" => Ok(None),
+            text => reader::bytes(text, &RETENTION_BYTES).map(|bytes| Some(bytes as u64)),
+        }),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
         operator: reader.one("operator-tenant", |text| match text {

@@ -49,7 +49,12 @@ pub(super) async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published
 }
 
 async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Result<Vec<Published>, StoreError> {
-    let event = Event {
+    publish_all(store, vec![event(id)], accept_time).await
+}
+
+/// An event of the tenant that the webhooks are of.
+pub(super) fn event(id: &str) -> Event {
+    Event {
         id: id.parse().unwrap(),
         tenant: "t".parse().unwrap(),
         event_type: EventTypeName::new("ADD_TAG"),
@@ -60,9 +65,19 @@ async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Resu
         body: Bytes::from_static(b"{}"),
         deliver_at: None,
         max_age: None,
-    };
-    let targets = store.catalog().targets(&event);
-    store.publish(vec![Publish { event, targets, accept_time }]).await
+    }
+}
+
+pub(super) async fn publish_all(
+    store: &RedbStore,
+    events: Vec<Event>,
+    accept_time: Timestamp,
+) -> Result<Vec<Published>, StoreError> {
+    let matched = events.into_iter().map(|event| {
+        let targets = store.catalog().targets(&event);
+        Publish { event, targets, accept_time }
+    });
+    store.publish(matched.collect()).await
 }
 
 /// What a first attempt that was answered leads to.
