@@ -231,7 +231,7 @@ pub(crate) async fn what_has_expired_is_told_from_what_never_was<E: Engine>() {
         DeliveryId::from_bytes([1; 16]),
     ];
     let (gone, gone_with_webhook) = (id(&fixture, &ours, first[0]), id(&fixture, &deleted, second[0]));
-    let kept = id(&fixture, &ours, first[9]);
+    let (kept, beside) = (id(&fixture, &ours, first[9]), id(&fixture, &deleted, second[9]));
     assert!(fixture.store.retained_since() <= at(0), "nothing has gone");
     assert_eq!(fixture.store.expired(gone).await.expect("the store answers"), None);
     fixture.delete(&deleted).await;
@@ -247,6 +247,10 @@ pub(crate) async fn what_has_expired_is_told_from_what_never_was<E: Engine>() {
             let expired = fixture.store.expired(gone).await.expect("the store answers");
             assert_eq!(expired, Some(ours.tenant.clone()), "reopened: {reopened}");
         }
+        // Its event is kept for the other one.
+        let (there, expired) = (fixture.store.get(beside).await, fixture.store.expired(beside).await);
+        let expired = expired.expect("the store answers") == Some(ours.tenant.clone());
+        assert_ne!(there.expect("the store answers").is_some(), expired, "reopened: {reopened}");
         let pending = fixture.store.get(kept).await.expect("the store answers").expect("it is pending");
         assert_eq!(pending.delivery.state, DeliveryView::State(DeliveryState::Pending));
         for id in never.into_iter().chain([kept]).skip(1) {

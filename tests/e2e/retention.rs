@@ -19,8 +19,8 @@ use tonic::{Code, Status};
 use crate::patient;
 
 const LIMIT: u64 = 64 << 20;
-/// By how much the data directory may be larger for a moment, while what is moved is in two files.
-const SLACK: u64 = LIMIT / 4;
+/// By how much the data directory may be larger for moments: what is moved is in two files, and files grow by doubling.
+const SLACK: u64 = LIMIT / 2;
 const BODY_BYTES: usize = 1_000_000;
 
 /// Size of all files below a directory; of those that are being removed, nothing.

@@ -41,7 +41,7 @@ impl History {
         Ok(if is_expired { Failure::expired(self.oldest_time()) } else { Failure::delivery_not_found() })
     }
 
-    /// Whether a tenant had a delivery of this id, whose event is no longer retained.
+    /// Whether a tenant had a delivery of this id that is no longer retained.
     pub(super) async fn has_expired(&self, tenant: &Tenant, id: DeliveryId) -> Result<bool, StoreError> {
         Ok(self.store.expired(id).await?.as_ref() == Some(tenant))
     }

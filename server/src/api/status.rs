@@ -28,15 +28,22 @@ pub(super) struct Failure {
     code: Code,
     reason: &'static str,
     message: String,
-    /// Goes into the metadata of `ErrorInfo`, under this key.
-    metadata: Option<(&'static str, String)>,
+    /// Goes into the metadata of `ErrorInfo`.
+    oldest: Option<Oldest>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
 }
 
+/// From where, or when, on things are retained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Oldest {
+    Cursor(String),
+    Time(Timestamp),
+}
+
 impl Failure {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), metadata: None, violations: Vec::new(), retry_after: None }
+        Self { code, reason, message: message.into(), oldest: None, violations: Vec::new(), retry_after: None }
     }
 
     /// What callers tell it by.
@@ -91,9 +98,8 @@ impl Failure {
 
     /// What was asked for was accepted before `oldest`, from when on things are retained, and is gone.
     pub(super) fn expired(oldest: Timestamp) -> Self {
-        let oldest = time(oldest).to_string();
-        let message = format!("what was accepted before {oldest} is no longer retained, unless it is pending");
-        Self { metadata: Some(("oldest_time", oldest)), ..Self::new(Code::OutOfRange, reason::EXPIRED, message) }
+        let message = format!("what was accepted before {} is no longer retained, unless it is pending", time(oldest));
+        Self { oldest: Some(Oldest::Time(oldest)), ..Self::new(Code::OutOfRange, reason::EXPIRED, message) }
     }
 
     /// The delivery has had enough.
@@ -207,7 +213,10 @@ impl Failure {
     pub(super) fn into_status(mut self) -> Status {
         cut(&mut self.message, STATUS_MESSAGE_BYTES_MAX);
         let mut details = ErrorDetails::new();
-        let metadata = self.metadata.map(|(key, value)| (key.to_owned(), value));
+        let metadata = self.oldest.map(|oldest| match oldest {
+            Oldest::Cursor(cursor) => ("oldest_cursor".to_owned(), cursor),
+            Oldest::Time(oldest) => ("oldest_time".to_owned(), time(oldest).to_string()),
+        });
         details.set_error_info(self.reason, reason::DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
         for violation in self.violations {
             details.add_bad_request_violation(violation.field, violation.problem);
@@ -278,7 +287,7 @@ impl From<WatchError> for Failure {
                 Self::field(reason::INVALID_CURSOR, "cursor", "is malformed or belongs to another store")
             }
             WatchError::Expired { oldest_cursor } => Self {
-                metadata: Some(("oldest_cursor", oldest_cursor)),
+                oldest: Some(Oldest::Cursor(oldest_cursor)),
                 ..Self::new(
                     Code::OutOfRange,
                     reason::CURSOR_EXPIRED,

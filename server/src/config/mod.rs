@@ -149,6 +149,8 @@ impl Config {
         let deliver = check_deliver(reader, dispatch.in_flight_max, &targets);
         let outcomes = check_outcomes(reader, dispatch.in_flight_max);
         let insecure = reader.switch("insecure-listen");
+        // What comes in between two looks is on top of the limit.
+        let interval = if store.retention_bytes.is_some() { MILLISECOND * 100 } else { SECOND };
         Self {
             serve: check_serve(reader, insecure),
             ops: check_ops(reader, insecure),
@@ -167,7 +169,7 @@ impl Config {
             outcomes,
             dispatch,
             watch: watch::Config { heartbeat: reader.duration("watch-heartbeat", MILLISECOND * 100..=MINUTE * 5) },
-            retention: retention::Config { interval: SECOND },
+            retention: retention::Config { interval },
             shutdown: shutdown::Config { grace: reader.duration("shutdown-grace", Duration::ZERO..=HOUR) },
             telemetry: check_telemetry(reader),
             workers: reader.one("worker-threads", threads),

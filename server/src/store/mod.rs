@@ -79,7 +79,7 @@ pub trait Store: Send + Sync + 'static {
     /// One delivery with its attempts; `None` if there is none, or none any more.
     async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError>;
 
-    /// Whose delivery it was, if it is none of those that are, because its event is no longer retained.
+    /// Whose delivery it was, if there is none of this id because it is no longer retained.
     async fn expired(&self, id: DeliveryId) -> Result<Option<Tenant>, StoreError>;
 
     /// What was accepted at this time or later is retained; of what was accepted before, perhaps only what is pending.

@@ -39,3 +39,75 @@ impl Change<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::{
+        super::{
+            RedbStore,
+            archive::Archived,
+            tests::{opened, publish, webhook},
+        },
+        *,
+    };
+    use crate::{
+        model::ids::{EventSeq, Position, WebhookNo},
+        store::{ConfigAnswer, ConfigChange, FeedFilter, LogEntry, Store as _},
+    };
+
+    async fn turn(store: &RedbStore, no: WebhookNo, enabled: bool) {
+        let webhook = store.catalog().webhook(no).unwrap().webhook;
+        let change = ConfigChange::UpdateWebhook {
+            tenant: webhook.tenant.clone(),
+            id: webhook.id,
+            expect: webhook.version,
+            settings: webhook.settings.clone(),
+            enabled,
+            drop_held: false,
+            pair: None,
+            time: Timestamp::UNIX_EPOCH,
+        };
+        let answer = store.put_config(change).await.unwrap();
+        assert!(matches!(answer, ConfigAnswer::Updated(_)), "{answer:?}");
+    }
+
+    /// What upkeep found to be held counts for nothing once the webhook is enabled, or deleted.
+    #[tokio::test]
+    async fn it_is_settled_by_the_commit_whether_a_delivery_is_held() {
+        let dir = TempDir::new().unwrap();
+        let store = opened(&dir);
+        let (no, other) = (webhook(&store).await, webhook(&store).await);
+        for n in 0..3 {
+            publish(&store, &format!("event-{n}")).await.unwrap();
+        }
+        turn(&store, no, false).await;
+        let now = Timestamp::UNIX_EPOCH + Duration::from_hours(1_000);
+        let key = |webhook, n| DeliveryKey { webhook, event: EventSeq(n), replay: 0 };
+        let found: Vec<_> = (1..=3).flat_map(|n| [key(no, n), key(other, n)]).collect();
+        let pending = |store: &RedbStore| [no, other].map(|no| store.catalog().webhook(no).unwrap().pending());
+
+        turn(&store, no, true).await;
+        store.shared.inbox.upkeep(Archived::Expired(found.clone(), now)).await.unwrap();
+        assert_eq!(pending(&store), [3, 3], "enabled before");
+        turn(&store, no, false).await;
+        store.shared.inbox.upkeep(Archived::Expired(found.clone(), now)).await.unwrap();
+        assert_eq!(pending(&store), [0, 3], "held");
+        turn(&store, no, true).await;
+        store.shared.inbox.upkeep(Archived::Expired(found, now)).await.unwrap();
+        assert!(store.due(no, now, 10).await.unwrap().hints.is_empty());
+        let entries = store.feed(Position(0), &FeedFilter::default(), 100).await.unwrap().entries;
+        let told: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                LogEntry::WebhookCancelled(it) => Some((it.reason, it.deliveries, it.time)),
+                LogEntry::Outcome(_) | LogEntry::Operational(_) => None,
+            })
+            .collect();
+        assert_eq!(told, [(CancelReason::HeldExpired, 3, now)]);
+        store.close().await.unwrap();
+    }
+}

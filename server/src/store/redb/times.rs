@@ -96,7 +96,7 @@ mod tests {
             let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
             webhook(&store).await;
             for n in 0..300_u64 {
-                let time = at(100 * n + if n % 2 == 0 { 0 } else { 100 + disorder });
+                let time = at(100 * n + if n.is_multiple_of(2) { 0 } else { 100 + disorder });
                 publish_all(&store, vec![event(&format!("e-{n}"))], time).await.unwrap();
                 while store.upkeep(time).await.unwrap() {}
             }
@@ -105,7 +105,7 @@ mod tests {
             for (from, until) in [(0, 1_000), (5_000, 6_000), (15_050, 15_060), (29_000, 40_000), (40_000, 50_000)] {
                 let found = between(&store.shared, Some(at(from)), Some(at(until))).unwrap();
                 let is_within = |n: &u64| {
-                    let time = 100 * n + if n % 2 == 0 { 0 } else { 100 + disorder };
+                    let time = 100 * n + if n.is_multiple_of(2) { 0 } else { 100 + disorder };
                     (from..until).contains(&time)
                 };
                 let wanted: Vec<u64> = (0..300).filter(is_within).map(|n| n + 1).collect();

@@ -44,7 +44,7 @@ pub(super) fn get(shared: &Shared, id: DeliveryId) -> Result<Option<DeliveryDeta
     Ok(Some(DeliveryDetail { delivery, attempts }))
 }
 
-/// Whose delivery it was, if its event is no longer retained.
+/// Whose delivery it was, if it is no longer retained.
 pub(super) fn expired(shared: &Shared, id: DeliveryId) -> Result<Option<Tenant>, EngineError> {
     let key = shared.sealer.delivery_key(id);
     // Another store's id, or a forged one, is a number nobody has come to.
@@ -52,10 +52,13 @@ pub(super) fn expired(shared: &Shared, id: DeliveryId) -> Result<Option<Tenant>,
         return Ok(None);
     }
     let viewer = Viewer::new(shared)?;
-    if reads::event(shared, key.event)?.is_some() {
+    if viewer.view(key, None)?.is_some() {
         return Ok(None);
     }
-    Ok(viewer.webhook(key.webhook)?.map(|(_, tenant, _)| tenant))
+    // An event may be kept for other deliveries than this one.
+    let kept = reads::event(shared, key.event)?;
+    let was_there = kept.map(|event| event.targets()).transpose()?.is_none_or(|targets| targets.contains(&key.webhook));
+    Ok(viewer.webhook(key.webhook)?.filter(|_| was_there).map(|(_, tenant, _)| tenant))
 }
 
 /// A page of deliveries: those of the newest events first, then by webhook, newest first.
@@ -106,7 +109,7 @@ impl Keys {
     /// Those of this event and of later ones.
     fn from(mut self, first: u64) -> Self {
         self.keys.retain(|key| key.event.0 >= first);
-        self.next = self.next.filter(|next| next.event.0 >= first);
+        self.next = self.next.filter(|next| comes_after(before_event(first), Some(*next)));
         self
     }
 }
@@ -298,7 +301,7 @@ impl<'a> Viewer<'a> {
             seq -= 1;
         }
         let mut keys = cut(keys, LIST_EXAMINED_MAX);
-        if keys.next.is_none() && seq > 0 {
+        if keys.next.is_none() && seq >= first.max(1) {
             keys.next = Some(before_event(seq + 1));
         }
         Ok(keys)
