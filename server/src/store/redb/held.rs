@@ -50,30 +50,14 @@ mod tests {
         super::{
             RedbStore,
             archive::Archived,
-            tests::{opened, publish, webhook},
+            tests::{opened, publish, turn, webhook},
         },
         *,
     };
     use crate::{
         model::ids::{EventSeq, Position, WebhookNo},
-        store::{ConfigAnswer, ConfigChange, FeedFilter, LogEntry, Store as _},
+        store::{FeedFilter, LogEntry, Store as _},
     };
-
-    async fn turn(store: &RedbStore, no: WebhookNo, enabled: bool) {
-        let webhook = store.catalog().webhook(no).unwrap().webhook;
-        let change = ConfigChange::UpdateWebhook {
-            tenant: webhook.tenant.clone(),
-            id: webhook.id,
-            expect: webhook.version,
-            settings: webhook.settings.clone(),
-            enabled,
-            drop_held: false,
-            pair: None,
-            time: Timestamp::UNIX_EPOCH,
-        };
-        let answer = store.put_config(change).await.unwrap();
-        assert!(matches!(answer, ConfigAnswer::Updated(_)), "{answer:?}");
-    }
 
     /// What upkeep found to be held counts for nothing once the webhook is enabled, or deleted.
     #[tokio::test]

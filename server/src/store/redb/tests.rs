@@ -44,6 +44,23 @@ pub(super) async fn webhook(store: &RedbStore) -> WebhookNo {
     webhook.no
 }
 
+/// Enables or disables a webhook.
+pub(super) async fn turn(store: &RedbStore, no: WebhookNo, enabled: bool) {
+    let webhook = store.catalog().webhook(no).unwrap().webhook;
+    let change = ConfigChange::UpdateWebhook {
+        tenant: webhook.tenant.clone(),
+        id: webhook.id,
+        expect: webhook.version,
+        settings: webhook.settings.clone(),
+        enabled,
+        drop_held: false,
+        pair: None,
+        time: Timestamp::UNIX_EPOCH,
+    };
+    let answer = store.put_config(change).await.unwrap();
+    assert!(matches!(answer, ConfigAnswer::Updated(_)), "{answer:?}");
+}
+
 pub(super) async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published>, StoreError> {
     publish_at(store, id, Timestamp::UNIX_EPOCH).await
 }

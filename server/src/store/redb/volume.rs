@@ -189,7 +189,7 @@ mod tests {
     use super::{
         super::{
             RedbStore, open,
-            tests::{event, outcome, publish_all, webhook},
+            tests::{event, outcome, publish_all, turn, webhook},
         },
         *,
     };
@@ -235,6 +235,8 @@ mod tests {
         let no = webhook(&store).await;
         let pending = vec![event("pending-1"), event("pending-2")];
         publish_all(&store, pending.clone(), at(0)).await.unwrap();
+        // What is held is pending until its time is over.
+        turn(&store, no, false).await;
         for n in 0..50 {
             publish_all(&store, batch("nobody", 8 * n), at(n)).await.unwrap();
             while store.upkeep(at(n)).await.unwrap() {}
