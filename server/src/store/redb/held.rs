@@ -55,7 +55,7 @@ mod tests {
         *,
     };
     use crate::{
-        model::ids::{EventSeq, Position, WebhookNo},
+        model::ids::{EventSeq, Position},
         store::{FeedFilter, LogEntry, Store as _},
     };
 
