@@ -70,7 +70,9 @@ pub mod error_info {
     pub const DELIVERY_NOT_FOUND: &str = "DELIVERY_NOT_FOUND";
     /// The delivery's webhook was deleted.
     pub const WEBHOOK_DELETED: &str = "WEBHOOK_DELETED";
-    /// The event is no longer retained.
+    /// What was asked for is no longer retained; metadata `oldest_time` (RFC 3339) says from when on things are.
+    pub const EXPIRED: &str = "EXPIRED";
+    /// The event of a delivery that is to be retried is no longer retained.
     pub const EVENT_EXPIRED: &str = "EVENT_EXPIRED";
     /// The delivery has had as many attempts as one may have.
     pub const TOO_MANY_ATTEMPTS: &str = "TOO_MANY_ATTEMPTS";

@@ -289,7 +289,8 @@ impl Client {
 
     // --- Deliveries -------------------------------------------------------------------------------------------------
 
-    /// Reads one delivery with its attempts. `NOT_FOUND` if this tenant has none of that id, or no longer.
+    /// Reads one delivery with its attempts. `NOT_FOUND` if this tenant never had one of that id, `OUT_OF_RANGE` if it is no longer
+    /// retained.
     pub async fn delivery(&self, id: impl Into<String>) -> Result<GetDeliveryResponse, Error> {
         let request = GetDeliveryRequest { tenant: self.tenant.clone(), id: id.into() };
         self.call(self.delivery_service().get_delivery(request)).await
@@ -403,6 +404,7 @@ mod tests {
         let page = |ids: &[&str], next: &str| ListDeliveriesResponse {
             deliveries: ids.iter().map(|id| Delivery { id: (*id).into(), ..Delivery::default() }).collect(),
             next_page_token: next.into(),
+            ..ListDeliveriesResponse::default()
         };
         let fake = Fake::default();
         fake.state().pages.extend([page(&["a", "b"], "1"), page(&[], "2"), page(&["c"], "")]);

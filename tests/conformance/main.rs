@@ -12,6 +12,7 @@ mod ordered;
 mod publish;
 mod redb;
 mod repair;
+mod retention;
 mod schedule;
 
 /// Makes every test of the suite for one engine.
@@ -101,6 +102,13 @@ macro_rules! suite {
             history_reads_the_same_after_archiving,
             retention_drops_what_is_done_and_keeps_what_is_pending,
             events_are_found_by_their_ids,
+        },
+        retention::{
+            what_is_held_is_cancelled_when_its_retention_ends,
+            whoever_is_enabled_first_keeps_what_was_held,
+            ordered_ones_end_too_and_nobody_waits_behind_them,
+            what_has_expired_is_told_from_what_never_was,
+            lists_of_a_time_are_whole_whatever_the_order_of_acceptance,
         },
         repair::{
             held_deliveries_are_dropped_at_once_and_for_good,

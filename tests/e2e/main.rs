@@ -24,6 +24,7 @@ mod repair;
 mod request_id;
 mod request_shape;
 mod restart;
+mod retention;
 mod retries;
 mod scope;
 mod shutdown;

@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::{
     convert::{self, delivery::Cancel},
+    history::History,
     page::{self, Scope},
     refuse_if,
     status::{Failure, Violations},
@@ -31,6 +32,7 @@ pub(super) struct DeliveryService {
     pub(super) store: Arc<dyn Store>,
     pub(super) watch: Watch,
     pub(super) clock: Clock,
+    pub(super) history: History,
     pub(super) stop: CancellationToken,
     pub(super) stop_watching: CancellationToken,
 }
@@ -66,7 +68,9 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         let detail = self.store.get(id).await.map_err(Failure::from)?;
         // Another tenant's delivery is as good as none.
         let detail = detail.filter(|detail| detail.delivery.tenant == tenant);
-        let detail = detail.ok_or_else(Failure::delivery_not_found)?;
+        let Some(detail) = detail else {
+            return Err(self.history.missing_delivery(&tenant, id).await.map_err(Failure::from)?.into());
+        };
         Ok(Response::new(v1::GetDeliveryResponse {
             delivery: Some(convert::delivery::delivery_reply(&detail.delivery)),
             attempts: convert::attempt::attempts_reply(detail.attempts),
@@ -88,7 +92,11 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         violations.check()?;
 
         let page = self.store.list(&query, after, size).await.map_err(Failure::from)?;
+        if after.is_none() {
+            self.history.refuse_expired(&query, &page)?;
+        }
         Ok(Response::new(v1::ListDeliveriesResponse {
+            oldest_time: Some(convert::time(self.history.oldest_time())),
             deliveries: page.deliveries.iter().map(convert::delivery::delivery_reply).collect(),
             next_page_token: page.next.map_or_else(String::new, |last| scope.token(sealer, last)),
         }))
@@ -103,9 +111,9 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         let (tenant, id) = convert::delivery_key(&request.tenant, &request.id)?;
         let key = self.store.sealer().delivery_key(id);
         let Some(detail) = self.store.get(id).await.map_err(Failure::from)? else {
-            // The id alone says whose webhook it was for.
-            let webhook = self.store.catalog().webhook(key.webhook).filter(|known| known.webhook.tenant == tenant);
-            return Err(webhook.map_or_else(Failure::delivery_not_found, |_| Failure::event_expired()).into());
+            let expired = self.history.has_expired(&tenant, id).await.map_err(Failure::from)?;
+            let missing = if expired { Failure::event_expired() } else { Failure::delivery_not_found() };
+            return Err(missing.into());
         };
         if detail.delivery.tenant != tenant {
             return Err(Failure::delivery_not_found().into());

@@ -7,7 +7,6 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Buf as _;
@@ -26,19 +25,18 @@ use tonic_prost::ProstEncoder;
 use super::{
     convert,
     explain::explain,
+    history::History,
     publish::{Incoming, Reply, publish_all, publish_one},
     refuse_if,
     status::Failure,
 };
-use crate::{accept::Accept, clock::Clock, limits::GRPC_MESSAGE_BYTES_MAX, store::Store};
+use crate::{accept::Accept, limits::GRPC_MESSAGE_BYTES_MAX, store::Store};
 
 /// Publishes what comes in, and reads it, until told to stop.
 #[derive(Clone)]
 pub(super) struct EventService {
     pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Clock,
-    /// How long events are kept.
-    pub(super) retention: Duration,
+    pub(super) history: History,
     pub(super) accept: Accept,
     pub(super) stop: CancellationToken,
 }
@@ -139,11 +137,11 @@ impl UnaryService<Result<v1::ExplainEventRequest, DecodeError>> for ExplainEvent
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::ExplainEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { accept, store, stop, .. } = self.0.clone();
+        let EventService { accept, store, history, stop } = self.0.clone();
         Box::pin(async move {
             refuse_if(&stop)?;
             let request = request.into_inner().map_err(Failure::unreadable)?;
-            Ok(Response::new(explain(&store, request, || accept.schedules_until()).await?))
+            Ok(Response::new(explain(&store, &history, request, || accept.schedules_until()).await?))
         })
     }
 }
@@ -154,9 +152,7 @@ impl EventService {
         if let Some(stored) = self.store.find_event(&tenant, &id).await? {
             return Ok(convert::event::event_reply(stored));
         }
-        let kept_since = self.clock.now() - self.retention;
-        let is_old = id.assigned_at().is_some_and(|assigned| assigned < kept_since);
-        Err(if is_old { Failure::event_too_old() } else { Failure::event_not_found() })
+        Err(self.history.missing_event(&id))
     }
 }
 

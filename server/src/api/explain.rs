@@ -8,6 +8,7 @@ use tokio::task::yield_now;
 
 use super::{
     convert::explain::{Subject, reply, subject},
+    history::History,
     page::{self, Scope},
     status::{Failure, Violations},
 };
@@ -20,6 +21,7 @@ use crate::{
 /// Answers one page. `latest` says until when a draft may be scheduled, as if it were published.
 pub(super) async fn explain(
     store: &Arc<dyn Store>,
+    history: &History,
     request: v1::ExplainEventRequest,
     latest: impl FnOnce() -> Timestamp,
 ) -> Result<v1::ExplainEventResponse, Failure> {
@@ -28,7 +30,7 @@ pub(super) async fn explain(
     let size = page::size(&mut violations, request.page_size, PAGE_SIZE_DEFAULT);
     violations.check()?;
     let named = matches!(request.subject, Some(v1::explain_event_request::Subject::EventId(_)));
-    let event = event(store, &request.tenant, request.subject, latest).await?;
+    let event = event(store, history, &request.tenant, request.subject, latest).await?;
     // A draft that has no id is given another one each time: it is told by its content.
     let id = if named { event.id.to_string() } else { format!("{:x}", event.content_hash()) };
     let scope = Scope::new("ExplainEvent").with(event.tenant.as_str()).with(&id);
@@ -64,6 +66,7 @@ pub(super) async fn explain(
 /// The event that is meant.
 async fn event(
     store: &Arc<dyn Store>,
+    history: &History,
     tenant: &str,
     asked: Option<v1::explain_event_request::Subject>,
     latest: impl FnOnce() -> Timestamp,
@@ -72,7 +75,7 @@ async fn event(
         Subject::Draft(draft) => Ok(draft),
         Subject::Published(tenant, id) => {
             let stored = store.find_event(&tenant, &id).await?;
-            stored.map(|stored| stored.event).ok_or_else(Failure::event_not_found)
+            stored.map(|stored| stored.event).ok_or_else(|| history.missing_event(&id))
         }
     }
 }

@@ -10,6 +10,7 @@ mod events;
 mod explain;
 mod handshake;
 mod health;
+mod history;
 mod json;
 mod page;
 mod publish;
@@ -34,7 +35,7 @@ use tower::util::MapResponseLayer;
 pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use self::{
     convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    handshake::Asker, status::Failure, webhooks::WebhookService,
+    handshake::Asker, history::History, status::Failure, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
@@ -111,9 +112,9 @@ impl Config {
         let (kept, stops) = (store.clone(), stop.clone());
         let webhooks = WebhookService { store: kept, gates, clock, rules, names, trial, asker, stop: stops };
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
-        let (retention, stops) = (self.retention, stop.clone());
-        let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
-        let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
+        let history = History { store: store.clone(), clock, retention: self.retention };
+        let events = EventService { store: store.clone(), history: history.clone(), accept, stop: stop.clone() };
+        let deliveries = DeliveryService { store, watch, clock, history, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(reporter);

@@ -8,9 +8,11 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _, pb};
 use tracing::warn;
 
+use super::convert::time;
 use crate::{
     accept::Rejected,
     limits::{STATUS_MESSAGE_BYTES_MAX, STATUS_VIOLATION_BYTES_MAX, STATUS_VIOLATIONS_MAX},
+    model::time::Timestamp,
     store::StoreError,
     watch::WatchError,
 };
@@ -27,14 +29,21 @@ pub(super) struct Failure {
     reason: &'static str,
     message: String,
     /// Goes into the metadata of `ErrorInfo`.
-    oldest_cursor: Option<String>,
+    oldest: Option<Oldest>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
 }
 
+/// From where, or when, on things are retained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Oldest {
+    Cursor(String),
+    Time(Timestamp),
+}
+
 impl Failure {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), oldest_cursor: None, violations: Vec::new(), retry_after: None }
+        Self { code, reason, message: message.into(), oldest: None, violations: Vec::new(), retry_after: None }
     }
 
     /// What callers tell it by.
@@ -87,9 +96,10 @@ impl Failure {
         Self::new(Code::NotFound, reason::EVENT_NOT_FOUND, "this tenant has no such event, or it is no longer retained")
     }
 
-    /// The event was accepted too long ago.
-    pub(super) fn event_too_old() -> Self {
-        Self::new(Code::OutOfRange, reason::EVENT_EXPIRED, "events as old as this one are no longer retained")
+    /// What was asked for was accepted before `oldest`, from when on things are retained, and is gone.
+    pub(super) fn expired(oldest: Timestamp) -> Self {
+        let message = format!("what was accepted before {} is no longer retained, unless it is pending", time(oldest));
+        Self { oldest: Some(Oldest::Time(oldest)), ..Self::new(Code::OutOfRange, reason::EXPIRED, message) }
     }
 
     /// The delivery has had enough.
@@ -215,7 +225,10 @@ impl Failure {
     pub(super) fn into_status(mut self) -> Status {
         cut(&mut self.message, STATUS_MESSAGE_BYTES_MAX);
         let mut details = ErrorDetails::new();
-        let metadata = self.oldest_cursor.map(|cursor| ("oldest_cursor".to_owned(), cursor));
+        let metadata = self.oldest.map(|oldest| match oldest {
+            Oldest::Cursor(cursor) => ("oldest_cursor".to_owned(), cursor),
+            Oldest::Time(oldest) => ("oldest_time".to_owned(), time(oldest).to_string()),
+        });
         details.set_error_info(self.reason, reason::DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
         for violation in self.violations {
             details.add_bad_request_violation(violation.field, violation.problem);
@@ -286,7 +299,7 @@ impl From<WatchError> for Failure {
                 Self::field(reason::INVALID_CURSOR, "cursor", "is malformed or belongs to another store")
             }
             WatchError::Expired { oldest_cursor } => Self {
-                oldest_cursor: Some(oldest_cursor),
+                oldest: Some(Oldest::Cursor(oldest_cursor)),
                 ..Self::new(
                     Code::OutOfRange,
                     reason::CURSOR_EXPIRED,

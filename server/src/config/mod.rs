@@ -19,7 +19,7 @@ mod layers;
 mod reader;
 mod settings;
 
-use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, thread, time::Duration};
 
 use ipnet::IpNet;
 
@@ -157,6 +157,8 @@ impl Config {
         let deliver = check_deliver(reader, dispatch.in_flight_max, &targets);
         let outcomes = check_outcomes(reader, dispatch.in_flight_max);
         let insecure = reader.switch("insecure-listen");
+        // What comes in between two looks is on top of the limit.
+        let interval = if store.retention_bytes.is_some() { MILLISECOND * 100 } else { SECOND };
         Self {
             serve: check_serve(reader, insecure),
             ops: check_ops(reader, insecure),
@@ -176,7 +178,7 @@ impl Config {
             outcomes,
             dispatch,
             watch: watch::Config { heartbeat: reader.duration("watch-heartbeat", MILLISECOND * 100..=MINUTE * 5) },
-            retention: retention::Config { interval: SECOND },
+            retention: retention::Config { interval },
             shutdown: shutdown::Config { grace: reader.duration("shutdown-grace", Duration::ZERO..=HOUR) },
             telemetry: check_telemetry(reader),
             workers: reader.one("worker-threads", threads),
@@ -186,6 +188,9 @@ impl Config {
     }
 }
 
+/// What `retention-bytes` may be: at least so much that the portions in which history goes, and files by which they grow, are
+/// small beside it.
+const RETENTION_BYTES: RangeInclusive<usize> = 64 << 20..=1 << 50;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -237,6 +242,10 @@ fn check_store(reader: &mut Reader<'_>) -> redb::Config {
             .unwrap_or(u64::MAX),
         cache_bytes: reader.one("store-cache", |text| reader::bytes(text, &(4 << 20..=1 << 40))),
         retention: reader.duration("retention", MINUTE..=DAY * 3650),
+        retention_bytes: reader.one("retention-bytes", |text| match text {
+            "none" => Ok(None),
+            text => reader::bytes(text, &RETENTION_BYTES).map(|bytes| Some(bytes as u64)),
+        }),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
         operator: reader.one("operator-tenant", |text| match text {

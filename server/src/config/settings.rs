@@ -232,6 +232,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: KEEPING,
     },
     Setting {
+        name: "retention-bytes",
+        kind: Kind::One("SIZE"),
+        default: "none",
+        help: "While the data directory holds more than this, the oldest history goes before its time, and with it the memory of \
+               event ids; what is pending stays, and the newest (64MiB to 1024TiB), or none",
+        group: KEEPING,
+    },
+    Setting {
         name: "max-pending",
         kind: Kind::One("COUNT"),
         default: "10000000",

@@ -153,6 +153,19 @@ fn metrics_and_health_are_served_only_where_asked_for() {
 }
 
 #[test]
+fn the_size_of_what_is_kept_is_unlimited_or_not_too_small() {
+    let bytes = |size: &str| read(&["--retention-bytes", size], &[], None).map(|config| config.store.retention_bytes);
+    assert_eq!(read(&[], &[], None).unwrap().store.retention_bytes, None);
+    assert_eq!(bytes("none").unwrap(), None);
+    assert_eq!(bytes("64MiB").unwrap(), Some(64 << 20));
+    assert_eq!(bytes("2TiB").unwrap(), Some(2 << 40));
+    for (wrong, problem) in [("63MiB", "64MiB"), ("0", "64MiB"), ("1GB", "GiB"), ("all", "GiB")] {
+        let Problems(problems) = bytes(wrong).unwrap_err();
+        assert!(problems[0].source == "--retention-bytes" && problems[0].message.contains(problem), "{problems:?}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_used_are_problems() {
     let Problems(problems) = read(&["--config", "/nonexistent/x.toml"], &[], None).unwrap_err();
     assert_eq!(problems[0].source, "/nonexistent/x.toml");

@@ -158,6 +158,14 @@ impl Store for Memory {
         Ok(None)
     }
 
+    async fn expired(&self, _: DeliveryId) -> Result<Option<Tenant>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn retained_since(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
     async fn repair(&self, _: Repair) -> Result<Repaired, StoreError> {
         Err(StoreError::Closed)
     }

@@ -41,6 +41,10 @@ pub(crate) struct FakeStore {
     pub(crate) repaired: Mutex<Repaired>,
     /// What [`Store::lanes`] does.
     pub(crate) lanes: Mutex<Lanes>,
+    /// The delivery that [`Store::expired`] knows, and whose it was.
+    pub(crate) expired: Mutex<Option<(DeliveryId, Tenant)>>,
+    /// What [`Store::retained_since`] answers.
+    pub(crate) retained_since: Mutex<Timestamp>,
 }
 
 /// What a [`FakeStore`] does when it is asked for lanes.
@@ -90,6 +94,8 @@ impl FakeStore {
             repairs: Mutex::default(),
             repaired: Mutex::new(Repaired::Retried),
             lanes: Mutex::new(Lanes::Tell(Vec::new())),
+            expired: Mutex::default(),
+            retained_since: Mutex::default(),
         })
     }
 
@@ -213,6 +219,15 @@ impl Store for FakeStore {
 
     async fn get(&self, _: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
         Ok(self.detail.lock().clone())
+    }
+
+    async fn expired(&self, id: DeliveryId) -> Result<Option<Tenant>, StoreError> {
+        let expired = self.expired.lock();
+        Ok(expired.as_ref().filter(|(known, _)| *known == id).map(|(_, tenant)| tenant.clone()))
+    }
+
+    fn retained_since(&self) -> Timestamp {
+        *self.retained_since.lock()
     }
 
     async fn answered(&self, _: &Tenant, _: &RequestKey, _: Timestamp) -> Result<Option<ConfigAnswer>, StoreError> {

@@ -79,6 +79,12 @@ pub trait Store: Send + Sync + 'static {
     /// One delivery with its attempts; `None` if there is none, or none any more.
     async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError>;
 
+    /// Whose delivery it was, if there is none of this id because it is no longer retained.
+    async fn expired(&self, id: DeliveryId) -> Result<Option<Tenant>, StoreError>;
+
+    /// What was accepted at this time or later is retained; of what was accepted before, perhaps only what is pending.
+    fn retained_since(&self) -> Timestamp;
+
     /// Changes the configuration, durably, if the change's conditions hold.
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError>;
 

@@ -187,6 +187,8 @@ pub enum CancelReason {
     HeldDropped,
     /// Somebody wanted it so.
     Requested,
+    /// They were still held when the retention of their events ended.
+    HeldExpired,
 }
 
 /// Pending deliveries of a webhook were cancelled together.

@@ -59,7 +59,7 @@ pub struct Image {
     tenants: BTreeMap<Tenant, ConfigSeq>,
     pub(super) requests: BTreeMap<(Tenant, String), Request>,
     pub(super) events: BTreeMap<EventSeq, StoredEvent>,
-    ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
+    pub(super) ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Row>,
     pub(super) due: BTreeMap<WebhookNo, Due>,
     pub(super) queues: BTreeMap<WebhookNo, Queues>,
@@ -75,6 +75,8 @@ pub struct Image {
     pub(super) log: Vec<LogEntry>,
     /// So many of the log's first entries are no longer retained.
     pub(super) log_forgotten: usize,
+    /// Events below this number may be gone, and the latest acceptance of those that are.
+    pub(super) gone: (EventSeq, Timestamp),
 }
 
 /// When deliveries of one webhook are to be attempted.
@@ -191,6 +193,7 @@ impl Image {
             fan_outs: BTreeMap::new(),
             log: Vec::new(),
             log_forgotten: 0,
+            gone: (EventSeq(0), Timestamp::UNIX_EPOCH),
         }
     }
 
@@ -232,6 +235,7 @@ impl Image {
                 Work::Config(change) => Done::Config(self.configure(change, &mut effects)),
                 Work::Repair(repair) => Done::Repair(self.repair(repair, &mut effects)),
                 Work::Upkeep(now) => {
+                    self.expire_held(*now, &mut effects);
                     self.forget(*now);
                     Done::Upkeep
                 }
@@ -615,28 +619,6 @@ impl Image {
         self.tombstones.insert(no, (seq, webhook, time));
         effects.steps.push((seq, ConfigStep::Removed(no)));
         ConfigAnswer::Deleted { cancelled }
-    }
-
-    /// Drops what is older than the retention time, but nothing that is pending.
-    fn forget(&mut self, now: Timestamp) {
-        self.requests.retain(|_, known| now.since(known.time) < REQUEST_ID_WINDOW);
-        let Limits { retention, .. } = self.limits;
-        let waiting: BTreeSet<_> =
-            self.deliveries.iter().filter(|(_, row)| !row.state.is_final()).map(|(key, _)| key.event).collect();
-        let old = |event: &StoredEvent| event.accept_time + retention <= now && !waiting.contains(&event.seq);
-        let gone: BTreeSet<_> = self.events.values().filter(|event| old(event)).map(|event| event.seq).collect();
-        if !gone.is_empty() {
-            self.events.retain(|seq, _| !gone.contains(seq));
-            self.ids.retain(|_, (seq, ..)| !gone.contains(seq));
-            self.deliveries.retain(|key, _| !gone.contains(&key.event));
-        }
-        let time = |entry: &LogEntry| match entry {
-            LogEntry::Outcome(outcome) => outcome.time,
-            LogEntry::WebhookCancelled(cancelled) => cancelled.time,
-            LogEntry::Operational(event) => event.time,
-        };
-        let kept = self.log[self.log_forgotten..].iter().position(|entry| time(entry) + retention > now);
-        self.log_forgotten = kept.map_or(self.log.len(), |kept| self.log_forgotten + kept);
     }
 }
 

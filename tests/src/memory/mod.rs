@@ -9,8 +9,9 @@ mod event_types;
 mod image;
 mod reads;
 mod repair;
+mod retention;
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -174,6 +175,15 @@ impl Store for MemoryStore {
 
     async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
         self.read(|storage| storage.image.get(&self.sealer, id)).await
+    }
+
+    async fn expired(&self, id: DeliveryId) -> Result<Option<Tenant>, StoreError> {
+        self.read(|storage| storage.image.expired(&self.sealer, id)).await
+    }
+
+    fn retained_since(&self) -> Timestamp {
+        let (_, newest) = self.shared.storage.lock().image.gone;
+        newest + Duration::from_micros(1)
     }
 
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {

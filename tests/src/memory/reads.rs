@@ -132,7 +132,7 @@ impl Image {
         })
     }
 
-    fn webhook(&self, no: WebhookNo) -> Option<(WebhookId, Tenant, bool)> {
+    pub(super) fn webhook(&self, no: WebhookNo) -> Option<(WebhookId, Tenant, bool)> {
         let existing = self.webhooks.get(&no).map(|(_, webhook)| webhook);
         let webhook = existing.or_else(|| self.tombstones.get(&no).map(|(_, webhook, _)| webhook))?;
         Some((webhook.id, webhook.tenant.clone(), webhook.is_enabled()))

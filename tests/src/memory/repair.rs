@@ -23,7 +23,9 @@ impl Image {
                 }
                 None => Repaired::WebhookDeleted,
             },
-            Repair::Cancel { keys, time } => Repaired::Cancelled(self.cancel_named(keys, *time, effects)),
+            Repair::Cancel { keys, time } => {
+                Repaired::Cancelled(self.cancel_named(keys, CancelReason::Requested, *time, effects))
+            }
         }
     }
 
@@ -63,8 +65,17 @@ impl Image {
         Repaired::Retried
     }
 
-    fn cancel_named(&mut self, keys: &[DeliveryKey], time: Timestamp, effects: &mut Effects) -> u64 {
+    pub(super) fn cancel_named(
+        &mut self,
+        keys: &[DeliveryKey],
+        reason: CancelReason,
+        time: Timestamp,
+        effects: &mut Effects,
+    ) -> u64 {
         let mut cancelled = 0;
+        if keys.is_empty() {
+            return cancelled;
+        }
         for (no, (_, webhook)) in self.webhooks.clone() {
             let mut ended = Vec::new();
             for key in keys.iter().filter(|key| key.webhook == no) {
@@ -84,7 +95,7 @@ impl Image {
                 for event in ended {
                     self.pass_on(no, event, effects);
                 }
-                self.tell(&webhook, CancelReason::Requested, count, time, effects);
+                self.tell(&webhook, reason, count, time, effects);
                 cancelled += count;
             }
         }

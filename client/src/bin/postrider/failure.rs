@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, fmt::Write as _, io};
 
-use postrider_client::{Code, Error, FieldViolation, PublishError, code_name};
+use postrider_client::{Code, Error, FieldViolation, PublishError, code_name, error_info::EXPIRED};
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
@@ -13,7 +13,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  done
   1  the operation failed, or some of the events were rejected
   2  the command line is wrong, or confirmation is needed and there is no terminal to ask
-  3  there is no such webhook or delivery
+  3  there is no such webhook, delivery or event, or it is no longer retained
   4  the server cannot be reached, is stopping, or did not answer in time
 
 With --output json a failed command also prints one line on standard output:
@@ -52,7 +52,7 @@ impl Failure {
         match self {
             Self::NobodyReads => 0,
             Self::Usage(_) => 2,
-            Self::Call(error) if error.code() == Code::NotFound => 3,
+            Self::Call(error) if error.code() == Code::NotFound || error.reason() == Some(EXPIRED) => 3,
             Self::Call(error) if error.is_unreachable() => 4,
             Self::NoAnswer { .. } => 4,
             Self::Local(_) | Self::Malformed(_) | Self::Call(_) | Self::Said => 1,

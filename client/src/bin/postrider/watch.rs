@@ -149,6 +149,7 @@ fn cancel_reason(reason: CancelReason) -> &'static str {
         CancelReason::WebhookDeleted => " was deleted",
         CancelReason::HeldDropped => " was enabled without what was held",
         CancelReason::Requested => ": on request",
+        CancelReason::HeldExpired => " is disabled, and what it held grew too old",
         CancelReason::Unspecified => "",
     }
 }

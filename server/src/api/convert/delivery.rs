@@ -233,6 +233,7 @@ fn cancel_reason(reason: CancelReason) -> v1::CancelReason {
         CancelReason::WebhookDeleted => v1::CancelReason::WebhookDeleted,
         CancelReason::HeldDropped => v1::CancelReason::HeldDropped,
         CancelReason::Requested => v1::CancelReason::Requested,
+        CancelReason::HeldExpired => v1::CancelReason::HeldExpired,
     }
 }
 

@@ -112,7 +112,7 @@ fn echo(text: &str) -> String {
     text.chars().take(ECHO_CHARS_MAX).collect()
 }
 
-fn time(at: Timestamp) -> prost_types::Timestamp {
+pub(super) fn time(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.seconds(), nanos: at.subsec_nanos() }
 }
 

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -16,7 +16,7 @@ use v1::{
 use super::{accept, event, stop, told};
 use crate::{
     api::{
-        Api, Config, Deps, Handshake, NameJudge, Rules, Trial, deliveries::DeliveryService,
+        Api, Config, Deps, Handshake, History, NameJudge, Rules, Trial, deliveries::DeliveryService,
         event_types::EventTypeService, handshake::Asker, webhooks::WebhookService,
     },
     clock::Clock,
@@ -84,9 +84,11 @@ fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
     }
 }
 
-fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
+pub(super) fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
     let watch = watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default());
-    DeliveryService { store: store.clone(), watch, clock: Clock::start(), stop: stop(), stop_watching: stop() }
+    let clock = Clock::start();
+    let history = History { store: store.clone(), clock, retention: Duration::from_hours(720) };
+    DeliveryService { store: store.clone(), watch, clock, history, stop: stop(), stop_watching: stop() }
 }
 
 fn create(host: &str, request_id: &str) -> Request<v1::CreateWebhookRequest> {
@@ -189,7 +191,7 @@ async fn event_types_are_listed_page_by_page() {
     assert_eq!(second.next_page_token, "");
 }
 
-fn detail(tenant: &str) -> DeliveryDetail {
+pub(super) fn detail(tenant: &str) -> DeliveryDetail {
     let key = DeliveryKey { webhook: WebhookNo(1), event: EventSeq(1), replay: 0 };
     let delivery = Delivery {
         id: DeliveryId::from_bytes([1; 16]),
@@ -218,7 +220,7 @@ fn detail(tenant: &str) -> DeliveryDetail {
         http_status: Some(500),
         error_class: Some(crate::model::delivery::ErrorClass::HttpStatus),
         error: "answered 500".into(),
-        latency: std::time::Duration::from_millis(1_500),
+        latency: Duration::from_millis(1_500),
         time: Timestamp::from_micros(1),
         next_attempt: None,
         held: false,
@@ -301,7 +303,7 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         stop: stop(),
         stop_watching: stop(),
     };
-    let retention = std::time::Duration::from_hours(720);
+    let retention = Duration::from_hours(720);
     let (target_rules, policy_limits) = (rules().targets, rules().policy);
     Config { target_rules, policy_limits, retention, origin: Origin::default() }.build(deps).await
 }

@@ -18,14 +18,16 @@ use prost::Message as _;
 use super::{
     change::{Change, Tables, begin},
     error::EngineError,
+    held::{HELD_ROWS, is_over},
     mover::{Moved, Slices},
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
     segments::{FILTER_EVENTS, filter_name},
     shared::Shared,
     tables::{self, delivery_row, lane_row},
+    volume,
 };
 use crate::{
-    limits::REQUEST_ID_WINDOW,
+    limits::{COMMIT_EVENT_BYTES_MAX, REQUEST_ID_WINDOW},
     model::{
         delivery::DeliveryState,
         ids::{DeliveryKey, EventSeq, Position},
@@ -40,7 +42,7 @@ const SEGMENTS_PER_RETENTION: u32 = 16;
 /// Rows one step examines or rewrites where it does not count bytes.
 const STEP_ROWS: usize = 256;
 /// Chunks of events that are searched with one snapshot.
-const STEP_CHUNKS: usize = 64;
+pub(super) const STEP_CHUNKS: usize = 64;
 
 /// What the hot store is to do about a step.
 #[derive(Debug)]
@@ -51,8 +53,10 @@ pub(super) enum Archived {
     Sealed(u64, SegmentRecord),
     /// Pending deliveries need these events after their segment is gone.
     Rescue(Vec<Rescued>),
-    /// Nobody needs the segment any more.
-    Dropped(u64, SegmentRecord),
+    /// Nobody needs the segment any more, whose newest event was accepted then.
+    Dropped(u64, SegmentRecord, Timestamp),
+    /// These were held when their retention ended, as of now.
+    Expired(Vec<DeliveryKey>, Timestamp),
     /// Rescued events whose last delivery has ended: number, and key in `EVENT_IDS`; unless there were more revivals than so
     /// many.
     Forget(Vec<(u64, Vec<u8>)>, u64),
@@ -77,8 +81,30 @@ pub(super) struct Archivist {
     turn: AtomicU64,
     /// What was moved and is still in the hot store.
     slices: Mutex<Slices>,
-    /// How far the segment that is to go was searched for pending deliveries: its number, and the next event.
-    searched: Mutex<(u64, u64)>,
+    searched: Mutex<Searched>,
+}
+
+/// How far the segment that is to go was searched for pending deliveries.
+#[derive(Debug, Default)]
+struct Searched {
+    segment: u64,
+    /// The next event.
+    next: u64,
+    /// The latest acceptance so far.
+    newest: Timestamp,
+}
+
+/// What a search found, as far as it came.
+#[derive(Debug, Default)]
+struct Found {
+    /// Pending deliveries need these events.
+    rescue: Vec<Rescued>,
+    /// These are held, and their time is over.
+    held: Vec<DeliveryKey>,
+    /// The latest acceptance.
+    newest: Timestamp,
+    /// Where the next chunk begins.
+    next: Option<u64>,
 }
 
 impl Archivist {
@@ -103,7 +129,7 @@ impl Archivist {
                 0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
-                _ => self.forget_rescued(shared),
+                _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
                 return Ok(Some(step));
@@ -117,46 +143,62 @@ impl Archivist {
         Ok(slice.map(|slice| Archived::Moved(Box::new(slice))))
     }
 
-    fn forget_rescued(&self, shared: &Shared) -> Result<Option<Archived>, EngineError> {
+    fn forget_rescued(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
         let (wide, revivals) = (fanning_out(shared), shared.revivals());
         let (txn, _) = shared.read()?;
         let rescued = txn.open_table(tables::RESCUED)?;
         let from = self.rescued_seen.load(Ordering::Relaxed);
-        let mut forget = Vec::new();
+        let (mut forget, mut held) = (Vec::new(), Vec::new());
         let mut next = 0;
         for row in rescued.range(from..)?.take(STEP_ROWS) {
             let (seq, bytes) = row?;
             let record = EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))?;
             next = seq.value() + 1;
-            if !is_live(shared, &wide, &txn, EventSeq(seq.value()), &record)? {
+            let over = is_over(shared, &record, now).then_some(&mut held);
+            if !is_live(shared, &wide, &txn, EventSeq(seq.value()), &record, over)? {
                 forget.push((seq.value(), record.key()));
             }
+            if held.len() >= HELD_ROWS {
+                break;
+            }
+        }
+        if !held.is_empty() {
+            // The same place again, until they have ended.
+            return Ok(Some(Archived::Expired(held, now)));
         }
         self.rescued_seen.store(next, Ordering::Relaxed);
         Ok((!forget.is_empty()).then_some(Archived::Forget(forget, revivals)))
     }
 
-    /// Removes the oldest segment when all of it is past retention; first rescues events that pending deliveries need.
+    /// Removes the oldest segment when all of it is past retention, or one that there is no room for; first cancels what is held
+    /// and past retention, and rescues events that pending deliveries need.
     fn retire(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
-        let Some(segment) = shared.segments.all().into_iter().next().filter(|segment| segment.record.sealed) else {
-            return Ok(None);
+        let oldest = shared.segments.all().into_iter().next().filter(|segment| segment.record.sealed);
+        let expired = oldest
+            .filter(|segment| now.since(Timestamp::from_micros(segment.record.newest)) >= shared.config.retention);
+        let segment = match expired {
+            Some(expired) => Some(expired),
+            None => shared.volume.surplus(shared, now)?,
         };
-        if now.since(Timestamp::from_micros(segment.record.newest)) < shared.config.retention {
-            return Ok(None);
-        }
+        let Some(segment) = segment else { return Ok(None) };
+        let SegmentRecord { events_from, events_until, .. } = segment.record;
         let mut searched = self.searched.lock();
-        if searched.0 != segment.no {
-            *searched = (segment.no, segment.record.events_from);
+        if searched.segment != segment.no {
+            *searched = Searched { segment: segment.no, next: events_from, newest: Timestamp::default() };
         }
-        while searched.1 < segment.record.events_until {
-            let (rescue, next) = search(shared, segment.no, searched.1..segment.record.events_until)?;
-            if !rescue.is_empty() {
-                // The same place again until they are safe: they are not pending there then.
-                return Ok(Some(Archived::Rescue(rescue)));
+        while searched.next < events_until {
+            let found = search(shared, segment.no, searched.next..events_until, now)?;
+            // The same place again until they have ended, or are safe: they are not pending there then.
+            if !found.held.is_empty() {
+                return Ok(Some(Archived::Expired(found.held, now)));
             }
-            searched.1 = next.unwrap_or(segment.record.events_until);
+            if !found.rescue.is_empty() {
+                return Ok(Some(Archived::Rescue(found.rescue)));
+            }
+            searched.newest = searched.newest.max(found.newest);
+            searched.next = found.next.unwrap_or(events_until);
         }
-        Ok(Some(Archived::Dropped(segment.no, segment.record.clone())))
+        Ok(Some(Archived::Dropped(segment.no, segment.record.clone(), searched.newest)))
     }
 }
 
@@ -165,7 +207,8 @@ fn seal(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError
     let Some(segment) = shared.segments.all().pop().filter(|segment| !segment.record.sealed) else { return Ok(None) };
     let SegmentRecord { bytes, events_from, events_until, newest, oldest, .. } = segment.record;
     let (newest, oldest) = (Timestamp::from_micros(newest), Timestamp::from_micros(oldest));
-    let full = bytes >= SEGMENT_BYTES || events_until - events_from >= FILTER_EVENTS as u64;
+    let most = SEGMENT_BYTES.min(volume::part(&shared.config));
+    let full = bytes >= most || events_until - events_from >= FILTER_EVENTS as u64;
     // By what it spans, not by its age: what comes here is old already. The last one of an idle store ends by age alone.
     let spans = newest.since(oldest) >= segment_span(shared) || now.since(newest) >= 3 * segment_span(shared);
     if !full && !spans {
@@ -178,16 +221,16 @@ fn seal(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError
     Ok(Some(Archived::Sealed(segment.no, SegmentRecord { sealed: true, ..segment.record.clone() })))
 }
 
-/// Looks through a few chunks of a segment, of those that begin in `events`, for events with pending deliveries. Returns those
-/// not rescued yet, and where the next chunk begins. Beyond what the segment's record names there may be more: the beginning of a
-/// move that was cut short, which the hot store still has.
-fn search(shared: &Shared, segment: u64, events: Range<u64>) -> Result<(Vec<Rescued>, Option<u64>), EngineError> {
+/// Looks through a few chunks of a segment, of those that begin in `events`, for events with pending deliveries that are not
+/// rescued yet, and for held ones whose time is over. Beyond what the segment's record names there may be more: the beginning of
+/// a move that was cut short, which the hot store still has.
+fn search(shared: &Shared, segment: u64, events: Range<u64>, now: Timestamp) -> Result<Found, EngineError> {
     let wide = fanning_out(shared);
     let (hot, _) = shared.read()?;
     let rescued = hot.open_table(tables::RESCUED)?;
     let read = shared.segments.read(segment)?;
     let (chunks, ids) = (read.open_table(tables::EVENT_CHUNKS)?, read.open_table(tables::EVENT_IDS)?);
-    let mut rescue = Vec::new();
+    let (mut found, mut bytes) = (Found::default(), 0);
     let mut rows = chunks.range(events)?;
     for row in rows.by_ref().take(STEP_CHUNKS) {
         let (first, encoded) = row?;
@@ -195,20 +238,27 @@ fn search(shared: &Shared, segment: u64, events: Range<u64>) -> Result<(Vec<Resc
         for index in 0..chunk.len() {
             let seq = first.value() + index as u64;
             let Some(record) = chunk.event(index).transpose()? else { break };
-            if rescued.get(seq)?.is_some() || !is_live(shared, &wide, &hot, EventSeq(seq), &record)? {
+            found.newest = found.newest.max(record.accept_time());
+            if rescued.get(seq)?.is_some() {
                 continue;
             }
-            let key = record.key();
-            if let Some(id) = ids.get(key.as_slice())?.map(|id| id.value()) {
-                rescue.push(Rescued { seq, record: record.encode_to_vec(), key, id });
+            let over = is_over(shared, &record, now).then_some(&mut found.held);
+            if is_live(shared, &wide, &hot, EventSeq(seq), &record, over)? {
+                let key = record.key();
+                if let Some(id) = ids.get(key.as_slice())?.map(|id| id.value()) {
+                    let record = record.encode_to_vec();
+                    bytes += record.len();
+                    found.rescue.push(Rescued { seq, record, key, id });
+                }
             }
-            if rescue.len() >= STEP_ROWS {
-                return Ok((rescue, None));
+            let full = found.rescue.len() >= STEP_ROWS || bytes >= COMMIT_EVENT_BYTES_MAX;
+            if full || found.held.len() >= HELD_ROWS {
+                return Ok(found);
             }
         }
     }
-    let next = rows.next().transpose()?.map(|(first, _)| first.value());
-    Ok((rescue, next))
+    found.next = rows.next().transpose()?.map(|(first, _)| first.value());
+    Ok(found)
 }
 
 fn expire_requests(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
@@ -223,38 +273,52 @@ fn expire_requests(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, 
     Ok((!expired.is_empty()).then_some(Archived::Requests(expired)))
 }
 
-/// Whether a delivery of this event is pending.
-fn is_live(
+/// Whether a delivery of this event is pending. With `over`, its retention has ended: then what is held does not count, and is
+/// added there, up to `HELD_ROWS` in all.
+pub(super) fn is_live(
     shared: &Shared,
     wide: &HashSet<EventSeq>,
     hot: &ReadTransaction,
     seq: EventSeq,
     record: &EventRecord,
+    mut over: Option<&mut Vec<DeliveryKey>>,
 ) -> Result<bool, EngineError> {
     if wide.contains(&seq) {
         return Ok(true);
     }
     let (ready, parked) = (hot.open_table(tables::READY)?, hot.open_table(tables::PARKED)?);
     let deliveries = hot.open_table(tables::DELIVERIES)?;
-    for webhook in record.targets()? {
-        let key = DeliveryKey { webhook, event: seq, replay: 0 };
-        if shared.catalog.webhook(webhook).is_none() {
-            continue;
-        }
+    let is_pending = |key| -> Result<bool, EngineError> {
         if ready.get(lane_row(key))?.is_some() || parked.get(lane_row(key))?.is_some() {
             return Ok(true);
         }
-        if let Some(delivery) = deliveries.get(delivery_row(key))?
-            && DeliveryRecord::decode_from(delivery.value())?.state()? == DeliveryState::Pending
-        {
-            return Ok(true);
+        let Some(delivery) = deliveries.get(delivery_row(key))? else { return Ok(false) };
+        Ok(DeliveryRecord::decode_from(delivery.value())?.state()? == DeliveryState::Pending)
+    };
+    let mut live = false;
+    for webhook in record.targets()? {
+        let key = DeliveryKey { webhook, event: seq, replay: 0 };
+        let Some(known) = shared.catalog.webhook(webhook) else { continue };
+        match &mut over {
+            Some(held) if !known.webhook.is_enabled() => {
+                if held.len() >= HELD_ROWS {
+                    return Ok(true);
+                }
+                if is_pending(key)? {
+                    held.push(key);
+                }
+            }
+            Some(_) if live => {}
+            Some(_) => live = is_pending(key)?,
+            None if is_pending(key)? => return Ok(true),
+            None => {}
         }
     }
-    Ok(false)
+    Ok(live)
 }
 
 /// Events on their way to more webhooks. To be asked before a snapshot is taken: what has left here by then is in its rows.
-fn fanning_out(shared: &Shared) -> HashSet<EventSeq> {
+pub(super) fn fanning_out(shared: &Shared) -> HashSet<EventSeq> {
     shared.fan_outs.read().keys().copied().collect()
 }
 
@@ -276,10 +340,12 @@ impl Change<'_> {
                     tables.event_ids.insert(event.key.as_slice(), event.id)?;
                 }
             }
-            Archived::Dropped(no, record) => {
+            Archived::Dropped(no, record, newest) => {
                 tables.segments.remove(no)?;
+                self.counters.forget_events(record.events_until, newest);
                 self.counters.log_from = self.counters.log_from.max(record.log_until);
             }
+            Archived::Expired(held, now) => self.expire_held(tables, held, now)?,
             // What is pending again is not forgotten; the next round looks again.
             Archived::Forget(_, revivals) if self.revived || revivals != self.shared.revivals() => {}
             Archived::Forget(events, _) => {
@@ -310,8 +376,10 @@ impl Archived {
     pub(super) fn afterwards(&self) -> Afterwards {
         match self {
             Self::Sealed(no, record) => Afterwards::Seal(*no, record.clone()),
-            Self::Dropped(no, record) => Afterwards::Remove(*no, record.clone()),
-            Self::Moved(_) | Self::Rescue(_) | Self::Forget(..) | Self::Requests(_) => Afterwards::Nothing,
+            Self::Dropped(no, record, _) => Afterwards::Remove(*no, record.clone()),
+            Self::Moved(_) | Self::Rescue(_) | Self::Expired(..) | Self::Forget(..) | Self::Requests(_) => {
+                Afterwards::Nothing
+            }
         }
     }
 }
@@ -323,6 +391,8 @@ impl Afterwards {
             Self::Seal(no, record) => {
                 let filter = shared.segments.filter(no);
                 shared.segments.put(no, record, filter);
+                // Closed, a file gives back the room that it grew by and did not need.
+                shared.segments.close_one(no);
                 Ok(())
             }
             Self::Remove(no, record) => {

@@ -20,6 +20,7 @@ mod drops;
 mod error;
 mod event_types;
 mod heartbeat;
+mod held;
 #[cfg(test)]
 mod images;
 mod inbox;
@@ -39,7 +40,9 @@ mod space;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod times;
 mod views;
+mod volume;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -90,6 +93,8 @@ pub struct Config {
     pub hot_bytes_max: usize,
     /// How long events, outcomes and finished deliveries are kept.
     pub retention: Duration,
+    /// While the data directory holds more than this, in bytes, the oldest of them go earlier.
+    pub retention_bytes: Option<u64>,
     /// Most deliveries pending at once; more are refused.
     pub pending_max: u64,
     /// Most webhooks.
@@ -110,6 +115,7 @@ impl Default for Config {
             log_cache_bytes: 8 * 1024 * 1024,
             hot_bytes_max: 128 * 1024 * 1024,
             retention: Duration::from_hours(720),
+            retention_bytes: None,
             pending_max: 10_000_000,
             webhooks_max: 1_000_000,
             operator: None,
@@ -266,6 +272,15 @@ impl Store for RedbStore {
         self.read_for_caller(move |shared| views::get(shared, id).map_err(StoreError::from)).await
     }
 
+    async fn expired(&self, id: DeliveryId) -> Result<Option<Tenant>, StoreError> {
+        self.read_for_caller(move |shared| views::expired(shared, id).map_err(StoreError::from)).await
+    }
+
+    fn retained_since(&self) -> Timestamp {
+        let counters = self.shared.counters.lock();
+        Timestamp::from_micros(counters.gone_newest) + Duration::from_micros(1)
+    }
+
     async fn put_config(&self, change: ConfigChange) -> Result<ConfigAnswer, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Config { change, answer }).await
     }
@@ -305,7 +320,7 @@ impl Store for RedbStore {
             archivist.step(shared, now).map_err(StoreError::from)
         });
         let step = step.await?;
-        let Some(step) = step else { return Ok(false) };
+        let Some(step) = step else { return Ok(self.shared.volume.is_looking()) };
         let afterwards = step.afterwards();
         self.shared.inbox.upkeep(step).await?;
         self.read(move |shared| afterwards.run(shared).map_err(StoreError::from)).await?;

@@ -18,6 +18,7 @@ use super::{
     segments::Filter,
     shared::Shared,
     tables::{self, DeliveryRow, delivery_row},
+    volume,
 };
 use crate::{limits::UPKEEP_ROWS_MAX, model::time::Timestamp};
 
@@ -115,7 +116,7 @@ fn move_oldest(
 ) -> Result<VecDeque<Moved>, EngineError> {
     let (read, _) = shared.read()?;
     let span = segment_span(shared);
-    let most = shared.config.hot_bytes_max as u64;
+    let most = (shared.config.hot_bytes_max as u64).min(volume::part(&shared.config));
     // Some at a time, or every step would move a chunk.
     let excess = if counters.hot_bytes > most { counters.hot_bytes - (most - most / SLACK) } else { 0 };
     if excess == 0 && again == (0, 0) && !holds_older(&read, now - span - span / 8)? {

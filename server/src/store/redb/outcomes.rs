@@ -124,7 +124,7 @@ impl Change<'_> {
     }
 
     /// Whether attempts will be made for the webhook, this transaction included.
-    fn is_enabled(&self, no: WebhookNo) -> bool {
+    pub(super) fn is_enabled(&self, no: WebhookNo) -> bool {
         match self.changed_here(no) {
             Some(webhook) => webhook.is_enabled(),
             None => self.shared.catalog.webhook(no).is_some_and(|known| known.webhook.is_enabled()),

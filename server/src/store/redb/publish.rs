@@ -75,6 +75,7 @@ impl Change<'_> {
 
         let seq = EventSeq(self.counters.next_event);
         self.counters.next_event += 1;
+        self.counters.note_accepted(publish.accept_time);
         self.counters.pending += targets.len() as u64;
         let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
         self.chunks.push(seq, &EventRecord::new(event, publish.accept_time, &targets));

@@ -40,7 +40,9 @@ impl Change<'_> {
                 let Some(known) = known else { return Ok(Repaired::WebhookDeleted) };
                 self.drop_pending(tables, &known.webhook, CancelReason::Requested, time).map(Repaired::Cancelled)
             }
-            Repair::Cancel { keys, time } => self.cancel_named(tables, keys, time),
+            Repair::Cancel { keys, time } => {
+                self.cancel_named(tables, keys, CancelReason::Requested, time).map(Repaired::Cancelled)
+            }
         }
     }
 
@@ -124,19 +126,21 @@ impl Change<'_> {
         Ok(Some(Timestamp::from_micros(accept_time)))
     }
 
-    fn cancel_named(
+    /// Cancels those of these that are pending; returns how many.
+    pub(super) fn cancel_named(
         &mut self,
         tables: &mut Tables<'_>,
         mut keys: Vec<DeliveryKey>,
+        reason: CancelReason,
         time: Timestamp,
-    ) -> Result<Repaired, EngineError> {
+    ) -> Result<u64, EngineError> {
         keys.sort_unstable_by_key(|key| lane_row(*key));
         keys.dedup();
         let mut cancelled = 0;
         for of_webhook in keys.chunk_by(|one, other| one.webhook == other.webhook) {
-            cancelled += self.cancel_named_of(tables, of_webhook[0].webhook, of_webhook, time)?;
+            cancelled += self.cancel_named_of(tables, of_webhook[0].webhook, of_webhook, reason, time)?;
         }
-        Ok(Repaired::Cancelled(cancelled))
+        Ok(cancelled)
     }
 
     fn cancel_named_of(
@@ -144,6 +148,7 @@ impl Change<'_> {
         tables: &mut Tables<'_>,
         no: WebhookNo,
         keys: &[DeliveryKey],
+        reason: CancelReason,
         time: Timestamp,
     ) -> Result<u64, EngineError> {
         let known = self.shared.catalog.webhook(no).filter(|_| self.exists(no));
@@ -181,7 +186,6 @@ impl Change<'_> {
             *self.pending.entry(no.0).or_default() -= i64::try_from(cancelled).expect("a few");
             self.cancelled.push(no);
             let (tenant, webhook) = (known.webhook.tenant.clone(), known.webhook.id);
-            let reason = CancelReason::Requested;
             let entry = WebhookCancelled { reason, tenant, webhook, deliveries: cancelled, time };
             self.append(LogRecord::webhook_cancelled(&entry), Some(LogEntry::WebhookCancelled(entry)));
         }

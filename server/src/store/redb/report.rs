@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use super::{RedbStore, open::HOT, shared::Shared};
+use super::{RedbStore, shared::Shared};
 use crate::metrics::{Queues, write_gauge};
 
 impl RedbStore {
@@ -62,7 +62,7 @@ impl Collector for Report {
         let help = "1 while the store works, 0 from a failed commit until it is open again";
         write_gauge(encoder, "store_open", help, None, works)?;
 
-        let hot = shared.disk.len(&shared.dir.join(HOT)).ok().flatten().unwrap_or(0);
+        let hot = shared.hot_file_bytes();
         let (segments, segment_bytes) = shared.segments.on_disk();
         write_gauge(encoder, "store_segments", "Files of moved events and outcomes", None, segments)?;
         let help = "Size of the store's files.";
@@ -70,6 +70,10 @@ impl Collector for Report {
         for (part, size) in [("hot", hot), ("segments", segment_bytes)] {
             ConstGauge::new(size).encode(bytes.encode_family(&[("part", part)])?)?;
         }
+        let help =
+            "1 while the data directory holds more than --retention-bytes and nothing more may be removed, else 0";
+        let unmet = u64::from(shared.volume.is_unmet());
+        write_gauge(encoder, "retention_bytes_unmet", help, None, unmet)?;
         Ok(())
     }
 }

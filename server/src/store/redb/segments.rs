@@ -268,6 +268,16 @@ impl Segments {
         Ok(())
     }
 
+    /// Closes a file, unless somebody reads it.
+    pub(super) fn close_one(&self, no: u64) {
+        let mut kept = self.kept.lock();
+        let at = kept.iter().position(|(known, _)| *known == no);
+        let closed = at.and_then(|at| kept.remove(at));
+        drop(kept);
+        // Closing writes; nobody else has to wait for it.
+        drop(closed);
+    }
+
     /// Closes all files that nobody reads.
     pub(super) fn close(&self) {
         self.kept.lock().clear();

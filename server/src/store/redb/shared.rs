@@ -24,6 +24,7 @@ use super::{
     records::CountersRecord,
     segments::Segments,
     space::Space,
+    volume::Volume,
 };
 use crate::{
     clock::Clock,
@@ -73,6 +74,7 @@ pub(super) struct Shared {
     pub(super) dropping: AtomicUsize,
     /// See [`Self::revivals`].
     pub(super) revivals: AtomicU64,
+    pub(super) volume: Volume,
 }
 
 /// An event on its way to many webhooks.
@@ -135,6 +137,7 @@ impl Shared {
             commits: AtomicU64::new(0),
             dropping: AtomicUsize::new(0),
             revivals: AtomicU64::new(0),
+            volume: Volume::default(),
             config,
         }
     }

@@ -45,12 +45,34 @@ pub(super) async fn webhook(store: &RedbStore) -> WebhookNo {
     webhook.no
 }
 
+/// Enables or disables a webhook.
+pub(super) async fn turn(store: &RedbStore, no: WebhookNo, enabled: bool) {
+    let webhook = store.catalog().webhook(no).unwrap().webhook;
+    let change = ConfigChange::UpdateWebhook {
+        tenant: webhook.tenant.clone(),
+        id: webhook.id,
+        expect: webhook.version,
+        settings: webhook.settings.clone(),
+        enabled,
+        drop_held: false,
+        pair: None,
+        time: Timestamp::UNIX_EPOCH,
+    };
+    let answer = store.put_config(change).await.unwrap();
+    assert!(matches!(answer, ConfigAnswer::Updated(_)), "{answer:?}");
+}
+
 pub(super) async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published>, StoreError> {
     publish_at(store, id, Timestamp::UNIX_EPOCH).await
 }
 
 async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Result<Vec<Published>, StoreError> {
-    let event = Event {
+    publish_all(store, vec![event(id)], accept_time).await
+}
+
+/// An event of the tenant that the webhooks are of.
+pub(super) fn event(id: &str) -> Event {
+    Event {
         id: id.parse().unwrap(),
         tenant: "t".parse().unwrap(),
         event_type: EventTypeName::new("ADD_TAG"),
@@ -61,9 +83,19 @@ async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Resu
         body: Bytes::from_static(b"{}"),
         deliver_at: None,
         max_age: None,
-    };
-    let targets = store.catalog().targets(&event);
-    store.publish(vec![Publish { event, targets, accept_time }]).await
+    }
+}
+
+pub(super) async fn publish_all(
+    store: &RedbStore,
+    events: Vec<Event>,
+    accept_time: Timestamp,
+) -> Result<Vec<Published>, StoreError> {
+    let matched = events.into_iter().map(|event| {
+        let targets = store.catalog().targets(&event);
+        Publish { event, targets, accept_time }
+    });
+    store.publish(matched.collect()).await
 }
 
 /// What a first attempt that was answered leads to.

@@ -15,6 +15,7 @@ use super::{
     repair::archived_record,
     shared::{FanOut, Shared},
     tables::{self, delivery_row, lane_row},
+    times,
 };
 use crate::{
     limits::LIST_EXAMINED_MAX,
@@ -43,6 +44,23 @@ pub(super) fn get(shared: &Shared, id: DeliveryId) -> Result<Option<DeliveryDeta
     Ok(Some(DeliveryDetail { delivery, attempts }))
 }
 
+/// Whose delivery it was, if it is no longer retained.
+pub(super) fn expired(shared: &Shared, id: DeliveryId) -> Result<Option<Tenant>, EngineError> {
+    let key = shared.sealer.delivery_key(id);
+    // Another store's id, or a forged one, is a number nobody has come to.
+    if key.event.0 == 0 || key.event.0 >= shared.counters.lock().gone_until {
+        return Ok(None);
+    }
+    let viewer = Viewer::new(shared)?;
+    if viewer.view(key, None)?.is_some() {
+        return Ok(None);
+    }
+    // An event may be kept for other deliveries than this one.
+    let kept = reads::event(shared, key.event)?;
+    let was_there = kept.map(|event| event.targets()).transpose()?.is_none_or(|targets| targets.contains(&key.webhook));
+    Ok(viewer.webhook(key.webhook)?.filter(|_| was_there).map(|(_, tenant, _)| tenant))
+}
+
 /// A page of deliveries: those of the newest events first, then by webhook, newest first.
 pub(super) fn list(
     shared: &Shared,
@@ -51,6 +69,9 @@ pub(super) fn list(
     limit: usize,
 ) -> Result<DeliveryPage, EngineError> {
     let viewer = Viewer::new(shared)?;
+    // Where the list has begun it need not look for its beginning.
+    let events = times::between(shared, query.from, query.until.filter(|_| after.is_none()))?;
+    let after = after.or_else(|| query.until.map(|_| before_event(events.end)));
     let webhook = match query.webhook {
         None => None,
         Some(id) => match viewer.webhook_no(id)? {
@@ -67,9 +88,14 @@ pub(super) fn list(
             viewer.keys_of_event(event.as_str(), &tenants, webhook, after)?
         }
         (None, Some(no)) => viewer.keys_of_webhook(no, after)?,
-        (None, None) => viewer.keys_of_log(query.tenant.as_ref(), after)?,
+        (None, None) => viewer.keys_of_log(query.tenant.as_ref(), after, events.start)?,
     };
-    viewer.page(query, keys, limit)
+    viewer.page(query, keys.from(events.start), limit)
+}
+
+/// A place in a list before which there is nothing of this event, nor of later ones: after the lowest key that it could have.
+fn before_event(event: u64) -> DeliveryKey {
+    DeliveryKey { webhook: WebhookNo(0), event: EventSeq(event), replay: 0 }
 }
 
 /// Keys to look at, in order, and where the look-out ends.
@@ -77,6 +103,15 @@ struct Keys {
     keys: Vec<DeliveryKey>,
     /// Set if there may be more: go on after this one.
     next: Option<DeliveryKey>,
+}
+
+impl Keys {
+    /// Those of this event and of later ones.
+    fn from(mut self, first: u64) -> Self {
+        self.keys.retain(|key| key.event.0 >= first);
+        self.next = self.next.filter(|next| comes_after(before_event(first), Some(*next)));
+        self
+    }
 }
 
 struct Viewer<'a> {
@@ -240,13 +275,18 @@ impl<'a> Viewer<'a> {
         Ok(keys)
     }
 
-    /// Walks the events backwards.
-    fn keys_of_log(&self, tenant: Option<&Tenant>, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
+    /// Walks the events backwards, down to the `first`.
+    fn keys_of_log(
+        &self,
+        tenant: Option<&Tenant>,
+        after: Option<DeliveryKey>,
+        first: u64,
+    ) -> Result<Keys, EngineError> {
         let newest = self.shared.counters.lock().next_event.saturating_sub(1);
         let mut seq = after.map_or(newest, |key| key.event.0.min(newest));
         let mut keys = Vec::new();
         let mut examined = 0;
-        while seq > 0 && keys.len() < LIST_EXAMINED_MAX && examined < EVENTS_EXAMINED_MAX {
+        while seq >= first.max(1) && keys.len() < LIST_EXAMINED_MAX && examined < EVENTS_EXAMINED_MAX {
             examined += 1;
             if let Some(record) = reads::event(self.shared, EventSeq(seq))? {
                 if tenant.is_none_or(|tenant| record.tenant() == tenant.as_str()) {
@@ -261,9 +301,8 @@ impl<'a> Viewer<'a> {
             seq -= 1;
         }
         let mut keys = cut(keys, LIST_EXAMINED_MAX);
-        if keys.next.is_none() && seq > 0 {
-            // After the lowest key there could be of the last event looked at.
-            keys.next = Some(DeliveryKey { webhook: WebhookNo(0), event: EventSeq(seq + 1), replay: 0 });
+        if keys.next.is_none() && seq >= first.max(1) {
+            keys.next = Some(before_event(seq + 1));
         }
         Ok(keys)
     }

@@ -21,7 +21,11 @@ mod verify;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use self::{disk::SimulatedDisk, model::RETENTION, verify::Violation};
+use self::{
+    disk::SimulatedDisk,
+    model::{Model, RETENTION},
+    verify::Violation,
+};
 use super::{Config, RedbStore, disk::OpenFile, open_on, space::Space};
 use crate::{clock::Clock, store::Store as _};
 
@@ -38,6 +42,11 @@ fn config() -> Config {
         reopen_pause: Duration::from_millis(1),
         ..Config::default()
     }
+}
+
+/// A cramped store may hold next to nothing: of what is over, only the newest stays.
+fn config_of(model: &Model) -> Config {
+    Config { retention_bytes: model.cramped.then_some(1), ..config() }
 }
 
 fn open(disk: &SimulatedDisk) -> Result<RedbStore, Violation> {

@@ -75,6 +75,8 @@ pub(super) struct Model {
     pub(super) events: BTreeMap<u32, Occurrence>,
     pub(super) labels: u32,
     pub(super) now: Timestamp,
+    /// The store may hold next to nothing.
+    pub(super) cramped: bool,
 }
 
 /// Where the model of a store at work is kept. Never locked while the store is waited for.
@@ -82,7 +84,7 @@ pub(super) type Shared = Arc<Mutex<Arc<Model>>>;
 
 impl Model {
     pub(super) fn new() -> Self {
-        Self { hooks: BTreeMap::new(), events: BTreeMap::new(), labels: 0, now: START }
+        Self { hooks: BTreeMap::new(), events: BTreeMap::new(), labels: 0, now: START, cramped: false }
     }
 
     pub(super) fn label(&mut self) -> u32 {
@@ -92,7 +94,7 @@ impl Model {
 
     /// What happened until then may have been forgotten.
     pub(super) fn horizon(&self) -> Timestamp {
-        self.now - RETENTION
+        if self.cramped { self.now } else { self.now - RETENTION }
     }
 
     /// Webhooks that get a tenant's events.

@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
-    close,
+    close, config_of,
     disk::SimulatedDisk,
     driver::{Broken, Driver},
     image::Image,
     model::Model,
-    open, run, setting,
+    open_with, run, setting,
     verify::{Violation, verify},
 };
 
@@ -42,7 +42,8 @@ impl History {
     /// Lives through a history; returns how many images it had.
     async fn run(seed: u64) -> Result<u64, Violation> {
         let mut history = Self { rng: StdRng::seed_from_u64(seed), images: 0 };
-        let (mut disk, mut model) = (SimulatedDisk::new(seed), Model::new());
+        let cramped = seed.is_multiple_of(3);
+        let (mut disk, mut model) = (SimulatedDisk::new(seed), Model { cramped, ..Model::new() });
         for generation in 0..GENERATIONS {
             let taken = history.work(&disk, model).await.map_err(|why| why.at(format!("generation {generation}")))?;
             let next = history.rng.random_range(0..taken.len());
@@ -68,7 +69,8 @@ impl History {
             let shared = shared.clone();
             move || shared.lock().clone()
         });
-        let store = open(disk)?;
+        let config = config_of(&shared.lock());
+        let store = open_with(disk, config)?;
         let known = shared.lock().clone();
         let known = verify(&store, &known, &mut self.rng).await?;
         *shared.lock() = Arc::new(known);
@@ -91,7 +93,7 @@ impl History {
                 let known = known.clone();
                 move || known.clone()
             });
-            let store = open(&disk)?;
+            let store = open_with(&disk, config_of(&known))?;
             let settled = verify(&store, &known, &mut self.rng).await?;
             disk.unwatch();
             let mut taken = std::mem::take(&mut *taken.lock());

@@ -93,7 +93,7 @@ pub(in super::super) struct WebhookCancelledRecord {
     deliveries: u64,
     #[prost(sint64, tag = "4")]
     time: i64,
-    /// 0: its webhook was deleted; 1: held ones were dropped; 2: on request.
+    /// 0: its webhook was deleted; 1: held ones were dropped; 2: on request; 3: they were held when their retention ended.
     #[prost(uint32, tag = "5")]
     reason: u32,
 }
@@ -168,6 +168,7 @@ impl LogRecord {
                     CancelReason::WebhookDeleted => 0,
                     CancelReason::HeldDropped => 1,
                     CancelReason::Requested => 2,
+                    CancelReason::HeldExpired => 3,
                 },
             })),
         }
@@ -190,6 +191,7 @@ impl LogRecord {
                     0 => CancelReason::WebhookDeleted,
                     1 => CancelReason::HeldDropped,
                     2 => CancelReason::Requested,
+                    3 => CancelReason::HeldExpired,
                     other => return Err(Corrupt::new("reason of a cancellation", other)),
                 },
                 tenant: tenant(&record.tenant)?,

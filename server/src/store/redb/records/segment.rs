@@ -1,8 +1,11 @@
 //! Counters, segments and what is in them: what the store knows about itself.
 
+use std::time::Duration;
+
 use prost::Message;
 
 use super::{Corrupt, decode};
+use crate::model::time::Timestamp;
 
 /// Rewritten by every commit.
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -40,9 +43,39 @@ pub(in super::super) struct CountersRecord {
     /// When the last commit was made, microseconds.
     #[prost(sint64, tag = "11")]
     pub(in super::super) last_commit: i64,
+    /// Events below this number are gone, or may go, but for those that are pending.
+    #[prost(uint64, tag = "30")]
+    pub(in super::super) gone_until: u64,
+    /// The latest acceptance of one that is gone, microseconds.
+    #[prost(sint64, tag = "31")]
+    pub(in super::super) gone_newest: i64,
+    /// The latest acceptance of any event, microseconds.
+    #[prost(sint64, tag = "32")]
+    pub(in super::super) newest_event: i64,
+    /// By how much, at most, an event was accepted before one with a lower number, microseconds.
+    #[prost(uint64, tag = "33")]
+    pub(in super::super) disorder: u64,
 }
 
 impl CountersRecord {
+    /// The next event was accepted then.
+    pub(in super::super) fn note_accepted(&mut self, time: Timestamp) {
+        let behind = self.newest_event.saturating_sub(time.micros());
+        self.disorder = self.disorder.max(u64::try_from(behind).unwrap_or(0));
+        self.newest_event = self.newest_event.max(time.micros());
+    }
+
+    /// By how much, at most, an event was accepted before one with a lower number.
+    pub(in super::super) fn disorder(&self) -> Duration {
+        Duration::from_micros(self.disorder)
+    }
+
+    /// Events below this number go, of which none was accepted after `newest`.
+    pub(in super::super) fn forget_events(&mut self, until: u64, newest: Timestamp) {
+        self.gone_until = self.gone_until.max(until);
+        self.gone_newest = self.gone_newest.max(newest.micros());
+    }
+
     pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
         decode("set of counters", bytes)
     }
