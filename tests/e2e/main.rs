@@ -7,6 +7,7 @@ mod default_start;
 mod delete;
 mod directory;
 mod disk_full;
+mod erase;
 mod fan_out;
 mod grpcurl;
 mod listing;

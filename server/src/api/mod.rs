@@ -13,6 +13,7 @@ mod json;
 mod page;
 mod publish;
 mod status;
+mod tenants;
 mod trial;
 mod webhooks;
 
@@ -24,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -33,7 +34,7 @@ use tower::util::MapResponseLayer;
 pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
     convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    status::Failure, webhooks::WebhookService,
+    status::Failure, tenants::TenantService, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
@@ -103,6 +104,7 @@ impl Config {
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let (retention, stops) = (self.retention, stop.clone());
         let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
+        let tenants = TenantService { store: store.clone(), clock, stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -112,6 +114,7 @@ impl Config {
             .add_service(WebhookServiceServer::new(webhooks).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(EventTypeServiceServer::new(event_types).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(events)
+            .add_service(TenantServiceServer::new(tenants).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));

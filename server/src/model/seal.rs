@@ -9,10 +9,14 @@ use aes::{
     cipher::{BlockCipherDecrypt as _, BlockCipherEncrypt as _, KeyInit as _},
 };
 
-use super::ids::{DeliveryId, DeliveryKey, EventSeq, Position, WebhookNo};
+use sha2::{Digest as _, Sha256};
+
+use super::ids::{DeliveryId, DeliveryKey, ErasureId, EventSeq, Position, WebhookNo};
 
 /// Tells a cursor from other blocks; changes with what the position counts.
 const CURSOR_MARK: &[u8; 8] = b"cursor-1";
+/// Tells an erasure's id from other blocks.
+const ERASURE_MARK: &[u8; 8] = b"erasure1";
 
 /// Seals and opens with one store's key.
 pub struct Sealer(Aes128);
@@ -52,6 +56,32 @@ impl Sealer {
     pub fn position(&self, cursor: [u8; 16]) -> Option<Position> {
         let block = self.decrypt(cursor);
         (block[8..] == *CURSOR_MARK).then(|| Position(halves(block).0))
+    }
+
+    /// The public id of an erasure.
+    pub fn erasure_id(&self, no: u64) -> ErasureId {
+        let mut block = [0; 16];
+        block[..8].copy_from_slice(&no.to_be_bytes());
+        block[8..].copy_from_slice(ERASURE_MARK);
+        ErasureId::from_bytes(self.encrypt(block))
+    }
+
+    /// The number behind an erasure's id; `None` if this store never made it.
+    pub fn erasure_no(&self, id: ErasureId) -> Option<u64> {
+        let block = self.decrypt(*id.as_bytes());
+        (block[8..] == *ERASURE_MARK).then(|| halves(block).0)
+    }
+
+    /// What remains of a text that must be recognised when it comes again and not be remembered: nobody without the store's key
+    /// can try out what it may have been.
+    pub fn fingerprint(&self, parts: &[&str]) -> [u8; 16] {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        let hash = hash.finalize();
+        self.encrypt(hash[..16].try_into().expect("half of a hash"))
     }
 
     fn encrypt(&self, block: [u8; 16]) -> [u8; 16] {

@@ -19,10 +19,12 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish,
-        Published, Repair, Repaired, Targets,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Erase, Erased, EventTypeStep, Hint, LogEntry,
+        OutcomeGroup, Publish, Published, Repair, Repaired, Targets,
     },
 };
+
+use super::erase::Erasures;
 
 /// How much a store holds and how wide its commits are.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +75,7 @@ pub struct Image {
     /// Wide events, and the webhooks they have not reached.
     pub(super) fan_outs: BTreeMap<EventSeq, Vec<WebhookNo>>,
     pub(super) log: Vec<LogEntry>,
+    pub(super) erasures: Erasures,
     /// So many of the log's first entries are no longer retained.
     pub(super) log_forgotten: usize,
 }
@@ -132,6 +135,7 @@ pub(super) enum Work {
     Outcomes { fenced: bool, groups: Vec<OutcomeGroup> },
     Config(ConfigChange),
     Repair(Repair),
+    Erase(Erase),
     Upkeep(Timestamp),
 }
 
@@ -142,6 +146,7 @@ pub(super) enum Done {
     Outcomes { fenced: bool, groups: usize },
     Config(ConfigAnswer),
     Repair(Repaired),
+    Erase(Erased),
     Upkeep,
 }
 
@@ -190,6 +195,7 @@ impl Image {
             pending_total: 0,
             fan_outs: BTreeMap::new(),
             log: Vec::new(),
+            erasures: Erasures::default(),
             log_forgotten: 0,
         }
     }
@@ -231,6 +237,7 @@ impl Image {
                 }
                 Work::Config(change) => Done::Config(self.configure(change, &mut effects)),
                 Work::Repair(repair) => Done::Repair(self.repair(repair, &mut effects)),
+                Work::Erase(erase) => Done::Erase(self.erase(erase, &mut effects)),
                 Work::Upkeep(now) => {
                     self.forget(*now);
                     Done::Upkeep
@@ -246,6 +253,9 @@ impl Image {
         let event = &publish.event;
         let id = (event.tenant.clone(), event.id.clone());
         let hash = event.content_hash();
+        if self.erasures.has_event(&event.tenant, &event.id) {
+            return Published::Erased;
+        }
         if let Some(&(_, known, deliveries)) = self.ids.get(&id) {
             return if known == hash { Published::Duplicate { deliveries } } else { Published::Conflict };
         }
@@ -373,7 +383,7 @@ impl Image {
         effects.fresh.push((no, hint));
     }
 
-    fn fan_out_slice(&mut self, effects: &mut Effects) {
+    pub(super) fn fan_out_slice(&mut self, effects: &mut Effects) {
         let Some(mut first) = self.fan_outs.first_entry() else { return };
         let seq = *first.key();
         let rows = first.get().len().min(self.limits.slice_rows_max);
@@ -594,7 +604,7 @@ impl Image {
         ConfigAnswer::Updated(changed)
     }
 
-    fn delete(
+    pub(super) fn delete(
         &mut self,
         tenant: &Tenant,
         id: WebhookId,
@@ -617,6 +627,12 @@ impl Image {
         ConfigAnswer::Deleted { cancelled }
     }
 
+    pub(super) fn forget_events(&mut self, gone: &BTreeSet<EventSeq>) {
+        self.events.retain(|seq, _| !gone.contains(seq));
+        self.ids.retain(|_, (seq, ..)| !gone.contains(seq));
+        self.deliveries.retain(|key, _| !gone.contains(&key.event));
+    }
+
     /// Drops what is older than the retention time, but nothing that is pending.
     fn forget(&mut self, now: Timestamp) {
         self.requests.retain(|_, known| now.since(known.time) < REQUEST_ID_WINDOW);
@@ -626,10 +642,9 @@ impl Image {
         let old = |event: &StoredEvent| event.accept_time + retention <= now && !waiting.contains(&event.seq);
         let gone: BTreeSet<_> = self.events.values().filter(|event| old(event)).map(|event| event.seq).collect();
         if !gone.is_empty() {
-            self.events.retain(|seq, _| !gone.contains(seq));
-            self.ids.retain(|_, (seq, ..)| !gone.contains(seq));
-            self.deliveries.retain(|key, _| !gone.contains(&key.event));
+            self.forget_events(&gone);
         }
+        self.erasures.forget(now - retention);
         let time = |entry: &LogEntry| match entry {
             LogEntry::Outcome(outcome) => outcome.time,
             LogEntry::WebhookCancelled(cancelled) => cancelled.time,

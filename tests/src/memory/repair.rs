@@ -63,7 +63,7 @@ impl Image {
         Repaired::Retried
     }
 
-    fn cancel_named(&mut self, keys: &[DeliveryKey], time: Timestamp, effects: &mut Effects) -> u64 {
+    pub(super) fn cancel_named(&mut self, keys: &[DeliveryKey], time: Timestamp, effects: &mut Effects) -> u64 {
         let mut cancelled = 0;
         for (no, (_, webhook)) in self.webhooks.clone() {
             let mut ended = Vec::new();

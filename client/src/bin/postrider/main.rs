@@ -2,6 +2,7 @@
 
 mod cli;
 mod deliveries;
+mod erasures;
 mod event_types;
 mod events;
 mod failure;

@@ -2,6 +2,7 @@
 //! file per kind of thing; here is what they share.
 
 pub(super) mod delivery;
+pub(super) mod erase;
 pub(super) mod event;
 pub(super) mod event_type;
 pub(super) mod explain;

@@ -124,7 +124,7 @@ impl Change<'_> {
         Ok(Some(Timestamp::from_micros(accept_time)))
     }
 
-    fn cancel_named(
+    pub(super) fn cancel_named(
         &mut self,
         tables: &mut Tables<'_>,
         mut keys: Vec<DeliveryKey>,
