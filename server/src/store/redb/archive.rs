@@ -309,7 +309,7 @@ impl Change<'_> {
                 }
             }
             Archived::Erase(sweeping) => self.sweep(tables, sweeping)?,
-            Archived::ForgetErasures(erasures) => self.forget_erasures(tables, erasures)?,
+            Archived::ForgetErasures(erasures) => erase::forget_erasures(tables, erasures)?,
             Archived::Looked => {}
             Archived::Requests(requests) => {
                 for (time, key) in requests {

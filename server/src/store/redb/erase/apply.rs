@@ -187,23 +187,19 @@ impl Change<'_> {
         }
         Ok(())
     }
+}
 
-    /// Forgets finished erasures, and that something was erased.
-    pub(in super::super) fn forget_erasures(
-        &mut self,
-        tables: &mut Tables<'_>,
-        erasures: Vec<u64>,
-    ) -> Result<(), EngineError> {
-        for no in erasures {
-            let record = tables.erasures.remove(no)?.map(|bytes| ErasureRecord::decode_from(bytes.value()));
-            for fingerprint in record.transpose()?.map(|record| record.fingerprints).unwrap_or_default() {
-                if let Ok(key) = <[u8; 16]>::try_from(fingerprint.as_slice()) {
-                    tables.fingerprints.remove(key)?;
-                }
+/// Forgets finished erasures, and that something was erased.
+pub(in super::super) fn forget_erasures(tables: &mut Tables<'_>, erasures: Vec<u64>) -> Result<(), EngineError> {
+    for no in erasures {
+        let record = tables.erasures.remove(no)?.map(|bytes| ErasureRecord::decode_from(bytes.value()));
+        for fingerprint in record.transpose()?.map(|record| record.fingerprints).unwrap_or_default() {
+            if let Ok(key) = <[u8; 16]>::try_from(fingerprint.as_slice()) {
+                tables.fingerprints.remove(key)?;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The chunk without what is to be erased: entries keep their numbers.
