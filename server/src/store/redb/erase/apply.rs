@@ -252,8 +252,8 @@ fn clean(tables: &mut Tables<'_>) -> Result<(), EngineError> {
 }
 
 /// Writes leaves anew. In a page that one transaction changes several times, redb moves rows about, and what it leaves behind them
-/// goes to the disk with it; a page that is changed once is a new one, with what is in it and zeros. So rows are put in the place of
-/// themselves.
+/// goes to the disk with the page, and to its copies when a value is replaced by one of the same length. A page that loses a row of
+/// an earlier transaction is built from what is left, with zeros behind; so a row is removed and put back.
 fn freshen(tables: &mut Tables<'_>, leaves: Leaves) -> Result<(), EngineError> {
     match leaves {
         Leaves::Events(keys) => around(&mut tables.event_chunks, keys),
@@ -277,6 +277,7 @@ fn around(table: &mut Table<'_, u64, &'static [u8]>, keys: Vec<u64>) -> Result<(
             table.range(..key)?.next_back().transpose()?.map(|(key, value)| (key.value(), value.value().to_vec()));
         let after = table.range(key..)?.next().transpose()?.map(|(key, value)| (key.value(), value.value().to_vec()));
         for (key, value) in before.into_iter().chain(after) {
+            table.remove(key)?;
             table.insert(key, value.as_slice())?;
         }
     }
@@ -292,6 +293,7 @@ fn around_text(table: &mut Table<'_, &'static [u8], &'static [u8]>, keys: Vec<Ve
         let before = table.range::<&[u8]>(..key)?.next_back().transpose()?.map(owned);
         let after = table.range::<&[u8]>(key..)?.next().transpose()?.map(owned);
         for (key, value) in before.into_iter().chain(after) {
+            table.remove(key.as_slice())?;
             table.insert(key.as_slice(), value.as_slice())?;
         }
     }

@@ -42,7 +42,7 @@ use crate::{
 pub(super) type Told = (EventSeq, Tenant, EventId);
 
 /// Chunks that one step looks through.
-const STEP_CHUNKS: usize = if cfg!(test) { 2 } else { 64 };
+const STEP_CHUNKS: usize = if cfg!(test) { 2 } else { 16 };
 /// Rows of numbers that one step looks through.
 const STEP_ROWS: usize = if cfg!(test) { 4 } else { 4_096 };
 /// Rows that one commit removes or writes anew.
