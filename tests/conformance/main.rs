@@ -113,7 +113,7 @@ macro_rules! suite {
             what_was_archived_is_retried_and_outlives_its_segment,
             all_or_some_deliveries_are_cancelled,
         },
-        erase: {
+        erase::{
             an_erased_event_is_gone_at_once_and_for_good,
             attempts_under_way_leave_no_trace,
             a_wide_event_is_erased_on_its_way,
