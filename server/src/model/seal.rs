@@ -124,5 +124,18 @@ mod tests {
             assert_eq!(ours.position(ours.cursor(position)), Some(position));
             assert_eq!(theirs.position(ours.cursor(position)), None);
         }
+        for no in [1, u64::MAX] {
+            assert_eq!(ours.erasure_no(ours.erasure_id(no)), Some(no));
+            assert_eq!(theirs.erasure_no(ours.erasure_id(no)), None);
+        }
+    }
+
+    #[test]
+    fn fingerprints_tell_texts_apart_and_only_here() {
+        let (ours, theirs) = (Sealer::new([7; 16]), Sealer::new([8; 16]));
+        let print = ours.fingerprint(&["event", "acme", "e-1"]);
+        assert_eq!(ours.fingerprint(&["event", "acme", "e-1"]), print);
+        assert_ne!(theirs.fingerprint(&["event", "acme", "e-1"]), print);
+        assert_ne!(ours.fingerprint(&["event", "acm", "ee-1"]), print);
     }
 }

@@ -313,6 +313,8 @@ impl Segments {
                 self.discard_file(file)?;
             }
         }
+        // Or they might come back.
+        self.disk.sync_folder(&self.dir)?;
         Ok(())
     }
 

@@ -8,10 +8,7 @@ use prost::Message as _;
 
 use super::{Swept, sieve::Sieve};
 use crate::{
-    model::{
-        ids::{EventId, EventSeq, Tenant},
-        time::Timestamp,
-    },
+    model::ids::{EventId, EventSeq, Tenant},
     store::redb::{
         archive::Afterwards,
         change::{Change, Tables},
@@ -298,9 +295,4 @@ fn around_text(table: &mut Table<'_, &'static [u8], &'static [u8]>, keys: Vec<Ve
         }
     }
     Ok(())
-}
-
-/// When an erasure that was decided on then is remembered no more.
-pub(super) fn forgotten_at(record: &ErasureRecord, retention: std::time::Duration) -> Timestamp {
-    record.time() + retention
 }

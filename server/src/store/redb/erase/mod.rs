@@ -36,9 +36,10 @@ use parking_lot::{Mutex, RwLock};
 pub(super) use self::{
     apply::{Sweeping, forget_erasures},
     clear::{Decision, tenant_range},
-    sweep::{Sweep, expire},
+    sweep::Sweep,
 };
 use super::{
+    archive::Archived,
     error::EngineError,
     records::{Corrupt, ErasureRecord},
     shared::Shared,
@@ -52,6 +53,9 @@ use crate::{
     },
     store::types::LogEntry,
 };
+
+/// Finished erasures that one commit forgets.
+const FORGOTTEN_ROWS: usize = 256;
 
 /// An erasure that is being carried out.
 #[derive(Debug, Clone)]
@@ -228,6 +232,21 @@ pub(super) fn find(shared: &Shared, tenant: &Tenant, id: ErasureId) -> Result<Op
     let record = record.map(|bytes| ErasureRecord::decode_from(bytes.value())).transpose()?;
     let mine = record.filter(|record| record.whose == whose(shared, tenant));
     Ok(mine.map(|record| record.shown(id)))
+}
+
+/// Erasures that are finished, and need not be remembered: as many as one commit forgets, if the first one is such.
+pub(super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
+    let (hot, _) = shared.read()?;
+    let mut expired = Vec::new();
+    for row in hot.open_table(tables::ERASURES)?.iter()?.take(FORGOTTEN_ROWS) {
+        let (no, bytes) = row?;
+        let record = ErasureRecord::decode_from(bytes.value())?;
+        if !record.is_finished() || record.time() + shared.config.retention > now {
+            break;
+        }
+        expired.push(no.value());
+    }
+    Ok((!expired.is_empty()).then_some(Archived::ForgetErasures(expired)))
 }
 
 /// What tells a tenant's erasures from those of others.

@@ -18,20 +18,17 @@ use ::redb::{ReadableTable as _, ReadableTableMetadata as _};
 use bytes::Bytes;
 
 use super::{
-    apply::{Leaves, Step, Sweeping, forgotten_at},
+    apply::{Leaves, Step, Sweeping},
     rewrite::{Rewrite, Search, look_at},
     sieve::Sieve,
     tenant_range,
 };
 use crate::{
-    model::{
-        ids::{EventId, EventSeq, Tenant},
-        time::Timestamp,
-    },
+    model::ids::{EventId, EventSeq, Tenant},
     store::redb::{
         archive::Archived,
         error::EngineError,
-        records::{ErasureRecord, EventChunk, EventRecord, LogChunk},
+        records::{EventChunk, EventRecord, LogChunk},
         segments::Segment,
         shared::Shared,
         tables::{self, DeliveryRow},
@@ -386,19 +383,4 @@ impl Pass {
 
 fn segment(shared: &Shared, no: u64) -> Option<Arc<Segment>> {
     shared.segments.all().into_iter().find(|segment| segment.no == no)
-}
-
-/// Erasures that are finished, and need not be remembered: as many as one commit forgets, if the first one is such.
-pub(in super::super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
-    let (hot, _) = shared.read()?;
-    let mut expired = Vec::new();
-    for row in hot.open_table(tables::ERASURES)?.iter()?.take(COMMIT_ROWS) {
-        let (no, bytes) = row?;
-        let record = ErasureRecord::decode_from(bytes.value())?;
-        if !record.is_finished() || forgotten_at(&record, shared.config.retention) > now {
-            break;
-        }
-        expired.push(no.value());
-    }
-    Ok((!expired.is_empty()).then_some(Archived::ForgetErasures(expired)))
 }

@@ -245,6 +245,10 @@ async fn nothing_is_left_of_a_tenant_and_all_of_others() {
         fill(&store).await;
         let before = others(&store).await;
         assert!(log(&store).await.contains("mark-mine"));
+        let marks = ["label", "key", "body", "error", "answer"].map(|what| format!("mark-mine-m1-{what}"));
+        for mark in marks.into_iter().chain(["mark-mine-text".into(), "mark-mine-request".into()]) {
+            assert!(!files_with(dir.path(), &mark).is_empty(), "{place:?}: the test looks where it is: {mark}");
+        }
         let erasure = decide(&store, all()).await;
         assert_eq!(store.catalog().list(Some(&tenant("mine")), None, 9).len(), 0);
         assert_eq!(deliveries(&store, "mine").await, 0);
