@@ -86,6 +86,14 @@ pub mod error_info {
     pub const REQUEST_ID_REUSED: &str = "REQUEST_ID_REUSED";
     /// The event id belongs to an event with other content.
     pub const EVENT_ID_REUSED: &str = "EVENT_ID_REUSED";
+    /// An event of this id was erased; the id is free again when it would have expired.
+    pub const EVENT_ERASED: &str = "EVENT_ERASED";
+    /// Everything of the tenant is being erased; it can have something new when that is done.
+    pub const TENANT_BEING_ERASED: &str = "TENANT_BEING_ERASED";
+    /// There is no such erasure of this tenant, or it is no longer remembered.
+    pub const ERASURE_NOT_FOUND: &str = "ERASURE_NOT_FOUND";
+    /// As many erasures are being carried out as may be.
+    pub const TOO_MANY_ERASURES: &str = "TOO_MANY_ERASURES";
     /// More webhooks match the event than one event may go to.
     pub const TOO_MANY_TARGETS: &str = "TOO_MANY_TARGETS";
     /// The store holds as many webhooks as it may.

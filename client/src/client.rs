@@ -13,14 +13,15 @@ use crate::{
     publisher::{check_size, ensure_id, receipt},
     v1::{
         CancelDeliveriesRequest, CreateEventTypeRequest, CreateWebhookRequest, CreateWebhookResponse,
-        DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, Event, EventType, ExplainEventRequest,
-        ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse, GetEventRequest, GetEventResponse,
-        GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest,
-        ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome, PublishEventRequest,
-        RetryDeliveryRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest,
-        UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
-        delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
-        event_type_service_client::EventTypeServiceClient, publish_event_response,
+        DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, EraseEventRequest, EraseTenantRequest, Erasure, Event,
+        EventType, ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse,
+        GetErasureRequest, GetEventRequest, GetEventResponse, GetWebhookRequest, ListDeliveriesRequest,
+        ListDeliveriesResponse, ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest,
+        ListWebhooksResponse, Outcome, PublishEventRequest, RetryDeliveryRequest, RotateSecretRequest,
+        RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest, UpdateWebhookRequest,
+        WatchDeliveriesRequest, Webhook, WebhookMatch, delivery_service_client::DeliveryServiceClient,
+        event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
+        publish_event_response, tenant_service_client::TenantServiceClient,
         webhook_service_client::WebhookServiceClient,
     },
 };
@@ -282,9 +283,33 @@ impl Client {
         self.call(self.event_service().get_event(request)).await
     }
 
+    /// Erases one event for good, with its deliveries and what receivers answered. Nobody reads it once this returns; see
+    /// [`Self::erasure`] for its bytes. `NOT_FOUND` if this tenant has no such event.
+    pub async fn erase_event(&self, id: impl Into<String>) -> Result<Erasure, Error> {
+        let request = EraseEventRequest { tenant: self.tenant.clone(), id: id.into() };
+        let reply = self.call(self.event_service().erase_event(request)).await?;
+        reply.erasure.ok_or_else(|| incomplete("erasure"))
+    }
+
     /// Starts a publisher. Must run inside a Tokio runtime.
     pub fn publisher(&self, config: PublisherConfig) -> Publisher {
         Publisher::start(self.clone(), config)
+    }
+
+    // --- Tenants ----------------------------------------------------------------------------------------------------
+
+    /// Erases everything of a tenant for good: of the one that is named, never of the client's. Until that is finished the tenant can
+    /// have nothing new. Set `request_id` to make a retry safe.
+    pub async fn erase_tenant(&self, request: EraseTenantRequest) -> Result<Erasure, Error> {
+        let reply = self.call(self.tenant_service().erase_tenant(request)).await?;
+        reply.erasure.ok_or_else(|| incomplete("erasure"))
+    }
+
+    /// Says how far an erasure of this tenant, or of one of its events, has come. `NOT_FOUND` if it is not remembered.
+    pub async fn erasure(&self, id: impl Into<String>) -> Result<Erasure, Error> {
+        let request = GetErasureRequest { tenant: self.tenant.clone(), id: id.into() };
+        let reply = self.call(self.tenant_service().get_erasure(request)).await?;
+        reply.erasure.ok_or_else(|| incomplete("erasure"))
     }
 
     // --- Deliveries -------------------------------------------------------------------------------------------------
@@ -355,6 +380,10 @@ impl Client {
 
     fn event_type_service(&self) -> EventTypeServiceClient<Channel> {
         EventTypeServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    fn tenant_service(&self) -> TenantServiceClient<Channel> {
+        TenantServiceClient::new(self.channel.clone())
     }
 
     fn webhook_service(&self) -> WebhookServiceClient<Channel> {

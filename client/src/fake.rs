@@ -20,10 +20,11 @@ use tonic::{
 use crate::{
     Client,
     v1::{
-        Accepted, CancelDeliveriesRequest, CancelDeliveriesResponse, ExplainEventRequest, ExplainEventResponse,
-        GetDeliveryRequest, GetDeliveryResponse, GetEventRequest, GetEventResponse, ListDeliveriesRequest,
-        ListDeliveriesResponse, PublishEventRequest, PublishEventResponse, PublishEventsRequest, PublishEventsResponse,
-        RetryDeliveryRequest, RetryDeliveryResponse, WatchDeliveriesRequest, WatchDeliveriesResponse,
+        Accepted, CancelDeliveriesRequest, CancelDeliveriesResponse, EraseEventRequest, EraseEventResponse,
+        ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse, GetEventRequest,
+        GetEventResponse, ListDeliveriesRequest, ListDeliveriesResponse, PublishEventRequest, PublishEventResponse,
+        PublishEventsRequest, PublishEventsResponse, RetryDeliveryRequest, RetryDeliveryResponse,
+        WatchDeliveriesRequest, WatchDeliveriesResponse,
         delivery_service_server::{DeliveryService, DeliveryServiceServer},
         event_service_server::{EventService, EventServiceServer},
         publish_event_response, publish_events_response,
@@ -197,6 +198,10 @@ impl EventService for Fake {
     }
 
     async fn get_event(&self, _request: Request<GetEventRequest>) -> Result<Response<GetEventResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn erase_event(&self, _request: Request<EraseEventRequest>) -> Result<Response<EraseEventResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 

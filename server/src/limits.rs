@@ -178,6 +178,8 @@ pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;
 /// So many attempts of one delivery, the last ones, are found again.
 pub const DELIVERY_ATTEMPTS_LISTED_MAX: usize = 1_000;
+/// Most erasures being carried out at a time; one more is refused.
+pub const ERASURES_MAX: usize = 1_000;
 /// Most deliveries that one call may name.
 pub const CALL_DELIVERIES_MAX: usize = 250;
 /// Most test events on their way at a time; one more is refused.

@@ -4,6 +4,7 @@
 
 mod config;
 mod deliveries;
+mod erase;
 mod event_types;
 mod fixture;
 mod history;
@@ -119,6 +120,12 @@ macro_rules! suite {
             a_delivery_is_due_again_whatever_became_of_it,
             what_was_archived_is_retried_and_outlives_its_segment,
             all_or_some_deliveries_are_cancelled,
+        },
+        erase::{
+            an_erased_event_is_gone_at_once_and_for_good,
+            attempts_under_way_leave_no_trace,
+            a_wide_event_is_erased_on_its_way,
+            an_erased_tenant_has_nothing_and_others_all,
         },
     );
     };

@@ -8,6 +8,7 @@ mod default_start;
 mod delete;
 mod directory;
 mod disk_full;
+mod erase;
 mod fan_out;
 mod grpcurl;
 mod life;

@@ -70,6 +70,12 @@ pub enum Rejected {
     /// More webhooks match than one event may go to.
     #[error("more webhooks match than one event may go to")]
     TooManyTargets,
+    /// An event of its id was erased.
+    #[error("an event of this id was erased")]
+    Erased,
+    /// Everything of its tenant is being erased.
+    #[error("the tenant is being erased")]
+    TenantBeingErased,
     /// As many deliveries are pending as may be.
     #[error("the backlog is full")]
     BacklogFull,
@@ -83,6 +89,8 @@ impl Rejected {
         match self {
             Self::IdReused => Reason::EventIdReused,
             Self::TooManyTargets => Reason::TooManyTargets,
+            Self::Erased => Reason::EventErased,
+            Self::TenantBeingErased => Reason::TenantBeingErased,
             Self::BacklogFull => Reason::BacklogFull,
             Self::Store(StoreError::Failed(_)) => Reason::StoreUnavailable,
             Self::Store(StoreError::Full) => Reason::DiskFull,
@@ -231,6 +239,8 @@ fn answer(published: Published) -> Result<Accepted, Rejected> {
         Published::Conflict => Err(Rejected::IdReused),
         Published::TooManyTargets => Err(Rejected::TooManyTargets),
         Published::BacklogFull => Err(Rejected::BacklogFull),
+        Published::Erased => Err(Rejected::Erased),
+        Published::TenantBeingErased => Err(Rejected::TenantBeingErased),
         Published::Unreadable => Err(Rejected::Store(StoreError::Failed("an archived segment cannot be read".into()))),
     }
 }

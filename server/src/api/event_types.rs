@@ -159,6 +159,7 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         ConfigAnswer::VersionMismatch => Failure::event_type_etag_mismatch(),
         ConfigAnswer::EventTypeExists => Failure::event_type_exists(),
         ConfigAnswer::EventTypeInUse { webhooks } => Failure::event_type_in_use(*webhooks),
+        ConfigAnswer::TenantBeingErased => Failure::tenant_being_erased(),
         ConfigAnswer::TooManyEventTypes => Failure::too_many_event_types(),
         ConfigAnswer::Created(_)
         | ConfigAnswer::Updated(_)

@@ -29,6 +29,7 @@ use super::{
     publish::{Incoming, Reply, publish_all, publish_one},
     refuse_if,
     status::Failure,
+    tenants::erase_event,
 };
 use crate::{accept::Accept, limits::GRPC_MESSAGE_BYTES_MAX, store::Store};
 
@@ -62,6 +63,7 @@ impl tower::Service<http::Request<Body>> for EventService {
                 "PublishEvents" => grpc().streaming(PublishEvents(service), request).await,
                 "PublishEvent" => grpc().unary(PublishEvent(service), request).await,
                 "ExplainEvent" => grpc().unary(ExplainEvent(service), request).await,
+                "EraseEvent" => grpc().unary(EraseEvent(service), request).await,
                 "GetEvent" => grpc().unary(GetEvent(service), request).await,
                 _ => Status::unimplemented("").into_http(),
             })
@@ -126,6 +128,23 @@ impl UnaryService<Result<v1::GetEventRequest, DecodeError>> for GetEvent {
             refuse_if(&service.stop)?;
             let request = request.into_inner().map_err(Failure::unreadable)?;
             Ok(Response::new(service.read(&request).await?))
+        })
+    }
+}
+
+struct EraseEvent(EventService);
+
+impl UnaryService<Result<v1::EraseEventRequest, DecodeError>> for EraseEvent {
+    type Response = v1::EraseEventResponse;
+    type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
+
+    fn call(&mut self, request: Request<Result<v1::EraseEventRequest, DecodeError>>) -> Self::Future {
+        let EventService { store, clock, stop, .. } = self.0.clone();
+        Box::pin(async move {
+            refuse_if(&stop)?;
+            let request = request.into_inner().map_err(Failure::unreadable)?;
+            let key = convert::erase::event(&request)?;
+            Ok(Response::new(erase_event(&*store, clock, key).await?))
         })
     }
 }

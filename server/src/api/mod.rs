@@ -15,6 +15,7 @@ mod json;
 mod page;
 mod publish;
 mod status;
+mod tenants;
 mod trial;
 mod webhooks;
 
@@ -26,7 +27,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -35,7 +36,7 @@ use tower::util::MapResponseLayer;
 pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use self::{
     convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    handshake::Asker, history::History, status::Failure, webhooks::WebhookService,
+    handshake::Asker, history::History, status::Failure, tenants::TenantService, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
@@ -114,6 +115,7 @@ impl Config {
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let history = History { store: store.clone(), clock, retention: self.retention };
         let events = EventService { store: store.clone(), history: history.clone(), accept, stop: stop.clone() };
+        let tenants = TenantService { store: store.clone(), clock, stop: stop.clone() };
         let deliveries = DeliveryService { store, watch, clock, history, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -123,6 +125,7 @@ impl Config {
             .add_service(WebhookServiceServer::new(webhooks).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(EventTypeServiceServer::new(event_types).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(events)
+            .add_service(TenantServiceServer::new(tenants).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));

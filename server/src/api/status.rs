@@ -102,6 +102,24 @@ impl Failure {
         Self { oldest: Some(Oldest::Time(oldest)), ..Self::new(Code::OutOfRange, reason::EXPIRED, message) }
     }
 
+    /// The tenant has no such erasure, or none any more.
+    pub(super) fn erasure_not_found() -> Self {
+        let message = "this tenant has no such erasure, or it is no longer remembered";
+        Self::new(Code::NotFound, reason::ERASURE_NOT_FOUND, message)
+    }
+
+    /// As many erasures are being carried out as may be.
+    pub(super) fn too_many_erasures() -> Self {
+        let message = "as many erasures are being carried out as may be; try again when some are finished";
+        Self::new(Code::ResourceExhausted, reason::TOO_MANY_ERASURES, message).retry_after(BACKLOG_RETRY)
+    }
+
+    /// Everything of the tenant is being erased.
+    pub(super) fn tenant_being_erased() -> Self {
+        let message = "everything of this tenant is being erased; it can have something new when that is done";
+        Self::new(Code::FailedPrecondition, reason::TENANT_BEING_ERASED, message)
+    }
+
     /// The delivery has had enough.
     pub(super) fn too_many_attempts() -> Self {
         Self::new(
@@ -278,6 +296,12 @@ impl From<Rejected> for Failure {
                 reason::EVENT_ID_REUSED,
                 "event.id belongs to an event with other content",
             ),
+            Rejected::Erased => Self::new(
+                Code::AlreadyExists,
+                reason::EVENT_ERASED,
+                "an event with event.id was erased; the id is not free again yet",
+            ),
+            Rejected::TenantBeingErased => Self::tenant_being_erased(),
             Rejected::TooManyTargets => Self::new(
                 Code::FailedPrecondition,
                 reason::TOO_MANY_TARGETS,

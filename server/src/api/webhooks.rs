@@ -343,6 +343,7 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         ConfigAnswer::VersionMismatch => Failure::etag_mismatch(),
         ConfigAnswer::RequestReused => Failure::request_id_reused(),
         ConfigAnswer::TooManyWebhooks => Failure::too_many_webhooks(),
+        ConfigAnswer::TenantBeingErased => Failure::tenant_being_erased(),
         ConfigAnswer::UnknownEventType(name) => Failure::event_type_gone(name.as_str()),
         ConfigAnswer::Created(_)
         | ConfigAnswer::Updated(_)

@@ -353,7 +353,7 @@ impl Dispatch {
                     let delivery = self.deps.store.sealer().delivery_id(key);
                     error!(
                         delivery.id = %delivery,
-                        "a pending delivery's event is not in the store; the delivery is kept and tried again in a minute"
+                        "a pending delivery's event is not in the store, or was erased just now; tried again in a minute"
                     );
                     self.deps.metrics.unreadable.inc();
                     self.scheduler.unmade(key, Unmade::Unreadable, now);

@@ -18,18 +18,22 @@ use crate::{
     model::{
         breaker::Health,
         delivery::Attempts,
+        erasure::Erasure,
         event::{Event, JSON, StoredEvent},
         failing::Failing,
-        ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId},
+        ids::{
+            ConfigSeq, DeliveryId, DeliveryKey, ErasureId, EventId, EventSeq, EventTypeName, Position, Tenant,
+            WebhookId,
+        },
         seal::Sealer,
         signing::Secret,
         target::Target,
         webhook::{Settings, Subscription, Switch, Webhook},
     },
     store::{
-        AsOf, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, FeedError,
-        FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner, Publish, Published,
-        Repair, Repaired, RequestKey,
+        AsOf, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, Erase, Erased,
+        FeedError, FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner, Publish,
+        Published, Repair, Repaired, RequestKey,
     },
 };
 
@@ -167,6 +171,14 @@ impl Store for Memory {
     }
 
     async fn repair(&self, _: Repair) -> Result<Repaired, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn erase(&self, _: Erase) -> Result<Erased, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn erasure(&self, _: &Tenant, _: ErasureId) -> Result<Option<Erasure>, StoreError> {
         Err(StoreError::Closed)
     }
 

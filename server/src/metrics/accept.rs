@@ -80,6 +80,10 @@ pub enum Reason {
     SchemaMismatch,
     /// The id belongs to another event.
     EventIdReused,
+    /// An event of the id was erased.
+    EventErased,
+    /// The tenant is being erased.
+    TenantBeingErased,
     /// Too many webhooks match.
     TooManyTargets,
     /// Too many deliveries are pending.
@@ -110,6 +114,8 @@ impl Label for Reason {
         Self::UnknownEventType,
         Self::SchemaMismatch,
         Self::EventIdReused,
+        Self::EventErased,
+        Self::TenantBeingErased,
         Self::TooManyTargets,
         Self::BacklogFull,
         Self::StoreUnavailable,
@@ -123,6 +129,8 @@ impl Label for Reason {
             Self::UnknownEventType => reason::UNKNOWN_EVENT_TYPE,
             Self::SchemaMismatch => reason::SCHEMA_MISMATCH,
             Self::EventIdReused => reason::EVENT_ID_REUSED,
+            Self::EventErased => reason::EVENT_ERASED,
+            Self::TenantBeingErased => reason::TENANT_BEING_ERASED,
             Self::TooManyTargets => reason::TOO_MANY_TARGETS,
             Self::BacklogFull => reason::BACKLOG_FULL,
             Self::StoreUnavailable => reason::STORE_UNAVAILABLE,

@@ -208,6 +208,36 @@ impl fmt::Display for DeliveryId {
     }
 }
 
+/// An erasure's public id: `ers_` and 32 hexadecimal digits. A sealed number: see [`super::seal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ErasureId([u8; 16]);
+
+impl ErasureId {
+    /// From the bytes that were sealed.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The sealed bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for ErasureId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        parse_hex(text, "ers_").map(Self).ok_or(InvalidId { expected: "an erasure id: ers_ and 32 hexadecimal digits" })
+    }
+}
+
+impl fmt::Display for ErasureId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ers_{}", Uuid::from_bytes(self.0).simple())
+    }
+}
+
 fn parse_hex(text: &str, prefix: &str) -> Option<[u8; 16]> {
     let digits = text.strip_prefix(prefix)?;
     let simple = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

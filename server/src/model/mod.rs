@@ -7,6 +7,7 @@ pub mod address;
 pub mod breaker;
 pub mod catalogue;
 pub mod delivery;
+pub mod erasure;
 pub mod event;
 pub mod event_type;
 pub mod exchange;

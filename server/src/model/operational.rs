@@ -50,6 +50,16 @@ pub struct OperationalEvent {
     pub time: Timestamp,
 }
 
+impl Occurrence {
+    /// The id of the event that it is about, if it is about one.
+    pub fn event(&self) -> Option<&EventId> {
+        match self {
+            Self::DeliveryExhausted { event, .. } => Some(event),
+            Self::WebhookDisabled(_) | Self::BreakerOpened | Self::BreakerClosed => None,
+        }
+    }
+}
+
 impl OperationalEvent {
     /// Its event type, as the catalogue has it.
     pub fn event_type(&self) -> &'static str {

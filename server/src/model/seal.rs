@@ -9,10 +9,14 @@ use aes::{
     cipher::{BlockCipherDecrypt as _, BlockCipherEncrypt as _, KeyInit as _},
 };
 
-use super::ids::{DeliveryId, DeliveryKey, EventSeq, Position, WebhookNo};
+use sha2::{Digest as _, Sha256};
+
+use super::ids::{DeliveryId, DeliveryKey, ErasureId, EventSeq, Position, WebhookNo};
 
 /// Tells a cursor from other blocks; changes with what the position counts.
 const CURSOR_MARK: &[u8; 8] = b"cursor-1";
+/// Tells an erasure's id from other blocks.
+const ERASURE_MARK: &[u8; 8] = b"erasure1";
 
 /// Seals and opens with one store's key.
 pub struct Sealer(Aes128);
@@ -52,6 +56,32 @@ impl Sealer {
     pub fn position(&self, cursor: [u8; 16]) -> Option<Position> {
         let block = self.decrypt(cursor);
         (block[8..] == *CURSOR_MARK).then(|| Position(halves(block).0))
+    }
+
+    /// The public id of an erasure.
+    pub fn erasure_id(&self, no: u64) -> ErasureId {
+        let mut block = [0; 16];
+        block[..8].copy_from_slice(&no.to_be_bytes());
+        block[8..].copy_from_slice(ERASURE_MARK);
+        ErasureId::from_bytes(self.encrypt(block))
+    }
+
+    /// The number behind an erasure's id; `None` if this store never made it.
+    pub fn erasure_no(&self, id: ErasureId) -> Option<u64> {
+        let block = self.decrypt(*id.as_bytes());
+        (block[8..] == *ERASURE_MARK).then(|| halves(block).0)
+    }
+
+    /// What remains of a text that must be recognised when it comes again and not be remembered: nobody without the store's key
+    /// can try out what it may have been.
+    pub fn fingerprint(&self, parts: &[&str]) -> [u8; 16] {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        let hash = hash.finalize();
+        self.encrypt(hash[..16].try_into().expect("half of a hash"))
     }
 
     fn encrypt(&self, block: [u8; 16]) -> [u8; 16] {
@@ -94,5 +124,18 @@ mod tests {
             assert_eq!(ours.position(ours.cursor(position)), Some(position));
             assert_eq!(theirs.position(ours.cursor(position)), None);
         }
+        for no in [1, u64::MAX] {
+            assert_eq!(ours.erasure_no(ours.erasure_id(no)), Some(no));
+            assert_eq!(theirs.erasure_no(ours.erasure_id(no)), None);
+        }
+    }
+
+    #[test]
+    fn fingerprints_tell_texts_apart_and_only_here() {
+        let (ours, theirs) = (Sealer::new([7; 16]), Sealer::new([8; 16]));
+        let print = ours.fingerprint(&["event", "acme", "e-1"]);
+        assert_eq!(ours.fingerprint(&["event", "acme", "e-1"]), print);
+        assert_ne!(theirs.fingerprint(&["event", "acme", "e-1"]), print);
+        assert_ne!(ours.fingerprint(&["event", "acm", "ee-1"]), print);
     }
 }

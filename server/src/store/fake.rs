@@ -7,14 +7,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-    FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
-    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+    AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, Erase,
+    Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup,
+    Owner, Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::model::{
+    erasure::Erasure,
     event::StoredEvent,
     failing::Failing,
-    ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
+    ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
     seal::Sealer,
     time::Timestamp,
     webhook::Webhook,
@@ -272,6 +273,14 @@ impl Store for FakeStore {
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
         self.repairs.lock().push(repair);
         Ok(*self.repaired.lock())
+    }
+
+    async fn erase(&self, _: Erase) -> Result<Erased, StoreError> {
+        Ok(Erased::NotFound)
+    }
+
+    async fn erasure(&self, _: &Tenant, _: ErasureId) -> Result<Option<Erasure>, StoreError> {
+        Ok(None)
     }
 
     async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {

@@ -8,6 +8,7 @@
 //! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
 
 mod catalog;
+mod erase;
 mod event_types;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -17,6 +18,7 @@ mod troubles;
 mod types;
 
 pub use catalog::{Catalog, Registered};
+pub use erase::{Erase, Erased};
 pub use repair::{Repair, Repaired};
 pub use troubles::FilterTroubles;
 pub use types::*;
@@ -25,9 +27,10 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::model::{
+    erasure::Erasure,
     event::StoredEvent,
     failing::Failing,
-    ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
+    ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
     seal::Sealer,
     time::Timestamp,
 };
@@ -90,6 +93,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Does something about deliveries, durably. Reads see a decision as soon as it is answered.
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError>;
+
+    /// Decides to erase something, durably. Reads see nothing of it as soon as that is answered.
+    async fn erase(&self, erase: Erase) -> Result<Erased, StoreError>;
+
+    /// How far an erasure has come; `None`: this tenant has none of this id, or none any more.
+    async fn erasure(&self, tenant: &Tenant, id: ErasureId) -> Result<Option<Erasure>, StoreError>;
 
     /// What a request with this id was answered, if that is remembered: created, or that the id was used with another one.
     async fn answered(

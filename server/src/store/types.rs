@@ -76,6 +76,10 @@ pub enum Published {
     BacklogFull,
     /// Whether it was stored before cannot be read at the moment.
     Unreadable,
+    /// An event of this id was erased, and the id is not free again yet.
+    Erased,
+    /// Everything of its tenant is being erased.
+    TenantBeingErased,
 }
 
 /// A snapshot's age: a read with a higher one saw every commit a read with a lower one saw.
@@ -498,6 +502,8 @@ pub enum ConfigAnswer {
     RequestReused,
     /// No more webhooks fit.
     TooManyWebhooks,
+    /// Everything of the tenant is being erased.
+    TenantBeingErased,
 }
 
 /// One step of configuration.

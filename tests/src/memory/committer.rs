@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use postrider_server::{
     flow::News,
     model::ids::Position,
-    store::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Published, Repaired, StoreError},
+    store::{AsOf, ConfigAnswer, ConfigStep, Erased, GroupCommitted, Published, Repaired, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +25,7 @@ pub(super) enum Answer {
     Outcomes(oneshot::Sender<Vec<GroupCommitted>>),
     Config(oneshot::Sender<ConfigAnswer>),
     Repair(oneshot::Sender<Repaired>),
+    Erase(oneshot::Sender<Erased>),
     Upkeep(oneshot::Sender<()>),
 }
 
@@ -89,7 +90,7 @@ impl Committer {
     fn take(&mut self) -> (Vec<Work>, Vec<Answer>) {
         let urgent = self.urgent.len().min(COMMIT_WORK_MAX);
         let mut taken: Vec<_> = self.urgent.drain(..urgent).collect();
-        if !taken.iter().any(|(work, _)| matches!(work, Work::Config(_))) {
+        if !taken.iter().any(|(work, _)| matches!(work, Work::Config(_) | Work::Erase(_))) {
             let accepts = self.accepts.len().min(COMMIT_WORK_MAX);
             taken.extend(self.accepts.drain(..accepts));
         }
@@ -170,6 +171,7 @@ impl Answer {
             }
             (Self::Config(answer), Done::Config(config)) => drop(answer.send(config)),
             (Self::Repair(answer), Done::Repair(repaired)) => drop(answer.send(repaired)),
+            (Self::Erase(answer), Done::Erase(erased)) => drop(answer.send(erased)),
             (Self::Upkeep(answer), Done::Upkeep) => drop(answer.send(())),
             (answer, done) => unreachable!("{answer:?} and {done:?}"),
         }

@@ -19,10 +19,12 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish,
-        Published, Repair, Repaired, Targets,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Erase, Erased, EventTypeStep, Hint, LogEntry,
+        OutcomeGroup, Publish, Published, Repair, Repaired, Targets,
     },
 };
+
+use super::erase::Erasures;
 
 /// How much a store holds and how wide its commits are.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +75,7 @@ pub struct Image {
     /// Wide events, and the webhooks they have not reached.
     pub(super) fan_outs: BTreeMap<EventSeq, Vec<WebhookNo>>,
     pub(super) log: Vec<LogEntry>,
+    pub(super) erasures: Erasures,
     /// So many of the log's first entries are no longer retained.
     pub(super) log_forgotten: usize,
     /// Events below this number may be gone, and the latest acceptance of those that are.
@@ -134,6 +137,7 @@ pub(super) enum Work {
     Outcomes { fenced: bool, groups: Vec<OutcomeGroup> },
     Config(ConfigChange),
     Repair(Repair),
+    Erase(Erase),
     Upkeep(Timestamp),
 }
 
@@ -144,6 +148,7 @@ pub(super) enum Done {
     Outcomes { fenced: bool, groups: usize },
     Config(ConfigAnswer),
     Repair(Repaired),
+    Erase(Erased),
     Upkeep,
 }
 
@@ -192,6 +197,7 @@ impl Image {
             pending_total: 0,
             fan_outs: BTreeMap::new(),
             log: Vec::new(),
+            erasures: Erasures::default(),
             log_forgotten: 0,
             gone: (EventSeq(0), Timestamp::UNIX_EPOCH),
         }
@@ -234,6 +240,7 @@ impl Image {
                 }
                 Work::Config(change) => Done::Config(self.configure(change, &mut effects)),
                 Work::Repair(repair) => Done::Repair(self.repair(repair, &mut effects)),
+                Work::Erase(erase) => Done::Erase(self.erase(erase, &mut effects)),
                 Work::Upkeep(now) => {
                     self.expire_held(*now, &mut effects);
                     self.forget(*now);
@@ -250,6 +257,9 @@ impl Image {
         let event = &publish.event;
         let id = (event.tenant.clone(), event.id.clone());
         let hash = event.content_hash();
+        if self.erasures.has_event(&event.tenant, &event.id) {
+            return Published::Erased;
+        }
         if let Some(&(_, known, deliveries)) = self.ids.get(&id) {
             return if known == hash { Published::Duplicate { deliveries } } else { Published::Conflict };
         }
@@ -377,7 +387,7 @@ impl Image {
         effects.fresh.push((no, hint));
     }
 
-    fn fan_out_slice(&mut self, effects: &mut Effects) {
+    pub(super) fn fan_out_slice(&mut self, effects: &mut Effects) {
         let Some(mut first) = self.fan_outs.first_entry() else { return };
         let seq = *first.key();
         let rows = first.get().len().min(self.limits.slice_rows_max);
@@ -598,7 +608,7 @@ impl Image {
         ConfigAnswer::Updated(changed)
     }
 
-    fn delete(
+    pub(super) fn delete(
         &mut self,
         tenant: &Tenant,
         id: WebhookId,
@@ -619,6 +629,12 @@ impl Image {
         self.tombstones.insert(no, (seq, webhook, time));
         effects.steps.push((seq, ConfigStep::Removed(no)));
         ConfigAnswer::Deleted { cancelled }
+    }
+
+    pub(super) fn forget_events(&mut self, gone: &BTreeSet<EventSeq>) {
+        self.events.retain(|seq, _| !gone.contains(seq));
+        self.ids.retain(|_, (seq, ..)| !gone.contains(seq));
+        self.deliveries.retain(|key, _| !gone.contains(&key.event));
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod committer;
 mod disk;
+mod erase;
 mod event_types;
 mod image;
 mod reads;
@@ -18,15 +19,16 @@ use parking_lot::Mutex;
 use postrider_server::{
     flow::News,
     model::{
+        erasure::Erasure,
         event::StoredEvent,
         failing::Failing,
-        ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
     },
     store::{
-        Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-        FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
+        Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, Erase,
+        Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
         Published, Repair, Repaired, RequestKey, Store, StoreError,
     },
     tasks::Tasks,
@@ -192,6 +194,14 @@ impl Store for MemoryStore {
 
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
         submit(&self.inbox, Work::Repair(repair), Answer::Repair).await
+    }
+
+    async fn erase(&self, erase: Erase) -> Result<Erased, StoreError> {
+        submit(&self.inbox, Work::Erase(erase), Answer::Erase).await
+    }
+
+    async fn erasure(&self, tenant: &Tenant, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
+        self.read(|storage| storage.image.erasures.find(tenant, id)).await
     }
 
     async fn answered(

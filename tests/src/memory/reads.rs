@@ -55,12 +55,13 @@ impl Image {
         let from = usize::try_from(after.0).unwrap_or(usize::MAX);
         let rest = self.log.get(from..).ok_or(FeedError::Unknown)?;
         let mut page = FeedPage { entries: Vec::new(), position: after };
-        for entry in rest.iter().take(FEED_EXAMINED_MAX) {
+        for (index, entry) in (from..).zip(rest).take(FEED_EXAMINED_MAX) {
             if page.entries.len() == limit {
                 break;
             }
             page.position.0 += 1;
-            page.entries.extend(filter.passes(entry).then(|| shown(entry)));
+            let is_shown = filter.passes(entry) && !self.erasures.has_entry(index);
+            page.entries.extend(is_shown.then(|| shown(entry)));
         }
         Ok(page)
     }

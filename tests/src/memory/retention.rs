@@ -46,10 +46,9 @@ impl Image {
             *newest = event.accept_time.max(*newest);
         }
         if !gone.is_empty() {
-            self.events.retain(|seq, _| !gone.contains(seq));
-            self.ids.retain(|_, (seq, ..)| !gone.contains(seq));
-            self.deliveries.retain(|key, _| !gone.contains(&key.event));
+            self.forget_events(&gone);
         }
+        self.erasures.forget(now - retention);
         let time = |entry: &LogEntry| match entry {
             LogEntry::Outcome(outcome) => outcome.time,
             LogEntry::WebhookCancelled(cancelled) => cancelled.time,

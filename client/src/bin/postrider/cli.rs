@@ -7,6 +7,7 @@ use postrider_client::Client;
 
 use crate::{
     deliveries::DeliveriesCommand,
+    erasures::TenantsCommand,
     event_types::EventTypesArgs,
     events::EventsCommand,
     failure::{EXIT_CODES, Failure},
@@ -56,9 +57,12 @@ enum Command {
     EventTypes(EventTypesArgs),
     /// Publish one event, or many from NDJSON.
     Publish(PublishArgs),
-    /// Show events, and explain which webhooks one goes to, and why.
+    /// Show and erase events, and explain which webhooks one goes to, and why.
     #[command(subcommand)]
     Events(EventsCommand),
+    /// Erase everything of a tenant.
+    #[command(subcommand)]
+    Tenants(TenantsCommand),
     /// Show, list, retry and cancel deliveries.
     #[command(subcommand)]
     Deliveries(DeliveriesCommand),
@@ -133,6 +137,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::EventTypes(args) => args.run(&session()?).await,
         Command::Publish(args) => args.run(&session()?).await,
         Command::Events(command) => command.run(&session()?).await,
+        Command::Tenants(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,
@@ -264,6 +269,11 @@ mod tests {
             ("postrider events explain --type ADD_TAG --body {} --label waba=1", None),
             ("postrider events explain evt_1 --type ADD_TAG", Some(ArgumentConflict)),
             ("postrider events explain", Some(MissingRequiredArgument)),
+            ("postrider events erase evt_1 --yes --wait", None),
+            ("postrider events erase --yes", Some(MissingRequiredArgument)),
+            ("postrider tenants erase acme --yes --request-id r-1", None),
+            ("postrider tenants erase --yes", Some(MissingRequiredArgument)),
+            ("postrider tenants erasure DELIVERY_ID", Some(ValueValidation)),
             (
                 "postrider webhooks create --url https://a.example --event-type A --label-filter waba=1,2 --payload-filter true",
                 None,

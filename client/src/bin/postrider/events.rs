@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::{
     cli::Session,
+    erasures::{EraseEventArgs, erase_event},
     failure::Failure,
     json,
     output::{Format, printable, properties, rows_or, say, say_json, table, time, written},
@@ -28,6 +29,9 @@ pub(crate) enum EventsCommand {
         /// The event's id.
         id: String,
     },
+    /// Erase one event for good, with its deliveries and what receivers answered.
+    #[command(after_help = "Example: postrider events erase evt_0193a5e2d1f07c4b8e6a9d3c5b7f1e24 --yes --wait")]
+    Erase(EraseEventArgs),
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +58,7 @@ impl EventsCommand {
         match self {
             Self::Explain(args) => explain(session, args).await,
             Self::Get { id } => get(session, id).await,
+            Self::Erase(args) => erase_event(session, args).await,
         }
     }
 }

@@ -10,6 +10,11 @@ pub(crate) fn parse_delivery_id(text: &str) -> Result<String, &'static str> {
     parse(text, "dlv_").ok_or("must be a delivery's id: dlv_ and 32 hexadecimal digits (0-9, a-f)")
 }
 
+/// An erasure's id.
+pub(crate) fn parse_erasure_id(text: &str) -> Result<String, &'static str> {
+    parse(text, "ers_").ok_or("must be an erasure's id: ers_ and 32 hexadecimal digits (0-9, a-f)")
+}
+
 fn parse(text: &str, prefix: &str) -> Option<String> {
     let digits = text.strip_prefix(prefix)?;
     let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
@@ -37,6 +42,7 @@ mod tests {
         ] {
             assert_eq!(parse_webhook_id(&text).is_ok(), webhook, "{text}");
             assert_eq!(parse_delivery_id(&text).is_ok(), delivery, "{text}");
+            assert!(parse_erasure_id(&text).is_err(), "{text}");
         }
     }
 }

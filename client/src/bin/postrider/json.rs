@@ -5,9 +5,9 @@ use bytes::Bytes;
 use postrider_client::{
     Update,
     v1::{
-        BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
-        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, Ownership, RetryPolicy,
-        Signature, SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
+        BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, Erasure,
+        ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent,
+        Outcome, Ownership, RetryPolicy, Signature, SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -249,6 +249,15 @@ fn operational_event(it: &OperationalEvent) -> Value {
     })
 }
 
+pub(crate) fn erasure(erasure: &Erasure) -> Value {
+    json!({
+        "id": erasure.id,
+        "subject": named(erasure.subject, ErasureSubject::as_str_name),
+        "request_time": time(erasure.request_time.as_ref()),
+        "finish_time": time(erasure.finish_time.as_ref()),
+    })
+}
+
 fn time(timestamp: Option<&prost_types::Timestamp>) -> Value {
     timestamp.map(ToString::to_string).into()
 }
@@ -305,6 +314,7 @@ mod tests {
             (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),
+            (erasure(&Erasure::default()), format!("{:?}", Erasure::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),

@@ -3,6 +3,7 @@
 mod attempt;
 mod cli;
 mod deliveries;
+mod erasures;
 mod event_types;
 mod events;
 mod failure;

@@ -79,9 +79,14 @@ fn hold_to_schema(event: &Event, field: &str, catalog: &Catalog) -> Result<(), F
 
 /// The tenant and id of an event to read.
 pub(in crate::api) fn event_key(request: &v1::GetEventRequest) -> Result<(Tenant, EventId), Failure> {
+    key_of(&request.tenant, &request.id)
+}
+
+/// The tenant and id of a call about one event.
+pub(super) fn key_of(tenant_text: &str, id: &str) -> Result<(Tenant, EventId), Failure> {
     let mut violations = Violations::default();
-    let tenant = tenant(&mut violations, "tenant", &request.tenant);
-    let id = violations.note("id", request.id.parse());
+    let tenant = tenant(&mut violations, "tenant", tenant_text);
+    let id = violations.note("id", id.parse());
     violations.check()?;
     Ok((tenant.expect("no violations"), id.expect("no violations")))
 }

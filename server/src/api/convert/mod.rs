@@ -3,6 +3,7 @@
 
 pub(super) mod attempt;
 pub(super) mod delivery;
+pub(super) mod erase;
 pub(super) mod event;
 pub(super) mod event_type;
 pub(super) mod explain;

@@ -6,7 +6,7 @@
 use std::{
     collections::HashSet,
     ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use prost::Message as _;
 
 use super::{
     change::{Change, Tables, begin},
+    erase::{self, Sweep, Sweeping},
     error::EngineError,
     held::{HELD_ROWS, is_over},
     mover::{Moved, Slices},
@@ -62,6 +63,12 @@ pub(super) enum Archived {
     Forget(Vec<(u64, Vec<u8>)>, u64),
     /// Requests answered at these times need not be remembered.
     Requests(Vec<(i64, Vec<u8>)>),
+    /// A step of a sweep for what is erased.
+    Erase(Sweeping),
+    /// Finished erasures that need not be remembered.
+    ForgetErasures(Vec<u64>),
+    /// Nothing: something was looked through, and there is more.
+    Looked,
 }
 
 #[derive(Debug)]
@@ -82,6 +89,10 @@ pub(super) struct Archivist {
     /// What was moved and is still in the hot store.
     slices: Mutex<Slices>,
     searched: Mutex<Searched>,
+    /// Looks for what is erased.
+    sweep: Mutex<Sweep>,
+    /// Whether it is the sweep's turn.
+    sweeps: AtomicBool,
 }
 
 /// How far the segment that is to go was searched for pending deliveries.
@@ -119,16 +130,25 @@ impl Archivist {
             })
         };
         // Not in the middle of a move, which says how far the segment reaches.
-        if self.slices.lock().are_done(&shared.counters.lock())
-            && let Some(step) = found(seal(shared, now))
-        {
-            return Ok(Some(step));
+        if self.slices.lock().are_done(&shared.counters.lock()) {
+            let mut sweep = self.sweep.lock();
+            let holds_moves = sweep.holds_moves();
+            if !holds_moves && let Some(step) = found(seal(shared, now)) {
+                return Ok(Some(step));
+            }
+            let is_its_turn = self.sweeps.fetch_not(Ordering::Relaxed);
+            if (holds_moves || is_its_turn)
+                && let Some(step) = found(sweep.step(shared))
+            {
+                return Ok(Some(step));
+            }
         }
-        for _ in 0..4 {
-            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 4 {
+        for _ in 0..5 {
+            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 5 {
                 0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
+                3 => erase::expire(shared, now),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
@@ -237,7 +257,7 @@ fn search(shared: &Shared, segment: u64, events: Range<u64>, now: Timestamp) -> 
         let chunk = EventChunk::decode_from(Bytes::copy_from_slice(encoded.value()))?;
         for index in 0..chunk.len() {
             let seq = first.value() + index as u64;
-            let Some(record) = chunk.event(index).transpose()? else { break };
+            let Some(record) = chunk.event(index).transpose()? else { continue };
             found.newest = found.newest.max(record.accept_time());
             if rescued.get(seq)?.is_some() {
                 continue;
@@ -354,6 +374,9 @@ impl Change<'_> {
                     tables.event_ids.remove(key.as_slice())?;
                 }
             }
+            Archived::Erase(sweeping) => self.sweep(tables, sweeping)?,
+            Archived::ForgetErasures(erasures) => erase::forget_erasures(tables, erasures)?,
+            Archived::Looked => {}
             Archived::Requests(requests) => {
                 for (time, key) in requests {
                     tables.requests_by_time.remove((time, key.as_slice()))?;
@@ -370,6 +393,9 @@ pub(super) enum Afterwards {
     Nothing,
     Seal(u64, SegmentRecord),
     Remove(u64, SegmentRecord),
+    Replace(u64, SegmentRecord),
+    /// What was in memory before is not to be found there.
+    Forget,
 }
 
 impl Archived {
@@ -377,9 +403,14 @@ impl Archived {
         match self {
             Self::Sealed(no, record) => Afterwards::Seal(*no, record.clone()),
             Self::Dropped(no, record, _) => Afterwards::Remove(*no, record.clone()),
-            Self::Moved(_) | Self::Rescue(_) | Self::Expired(..) | Self::Forget(..) | Self::Requests(_) => {
-                Afterwards::Nothing
-            }
+            Self::Erase(sweeping) => sweeping.afterwards(),
+            Self::Moved(_)
+            | Self::Rescue(_)
+            | Self::Expired(..)
+            | Self::Forget(..)
+            | Self::Requests(_)
+            | Self::ForgetErasures(_)
+            | Self::Looked => Afterwards::Nothing,
         }
     }
 }
@@ -393,6 +424,15 @@ impl Afterwards {
                 shared.segments.put(no, record, filter);
                 // Closed, a file gives back the room that it grew by and did not need.
                 shared.segments.close_one(no);
+                Ok(())
+            }
+            Self::Replace(no, record) => {
+                let replaced = shared.segments.replace(no, record);
+                shared.chunks.lock().forget(EventSeq(0)..EventSeq(u64::MAX));
+                replaced
+            }
+            Self::Forget => {
+                shared.chunks.lock().forget(EventSeq(0)..EventSeq(u64::MAX));
                 Ok(())
             }
             Self::Remove(no, record) => {

@@ -20,11 +20,13 @@ use crate::{
 pub(super) struct ChunkCache {
     written: Shelf,
     read: Shelf,
+    /// How often something was forgotten.
+    forgotten: u64,
 }
 
 impl ChunkCache {
     pub(super) fn new(bytes: usize) -> Self {
-        Self { written: Shelf::new(bytes / 2), read: Shelf::new(bytes / 2) }
+        Self { written: Shelf::new(bytes / 2), read: Shelf::new(bytes / 2), forgotten: 0 }
     }
 
     /// The chunk that holds `seq`, with its first event's number.
@@ -32,8 +34,14 @@ impl ChunkCache {
         self.written.find(seq).or_else(|| self.read.find(seq))
     }
 
-    /// Forgets chunks that begin in this range: they are no longer retained.
+    /// To be asked before something is read that is to be put here.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Forgets chunks that begin in this range: they are no longer retained, or have changed.
     pub(super) fn forget(&mut self, range: Range<EventSeq>) {
+        self.forgotten += 1;
         for shelf in [&mut self.written, &mut self.read] {
             for (first, (_, bytes)) in shelf.chunks.extract_if(range.clone(), |_, _| true) {
                 shelf.order.retain(|known| *known != first);
@@ -46,7 +54,11 @@ impl ChunkCache {
         self.written.put(first, chunk, bytes);
     }
 
-    pub(super) fn read(&mut self, first: EventSeq, chunk: Arc<EventChunk>, bytes: usize) {
+    /// Keeps a chunk that was read, unless something was forgotten since it was asked how often: the chunk may be old.
+    pub(super) fn read(&mut self, first: EventSeq, chunk: Arc<EventChunk>, bytes: usize, forgotten: u64) {
+        if forgotten != self.forgotten {
+            return;
+        }
         self.read.put(first, chunk, bytes);
     }
 }
@@ -125,6 +137,15 @@ impl RecentLog {
         {
             self.bytes -= weight(oldest.as_ref());
             self.first += 1;
+        }
+    }
+
+    /// Forgets what is in entries of which that is true. They keep their numbers.
+    pub(super) fn hollow(&mut self, is_erased: impl Fn(&LogEntry) -> bool) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.as_ref().is_some_and(&is_erased)) {
+            self.bytes -= weight(entry.as_ref());
+            *entry = None;
+            self.bytes += weight(None);
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -13,6 +14,7 @@ use prost::Message as _;
 
 use super::{
     drops::{Drop, Drops},
+    erase::{Job, Swept},
     error::EngineError,
     records::{ChunkBuilder, CountersRecord, EventChunk, LogBuilder, LogRecord},
     shared::{FanOut, Shared},
@@ -54,6 +56,9 @@ pub(super) struct Tables<'txn> {
     pub(super) heads: Table<'txn, LaneRow, u128>,
     pub(super) heads_by_key: Table<'txn, (u64, u128), (u64, u32)>,
     pub(super) releases: Table<'txn, u64, u64>,
+    pub(super) erasures: Table<'txn, u64, &'static [u8]>,
+    pub(super) fingerprints: Table<'txn, [u8; 16], u64>,
+    pub(super) scrub: Table<'txn, u64, &'static [u8]>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -86,6 +91,9 @@ impl<'txn> Tables<'txn> {
             heads: txn.open_table(tables::HEADS)?,
             heads_by_key: txn.open_table(tables::HEADS_BY_KEY)?,
             releases: txn.open_table(tables::RELEASES)?,
+            erasures: txn.open_table(tables::ERASURES)?,
+            fingerprints: txn.open_table(tables::FINGERPRINTS)?,
+            scrub: txn.open_table(tables::SCRUB)?,
         })
     }
 }
@@ -131,6 +139,12 @@ pub(super) struct Change<'a> {
     pub(super) cancelled: Vec<WebhookNo>,
     /// A delivery that had ended is pending again.
     pub(super) revived: bool,
+    /// Erasures that began or went on, and those without that are done.
+    pub(super) erasures: Vec<(u64, Option<Job>)>,
+    /// The step of a sweep.
+    pub(super) swept: Option<Swept>,
+    /// Events whose chunks have changed.
+    pub(super) hollowed: Vec<Range<EventSeq>>,
 }
 
 /// What was written, for the caches.
@@ -168,6 +182,9 @@ impl<'a> Change<'a> {
             drops_changed: Vec::new(),
             cancelled: Vec::new(),
             revived: false,
+            erasures: Vec::new(),
+            swept: None,
+            hollowed: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -14,6 +15,7 @@ use tracing::{error, info};
 use super::{
     change::{Change, Tables, Written, begin},
     drops::{Drop, Drops},
+    erase::{Job, Swept},
     error::EngineError,
     inbox::{Accepts, Answer, Urgent, Work},
     open,
@@ -24,6 +26,7 @@ use crate::{
     metrics::CommitSize,
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
     store::{
+        erase::Erased,
         repair::Repaired,
         types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
     },
@@ -57,6 +60,7 @@ enum Answered {
     Groups(Answer<Vec<GroupCommitted>>, Vec<bool>),
     Config(Answer<ConfigAnswer>, ConfigAnswer),
     Repaired(Answer<Repaired>, Repaired),
+    Erased(Answer<Erased>, Erased),
     Published(Answer<Vec<Published>>, Vec<Published>),
     Upkeep(Answer<()>),
 }
@@ -72,6 +76,7 @@ impl Answered {
             }
             Self::Config(answer, config) => drop(answer.send(Ok(config))),
             Self::Repaired(answer, repaired) => drop(answer.send(Ok(repaired))),
+            Self::Erased(answer, erased) => drop(answer.send(Ok(erased))),
             Self::Published(answer, published) => drop(answer.send(Ok(published))),
             Self::Upkeep(answer) => drop(answer.send(Ok(()))),
         }
@@ -94,6 +99,9 @@ struct Effects {
     drops_changed: Vec<(u64, Option<Drop>)>,
     cancelled: Vec<WebhookNo>,
     revived: bool,
+    erasures: Vec<(u64, Option<Job>)>,
+    swept: Option<Swept>,
+    hollowed: Vec<Range<EventSeq>>,
 }
 
 impl Committer {
@@ -130,7 +138,7 @@ impl Committer {
 
     fn has_slices(&self) -> bool {
         let of_webhooks = !self.cancels.is_empty() || !self.releases.is_empty() || !self.drops.is_empty();
-        of_webhooks || !self.shared.fan_outs.read().is_empty()
+        of_webhooks || !self.shared.fan_outs.read().is_empty() || self.shared.erasing.has_slices()
     }
 
     /// Writes everything in one transaction.
@@ -158,6 +166,7 @@ impl Committer {
             change.cancel_slice(&mut tables, self.cancels.iter().copied())?;
             change.drop_slice(&mut tables)?;
             change.release_slice(&mut tables)?;
+            change.erase_slice(&mut tables)?;
             change.flush(&mut tables, self.shared.clock.wall().micros())?
         };
         let effects = Effects::of(change, written);
@@ -194,6 +203,7 @@ impl Committer {
         }
         {
             let mut chunks = shared.chunks.lock();
+            effects.hollowed.into_iter().for_each(|range| chunks.forget(range));
             for (first, chunk, bytes) in effects.written.chunks {
                 chunks.wrote(first, chunk, bytes);
             }
@@ -223,6 +233,12 @@ impl Committer {
             };
         }
         shared.dropping.store(self.drops.len(), Ordering::Release);
+        for (_, job) in &effects.erasures {
+            if let Some(job) = job {
+                shared.recent.lock().hollow(|entry| job.hides_entry(entry));
+            }
+        }
+        shared.erasing.committed(effects.erasures, effects.swept);
         if effects.revived {
             shared.revivals.fetch_add(1, Ordering::AcqRel);
         }
@@ -230,7 +246,7 @@ impl Committer {
         if grew {
             let mut recent = shared.recent.lock();
             for entry in effects.shown {
-                recent.push(entry);
+                recent.push(entry.filter(|entry| !shared.erasing.hides_entry(entry)));
             }
         }
         let as_of = shared.committed();
@@ -290,6 +306,10 @@ impl Change<'_> {
                 let config = self.configure(tables, change)?;
                 Ok(Answered::Config(answer, config))
             }
+            Urgent::Erase { decision, answer } => {
+                let erased = self.erase(tables, decision)?;
+                Ok(Answered::Erased(answer, erased))
+            }
             Urgent::Repair { repair, answer } => {
                 let repaired = self.repair(tables, repair)?;
                 Ok(Answered::Repaired(answer, repaired))
@@ -315,6 +335,9 @@ impl Effects {
             drops_changed: change.drops_changed,
             cancelled: change.cancelled,
             revived: change.revived,
+            erasures: change.erasures,
+            swept: change.swept,
+            hollowed: change.hollowed,
         }
     }
 

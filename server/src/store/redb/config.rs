@@ -33,6 +33,14 @@ impl Change<'_> {
         change: ConfigChange,
     ) -> Result<ConfigAnswer, EngineError> {
         match change {
+            ConfigChange::CreateWebhook { spec, .. } if self.is_tenant_erased(&spec.tenant) => {
+                Ok(ConfigAnswer::TenantBeingErased)
+            }
+            ConfigChange::CreateEventType { key, .. }
+                if key.tenant.as_ref().is_some_and(|tenant| self.is_tenant_erased(tenant)) =>
+            {
+                Ok(ConfigAnswer::TenantBeingErased)
+            }
             ConfigChange::CreateWebhook { spec, keys, request, time } => {
                 self.create_webhook(tables, spec, keys, request, time)
             }
@@ -134,7 +142,7 @@ impl Change<'_> {
         Ok(ConfigAnswer::Updated(changed))
     }
 
-    fn delete_webhook(
+    pub(super) fn delete_webhook(
         &mut self,
         tables: &mut Tables<'_>,
         tenant: &Tenant,

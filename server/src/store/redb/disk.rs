@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -125,6 +125,7 @@ pub(super) fn is_no_room(error: &io::Error) -> bool {
 pub(super) struct OpenFile {
     database: Database,
     failed: Arc<AtomicBool>,
+    growths: Arc<AtomicU64>,
 }
 
 impl OpenFile {
@@ -146,15 +147,22 @@ impl OpenFile {
         cache: usize,
         space: &Arc<Space>,
     ) -> Result<Self, DatabaseError> {
-        let failed = Arc::<AtomicBool>::default();
-        let watched = Watched { backend, make, failed: failed.clone(), space: space.clone() };
+        let (failed, growths) = <(Arc<AtomicBool>, Arc<AtomicU64>)>::default();
+        let len = AtomicU64::new(u64::MAX);
+        let watched =
+            Watched { backend, make, failed: failed.clone(), len, growths: growths.clone(), space: space.clone() };
         let database = Database::builder().set_cache_size(cache).create_with_backend(watched)?;
-        Ok(Self { database, failed })
+        Ok(Self { database, failed, growths })
     }
 
     /// Whether an operation on the file has failed: redb refuses all others then, until the file is opened again.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// How often the file was made longer. redb does that when it needs a page and none is free that is large enough.
+    pub(super) fn growths(&self) -> u64 {
+        self.growths.load(Ordering::Acquire)
     }
 
     /// Reads every page and compares it with its checksum. Whether nothing had to be repaired.
@@ -189,6 +197,9 @@ struct Watched {
     backend: Box<dyn StorageBackend>,
     make: bool,
     failed: Arc<AtomicBool>,
+    /// The length that was set last.
+    len: AtomicU64,
+    growths: Arc<AtomicU64>,
     space: Arc<Space>,
 }
 
@@ -228,7 +239,9 @@ impl Watched {
 
 impl StorageBackend for Watched {
     fn len(&self) -> io::Result<u64> {
-        self.note(self.judged_len())
+        let len = self.note(self.judged_len())?;
+        self.len.store(len, Ordering::Release);
+        Ok(len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -236,6 +249,9 @@ impl StorageBackend for Watched {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.len.swap(len, Ordering::AcqRel) < len {
+            self.growths.fetch_add(1, Ordering::AcqRel);
+        }
         self.note(self.backend.set_len(len))
     }
 

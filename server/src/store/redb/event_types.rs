@@ -5,6 +5,7 @@ use prost::Message as _;
 
 use super::{
     change::{Change, Tables},
+    erase::tenant_range,
     error::EngineError,
     records::EventTypeRecord,
 };
@@ -148,6 +149,17 @@ pub(super) fn unknown_type(
 /// Whether the webhook asks for the type by its name.
 fn names(webhook: &Webhook, key: &EventTypeKey) -> bool {
     key.tenant.as_ref().is_none_or(|tenant| webhook.tenant == *tenant) && webhook.settings.subscription.names(&key.name)
+}
+
+/// Removes up to `most` rows of a tenant whose types nobody sees any more; returns how many.
+pub(super) fn forget_tenant(tables: &mut Tables<'_>, tenant: &Tenant, most: usize) -> Result<usize, EngineError> {
+    let (from, until) = tenant_range(tenant);
+    let rows = tables.event_types.range(from.as_slice()..until.as_slice())?.take(most);
+    let rows: Vec<_> = rows.map(|row| row.map(|(key, _)| key.value().to_vec())).collect::<Result<_, _>>()?;
+    for key in &rows {
+        tables.event_types.remove(key.as_slice())?;
+    }
+    Ok(rows.len())
 }
 
 fn find(tables: &Tables<'_>, key: &EventTypeKey) -> Result<Option<EventType>, EngineError> {

@@ -14,12 +14,13 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{archive::Archived, heartbeat::Heartbeat, space::Space};
+use super::{archive::Archived, erase::Decision, heartbeat::Heartbeat, space::Space};
 use crate::{
     limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX, COMMIT_ROWS_MAX, COMMITTER_BEAT_INTERVAL, REQUEST_ROWS_MAX},
     metrics::Depth,
     store::{
         StoreError,
+        erase::Erased,
         repair::{Repair, Repaired},
         types::{ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Owner, Publish, Published},
     },
@@ -44,6 +45,7 @@ pub(super) enum Urgent {
     Outcomes { owner: Owner, groups: Vec<OutcomeGroup>, answer: Answer<Vec<GroupCommitted>> },
     Config { change: ConfigChange, answer: Answer<ConfigAnswer> },
     Repair { repair: Repair, answer: Answer<Repaired> },
+    Erase { decision: Decision, answer: Answer<Erased> },
 }
 
 /// Events to store.
@@ -213,14 +215,14 @@ impl Waiting {
         while outcomes < COMMIT_OUTCOMES_MAX
             && let Some(item) = self.urgent.pop_front_if(|item| {
                 // Changes of configuration take turns with accepts: neither can keep the other out.
-                !self.accepts_next || !matches!(item.work, Urgent::Config { .. })
+                !self.accepts_next || !matches!(item.work, Urgent::Config { .. } | Urgent::Erase { .. })
             })
         {
             match &item.work {
                 Urgent::Outcomes { groups, .. } => {
                     outcomes += groups.iter().map(|group| group.outcomes.len()).sum::<usize>();
                 }
-                Urgent::Config { .. } => config = true,
+                Urgent::Config { .. } | Urgent::Erase { .. } => config = true,
                 Urgent::Repair { repair, .. } => outcomes += repair.named(),
             }
             work.urgent.push(item);

@@ -17,6 +17,7 @@ mod committer;
 mod config;
 mod disk;
 mod drops;
+mod erase;
 mod error;
 mod event_types;
 mod heartbeat;
@@ -54,26 +55,28 @@ use tokio::{
 };
 
 use self::{
-    archive::Archivist,
+    archive::{Archived, Archivist},
     committer::Committer,
     disk::{Disk, FileSystem, OpenFile},
+    erase::Decision,
     error::EngineError,
     inbox::{Urgent, rows_of},
     shared::Shared,
 };
 use super::{
-    Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, FeedError,
-    FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, Repair,
-    Repaired, RequestKey, Store, StoreError,
+    Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, Erase,
+    Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
+    Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::{
     clock::Clock,
     flow::News,
     limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
+        erasure::Erasure,
         event::StoredEvent,
         failing::Failing,
-        ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
         seal::Sealer,
         time::Timestamp,
     },
@@ -289,6 +292,24 @@ impl Store for RedbStore {
         self.shared.inbox.urgent(|answer| Urgent::Repair { repair, answer }).await
     }
 
+    async fn erase(&self, erase: Erase) -> Result<Erased, StoreError> {
+        let event = match &erase {
+            Erase::Event { tenant, id, .. } => {
+                let (tenant, id) = (tenant.clone(), id.clone());
+                let find = move |shared: &Shared| reads::find_event(shared, &tenant, &id).map_err(StoreError::from);
+                self.read_for_caller(find).await?.map(|stored| stored.seq)
+            }
+            Erase::Tenant { .. } => None,
+        };
+        let decision = Decision { erase, event };
+        self.shared.inbox.urgent(|answer| Urgent::Erase { decision, answer }).await
+    }
+
+    async fn erasure(&self, tenant: &Tenant, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
+        let tenant = tenant.clone();
+        self.read_for_caller(move |shared| erase::find(shared, &tenant, id).map_err(StoreError::from)).await
+    }
+
     async fn answered(
         &self,
         tenant: &Tenant,
@@ -321,6 +342,9 @@ impl Store for RedbStore {
         });
         let step = step.await?;
         let Some(step) = step else { return Ok(self.shared.volume.is_looking()) };
+        if matches!(step, Archived::Looked) {
+            return Ok(true);
+        }
         let afterwards = step.afterwards();
         self.shared.inbox.upkeep(step).await?;
         self.read(move |shared| afterwards.run(shared).map_err(StoreError::from)).await?;

@@ -155,16 +155,18 @@ fn move_oldest(
 fn holds_older(read: &ReadTransaction, than: Timestamp) -> Result<bool, EngineError> {
     if let Some(row) = read.open_table(tables::EVENT_CHUNKS)?.first()? {
         let chunk = EventChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-        if let Some(first) = chunk.event(0)
-            && first?.accept_time() < than
+        if let Some(first) = (0..chunk.len()).find_map(|index| chunk.event(index)).transpose()?
+            && first.accept_time() < than
         {
             return Ok(true);
         }
     }
     if let Some(row) = read.open_table(tables::LOG)?.first()? {
         let chunk = LogChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-        if let Some(first) = chunk.entries.first() {
-            return Ok(first.ended()?.0 < than);
+        for entry in &chunk.entries {
+            if let Some((time, _)) = entry.ended()? {
+                return Ok(time < than);
+            }
         }
     }
     Ok(false)
@@ -190,11 +192,11 @@ impl Mover<'_> {
             let (first, encoded) = row?;
             let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
             let chunk = EventChunk::decode_from(encoded.clone())?;
-            let mut newest = Timestamp::UNIX_EPOCH;
+            let mut newest = None;
             let mut keys = Vec::new();
             for index in 0..chunk.len() {
-                let Some(record) = chunk.event(index).transpose()? else { break };
-                newest = newest.max(record.accept_time());
+                let Some(record) = chunk.event(index).transpose()? else { continue };
+                newest = newest.max(Some(record.accept_time()));
                 keys.push(record.key());
             }
             let again = first < self.again.0;
@@ -230,11 +232,11 @@ impl Mover<'_> {
             let (first, encoded) = row?;
             let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
             let chunk = LogChunk::decode_from(encoded.clone())?;
-            let mut newest = Timestamp::UNIX_EPOCH;
+            let mut newest = None;
             let mut ended = Vec::new();
             for (at, entry) in (first..).zip(&chunk.entries) {
-                let (time, keys) = entry.ended()?;
-                newest = newest.max(time);
+                let Some((time, keys)) = entry.ended()? else { continue };
+                newest = newest.max(Some(time));
                 ended.extend(keys.into_iter().map(|key| (at, delivery_row(key))));
             }
             let again = first < self.again.1;
@@ -285,10 +287,11 @@ impl Mover<'_> {
         Ok(())
     }
 
-    /// Whether a chunk is to be moved; counts it if so, in the next slice if this one has no room for its rows.
-    fn takes(&mut self, again: bool, newest: Timestamp, bytes: usize, rows: usize) -> bool {
+    /// Whether a chunk is to be moved; counts it if so, in the next slice if this one has no room for its rows. One without a time
+    /// was erased, and goes with the next.
+    fn takes(&mut self, again: bool, newest: Option<Timestamp>, bytes: usize, rows: usize) -> bool {
         let bytes = bytes as u64;
-        if !again && self.excess == 0 && newest >= self.old {
+        if !again && self.excess == 0 && newest.is_some_and(|newest| newest >= self.old) {
             return false;
         }
         let in_slice = self.slice.event_ids.len() + self.slice.deliveries.len();
@@ -299,8 +302,10 @@ impl Mover<'_> {
         self.slice.bytes += bytes;
         let record = &mut self.slice.record;
         record.bytes += bytes;
-        record.newest = record.newest.max(newest.micros());
-        record.oldest = record.oldest.min(newest.micros());
+        if let Some(newest) = newest {
+            record.newest = record.newest.max(newest.micros());
+            record.oldest = record.oldest.min(newest.micros());
+        }
         true
     }
 

@@ -17,6 +17,7 @@ use super::{
     committer::Recovered,
     disk::{Disk, OpenFile, make_folders},
     drops::{Drop, Drops},
+    erase,
     error::{EngineError, OpenError},
     reads,
     records::{CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
@@ -177,12 +178,16 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     if let Some(bytes) = txn.open_table(tables::META)?.get(meta::COUNTERS)? {
         *shared.counters.lock() = CountersRecord::decode_from(bytes.value())?;
     }
+    erase::load(shared, &txn)?;
     let webhooks = txn.open_table(tables::WEBHOOKS)?;
     let mut existing = std::collections::HashSet::new();
     for row in webhooks.iter()? {
         let record = WebhookRecord::decode_from(row?.1.value())?;
         let seq = ConfigSeq(record.config_seq);
         let webhook = record.webhook()?;
+        if shared.is_webhook_erased(&webhook.tenant, webhook.no.0) {
+            continue;
+        }
         existing.insert(webhook.no);
         shared.catalog.put(seq, webhook);
     }
@@ -197,6 +202,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     for row in txn.open_table(tables::EVENT_TYPES)?.iter()? {
         event_types.push(EventTypeRecord::decode_from(row?.1.value())?.event_type()?);
     }
+    event_types.retain(|known| !known.key.tenant.as_ref().is_some_and(|tenant| shared.erasing.has_tenant(tenant)));
     shared.catalog.load_event_types(event_types);
 
     let mut pending = HashMap::new();
@@ -230,7 +236,7 @@ fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTree
     for row in txn.open_table(tables::FAN_OUTS)?.iter()? {
         let (seq, next) = row?;
         let seq = EventSeq(seq.value());
-        let Some(record) = reads::event(shared, seq)? else { continue };
+        let Some(record) = reads::any_event(shared, seq)? else { continue };
         let next = usize::try_from(next.value()).unwrap_or(usize::MAX);
         let (accept_time, scheduled, order) = (record.accept_time(), record.scheduled(), record.order()?);
         fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time, scheduled, order });

@@ -50,6 +50,9 @@ impl Change<'_> {
 
     /// Reports something. What happens to the operator's own webhooks makes no events: or one that fails would make ever more.
     pub(super) fn report(&mut self, tables: &mut Tables<'_>, it: OperationalEvent) -> Result<(), EngineError> {
+        if self.is_tenant_erased(&it.tenant) {
+            return Ok(());
+        }
         if let Some(operator) = self.shared.config.operator.as_ref().filter(|operator| **operator != it.tenant) {
             let event = it.event(operator);
             let targets = self.shared.catalog.targets(&event);
@@ -59,7 +62,9 @@ impl Change<'_> {
                 refused @ (Published::Conflict
                 | Published::TooManyTargets
                 | Published::BacklogFull
-                | Published::Unreadable) => {
+                | Published::Unreadable
+                | Published::Erased
+                | Published::TenantBeingErased) => {
                     warn!(event.id = %it.id(), ?refused, "an operational event stays in the log alone");
                 }
             }

@@ -43,7 +43,11 @@ impl Change<'_> {
         let mut records = BTreeMap::new();
         for mut outcome in group.outcomes {
             let webhook = self.webhook(outcome.key.webhook);
-            if let Some(webhook) = webhook.filter(|webhook| self.dropped(webhook.no, outcome.key.event).is_none()) {
+            let webhook = webhook.filter(|webhook| {
+                self.dropped(webhook.no, outcome.key.event).is_none()
+                    && !self.is_event_erased(outcome.key.event, &webhook.tenant)
+            });
+            if let Some(webhook) = webhook {
                 let keeps_order = webhook.settings.ordering.ordered || self.releasing.contains(&webhook.no.0);
                 let head_rule = keeps_order.then_some(webhook.settings.ordering.head);
                 outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);

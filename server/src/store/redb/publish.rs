@@ -47,6 +47,9 @@ impl Change<'_> {
         let event = &publish.event;
         let key = event_key(event.id.as_str(), event.tenant.as_str());
         let hash = event.content_hash();
+        if let Some(refused) = self.erased(tables, event)? {
+            return Ok(refused);
+        }
         let found = match tables.event_ids.get(key.as_slice())?.map(|found| found.value()) {
             Some(found) => Ok(Some(found)),
             // A segment that cannot be read is this event's trouble, not that of the commit it is part of.
@@ -138,6 +141,10 @@ impl Change<'_> {
             }
             let Some(webhook) = self.webhook(no) else {
                 cancelled.push((no, self.deleted_at(tables, no.0)?));
+                if tables.tombstones.get(no.0)?.is_none() {
+                    // To be deleted with everything of its tenant. What was still on its way then will not be counted.
+                    self.counters.pending = self.counters.pending.saturating_sub(1);
+                }
                 continue;
             };
             *self.pending.entry(no.0).or_default() += 1;

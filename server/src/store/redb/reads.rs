@@ -140,7 +140,8 @@ pub(super) fn cached_events(
     let mut chunks = chunks.into_iter();
     let cached = |seq| {
         let (first, chunk) = chunks.next().expect("one for each");
-        in_chunk(&chunk, first, seq)?.content(seq).map(Some).map_err(EngineError::from)
+        let event = in_chunk(&chunk, first, seq)?.filter(|event| !shared.erasing.hides_event(seq, event.tenant()));
+        event.map(|event| event.content(seq)).transpose().map_err(EngineError::from)
     };
     as_fits(seqs, bytes_max, cached).map(Some)
 }
@@ -180,10 +181,15 @@ fn as_fits(
     Ok(events)
 }
 
-/// One event with its targets, wherever it lies.
+/// One event with its targets, wherever it lies, unless it is erased.
 pub(super) fn event(shared: &Shared, seq: EventSeq) -> Result<Option<EventRecord>, EngineError> {
+    Ok(any_event(shared, seq)?.filter(|event| !shared.erasing.hides_event(seq, event.tenant())))
+}
+
+/// One event with its targets, as long as something is left of it.
+pub(super) fn any_event(shared: &Shared, seq: EventSeq) -> Result<Option<EventRecord>, EngineError> {
     if let Some((first, chunk)) = chunk(shared, seq)? {
-        return Ok(Some(in_chunk(&chunk, first, seq)?));
+        return in_chunk(&chunk, first, seq);
     }
     let (txn, _) = shared.read()?;
     let rescued = txn.open_table(tables::RESCUED)?.get(seq.0)?;
@@ -192,20 +198,27 @@ pub(super) fn event(shared: &Shared, seq: EventSeq) -> Result<Option<EventRecord
 
 /// An event by its id.
 pub(super) fn find_event(shared: &Shared, tenant: &Tenant, id: &EventId) -> Result<Option<StoredEvent>, EngineError> {
+    let Some(seq) = event_seq(shared, tenant, id)? else { return Ok(None) };
+    Ok(event(shared, seq)?.map(|record| record.content(seq)).transpose()?)
+}
+
+/// The number of an event, if there is or was one of this id.
+pub(super) fn event_seq(shared: &Shared, tenant: &Tenant, id: &EventId) -> Result<Option<EventSeq>, EngineError> {
     let key = event_key(id.as_str(), tenant.as_str());
     let in_hot = shared.read()?.0.open_table(tables::EVENT_IDS)?.get(key.as_slice())?.map(|found| found.value());
     let found = match in_hot {
         Some(found) => Some(found),
         None => shared.segments.find_event(&key)?,
     };
-    let Some((seq, ..)) = found else { return Ok(None) };
-    let record = event(shared, EventSeq(seq))?;
-    Ok(record.map(|record| record.content(EventSeq(seq))).transpose()?)
+    Ok(found.map(|(seq, ..)| EventSeq(seq)))
 }
 
 /// The chunk that holds an event, with its first event's number: from memory, from the hot store, or from its segment.
 pub(super) fn chunk(shared: &Shared, seq: EventSeq) -> Result<Option<(EventSeq, Arc<EventChunk>)>, EngineError> {
-    let cached = shared.chunks.lock().find(seq);
+    let (cached, forgotten) = {
+        let cache = shared.chunks.lock();
+        (cache.find(seq), cache.forgotten())
+    };
     if cached.is_some() {
         return Ok(cached);
     }
@@ -221,7 +234,7 @@ pub(super) fn chunk(shared: &Shared, seq: EventSeq) -> Result<Option<(EventSeq, 
     if seq.0 - first.0 >= chunk.len() as u64 {
         return Ok(None);
     }
-    shared.chunks.lock().read(first, chunk.clone(), bytes);
+    shared.chunks.lock().read(first, chunk.clone(), bytes, forgotten);
     Ok(Some((first, chunk)))
 }
 
@@ -235,9 +248,10 @@ fn chunk_in(txn: &ReadTransaction, seq: EventSeq) -> Result<Option<(EventSeq, By
     Ok(row.map(|(first, bytes)| (EventSeq(first.value()), Bytes::copy_from_slice(bytes.value()))))
 }
 
-fn in_chunk(chunk: &EventChunk, first: EventSeq, seq: EventSeq) -> Result<EventRecord, EngineError> {
+/// An event of a chunk that has a place for it; `None`: it was erased.
+fn in_chunk(chunk: &EventChunk, first: EventSeq, seq: EventSeq) -> Result<Option<EventRecord>, EngineError> {
     let index = usize::try_from(seq.0 - first.0).map_err(|_| EngineError::Lost)?;
-    Ok(chunk.event(index).ok_or(EngineError::Lost)??)
+    Ok(chunk.event(index).transpose()?)
 }
 
 /// Log entries from memory alone; `None`: they must be read.
@@ -282,7 +296,8 @@ pub(super) fn feed(shared: &Shared, after: Position, filter: &FeedFilter, limit:
             page.position.0 += 1;
             examined += 1;
             let entry = record.shown(&shared.sealer).map_err(EngineError::from).map_err(StoreError::from)?;
-            page.entries.extend(entry.filter(|entry| filter.passes(entry)).map(LogEntry::without_exchange));
+            let entry = entry.filter(|entry| filter.passes(entry) && !shared.erasing.hides_entry(entry));
+            page.entries.extend(entry.map(LogEntry::without_exchange));
         }
     }
     Ok(page)
@@ -361,6 +376,9 @@ pub(super) fn answered(
     request: &RequestKey,
     now: Timestamp,
 ) -> Result<Option<ConfigAnswer>, EngineError> {
+    if shared.erasing.has_tenant(tenant) {
+        return Ok(None);
+    }
     let (txn, _) = shared.read()?;
     let known = txn.open_table(tables::REQUESTS)?.get(request_key(tenant, &request.id).as_slice())?;
     let known = known.map(|bytes| RequestRecord::decode_from(bytes.value())).transpose()?;

@@ -47,8 +47,9 @@ impl Change<'_> {
     }
 
     fn retry(&mut self, tables: &mut Tables<'_>, key: DeliveryKey, time: Timestamp) -> Result<Repaired, EngineError> {
-        if !self.exists(key.webhook) {
-            return Ok(Repaired::WebhookDeleted);
+        let Some(webhook) = self.webhook(key.webhook) else { return Ok(Repaired::WebhookDeleted) };
+        if self.is_event_erased(key.event, &webhook.tenant) {
+            return Ok(Repaired::NoDelivery);
         }
         if self.dropped(key.webhook, key.event).is_some() {
             return Ok(Repaired::Cancelling);

@@ -47,6 +47,9 @@ const FILTER_SEED: u128 = 0x0070_6f73_7472_6964_6572_5f66_696c_7465;
 /// Name of the filter in a sealed segment's `META`: its bits, u64 little-endian each.
 const FILTER: &str = "event_id_filter";
 
+/// A file: number and generation of its segment.
+type File = (u64, u64);
+
 /// All segments, oldest first.
 #[derive(Debug)]
 pub(super) struct Segments {
@@ -55,9 +58,9 @@ pub(super) struct Segments {
     dir: PathBuf,
     list: RwLock<Vec<Arc<Segment>>>,
     /// Files that were opened, by segment; those that are open are locked while they are being opened.
-    files: Mutex<HashMap<u64, Arc<Mutex<Weak<OpenFile>>>>>,
+    files: Mutex<HashMap<File, Arc<Mutex<Weak<OpenFile>>>>>,
     /// Files kept open for the next reader, the one used last at the end.
-    kept: Mutex<VecDeque<(u64, Arc<OpenFile>)>>,
+    kept: Mutex<VecDeque<(File, Arc<OpenFile>)>>,
 }
 
 /// A read of a segment; keeps its file open.
@@ -133,9 +136,9 @@ impl Segments {
         let segments =
             Self { disk, space, dir, list: RwLock::default(), files: Mutex::default(), kept: Mutex::default() };
         for path in segments.disk.list(&segments.dir)? {
-            let known = |no| records.iter().any(|(known, _)| *known == no);
+            let known = |file: File| records.iter().any(|(no, record)| file == (*no, record.generation));
             // One beyond the last may hold the beginning of a move, which will be repeated into it.
-            if number(&path).is_some_and(|no| no <= last && !known(no)) {
+            if file_of(&path).is_some_and(|file| (file.0 <= last || file.1 > 0) && !known(file)) {
                 segments.disk.remove(&path)?;
             }
         }
@@ -185,34 +188,57 @@ impl Segments {
 
     /// A read of a segment in the list.
     pub(super) fn read(&self, no: u64) -> Result<SegmentRead, EngineError> {
-        let database = self.database(no, false)?;
+        loop {
+            let file = self.file(no);
+            match self.read_file(file) {
+                // It was written anew meanwhile.
+                Err(_) if self.file(no) != file => {}
+                read => return read,
+            }
+        }
+    }
+
+    fn read_file(&self, file: File) -> Result<SegmentRead, EngineError> {
+        let database = self.database(file, false)?;
         Ok(SegmentRead { txn: database.begin_read()?, _database: database })
+    }
+
+    /// The present file of a segment.
+    fn file(&self, no: u64) -> File {
+        let list = self.list.read();
+        let known = list.iter().find(|segment| segment.no == no);
+        (no, known.map_or(0, |segment| segment.record.generation))
     }
 
     /// The file of the segment that takes more, made if it is new: one that has vanished is never replaced by an empty one.
     pub(super) fn writable(&self, no: u64) -> Result<Arc<OpenFile>, EngineError> {
         let is_new = !self.list.read().iter().any(|segment| segment.no == no);
-        self.database(no, is_new)
+        self.database(self.file(no), is_new)
     }
 
-    fn database(&self, no: u64, make: bool) -> Result<Arc<OpenFile>, EngineError> {
-        let file = self.files.lock().entry(no).or_default().clone();
+    /// The file that is to take the place of a segment's, made if it is not there.
+    pub(super) fn successor(&self, no: u64, generation: u64) -> Result<Arc<OpenFile>, EngineError> {
+        self.database((no, generation), true)
+    }
+
+    fn database(&self, file: File, make: bool) -> Result<Arc<OpenFile>, EngineError> {
+        let slot = self.files.lock().entry(file).or_default().clone();
         // Others wait for this file alone.
-        let mut file = file.lock();
-        match file.upgrade() {
+        let mut slot = slot.lock();
+        match slot.upgrade() {
             // One that failed is of no more use to anybody.
-            Some(database) if database.has_failed() => self.kept.lock().retain(|(known, _)| *known != no),
+            Some(database) if database.has_failed() => self.kept.lock().retain(|(known, _)| *known != file),
             Some(database) => {
-                self.keep_longer(no);
+                self.keep_longer(file);
                 return Ok(database);
             }
             None => {}
         }
-        let database = Arc::new(self.open_file(no, make)?);
-        *file = Arc::downgrade(&database);
+        let database = Arc::new(self.open_file(file, make)?);
+        *slot = Arc::downgrade(&database);
         let mut kept = self.kept.lock();
         let closed = if kept.len() >= OPEN_MAX { kept.pop_front() } else { None };
-        kept.push_back((no, database.clone()));
+        kept.push_back((file, database.clone()));
         drop(kept);
         // Closing writes; nobody else has to wait for it.
         drop(closed);
@@ -220,11 +246,11 @@ impl Segments {
     }
 
     /// Opens a file. Whoever had it last may still be closing it, which writes and takes a moment.
-    fn open_file(&self, no: u64, make: bool) -> Result<OpenFile, EngineError> {
+    fn open_file(&self, file: File, make: bool) -> Result<OpenFile, EngineError> {
         let open = if make { OpenFile::make } else { OpenFile::open };
         let mut tries = 1;
         loop {
-            match open(&*self.disk, &self.path(no), CACHE_BYTES, &self.space) {
+            match open(&*self.disk, &self.path(file), CACHE_BYTES, &self.space) {
                 Err(DatabaseError::DatabaseAlreadyOpen) if tries < CLOSING_TRIES => sleep(CLOSING_PAUSE),
                 opened => return Ok(opened?),
             }
@@ -233,9 +259,9 @@ impl Segments {
     }
 
     /// What was used last is closed last.
-    fn keep_longer(&self, no: u64) {
+    fn keep_longer(&self, file: File) {
         let mut kept = self.kept.lock();
-        if let Some(used) = kept.iter().position(|(known, _)| *known == no)
+        if let Some(used) = kept.iter().position(|(known, _)| *known == file)
             && let Some(used) = kept.remove(used)
         {
             kept.push_back(used);
@@ -261,10 +287,44 @@ impl Segments {
 
     /// Removes a segment that the hot store has forgotten. Reads under way keep the file's content until they end.
     pub(super) fn remove(&self, no: u64) -> Result<(), EngineError> {
+        let file = self.file(no);
         self.list.write().retain(|segment| segment.no != no);
-        self.kept.lock().retain(|(known, _)| *known != no);
-        self.files.lock().remove(&no);
-        self.disk.remove(&self.path(no))?;
+        self.discard_file(file)
+    }
+
+    /// Puts the file that was written anew in the place of a segment's, as the hot store says it is.
+    pub(super) fn replace(&self, no: u64, record: SegmentRecord) -> Result<(), EngineError> {
+        let before = self.file(no);
+        self.put(no, record, self.filter(no));
+        self.discard_file(before)
+    }
+
+    /// Removes what is left of an earlier try to write a segment anew.
+    pub(super) fn discard(&self, no: u64, generation: u64) -> Result<(), EngineError> {
+        self.discard_file((no, generation))
+    }
+
+    /// Removes all files that are no segment's: their names are those of segments, and nothing in them is needed. Not to be called in
+    /// the middle of a move.
+    pub(super) fn discard_strays(&self) -> Result<(), EngineError> {
+        for path in self.disk.list(&self.dir)? {
+            let known = |file: File| self.all().iter().any(|segment| file == (segment.no, segment.record.generation));
+            if let Some(file) = file_of(&path).filter(|file| !known(*file)) {
+                self.discard_file(file)?;
+            }
+        }
+        // Or they might come back.
+        self.disk.sync_folder(&self.dir)?;
+        Ok(())
+    }
+
+    fn discard_file(&self, file: File) -> Result<(), EngineError> {
+        self.kept.lock().retain(|(known, _)| *known != file);
+        self.files.lock().remove(&file);
+        let path = self.path(file);
+        if self.disk.len(&path)?.is_some() {
+            self.disk.remove(&path)?;
+        }
         Ok(())
     }
 
@@ -287,16 +347,18 @@ impl Segments {
     pub(super) fn on_disk(&self) -> (u64, u64) {
         let segments = self.all();
         // One that is being removed takes nothing any more.
-        let bytes = segments.iter().map(|segment| self.disk.len(&self.path(segment.no)).ok().flatten().unwrap_or(0));
+        let path = |segment: &Segment| self.path((segment.no, segment.record.generation));
+        let bytes = segments.iter().map(|segment| self.disk.len(&path(segment)).ok().flatten().unwrap_or(0));
         (segments.len() as u64, bytes.sum())
     }
 
-    fn path(&self, no: u64) -> PathBuf {
-        self.dir.join(format!("{no:08}.redb"))
+    fn path(&self, (no, generation): File) -> PathBuf {
+        let name = if generation == 0 { format!("{no:08}.redb") } else { format!("{no:08}-{generation}.redb") };
+        self.dir.join(name)
     }
 
     fn load_filter(&self, no: u64, record: &SegmentRecord) -> Result<Filter, EngineError> {
-        let txn = self.read(no)?;
+        let txn = self.read_file((no, record.generation))?;
         if record.sealed {
             let meta = txn.open_table(tables::META)?;
             let bits = meta.get(FILTER)?.ok_or_else(|| Corrupt::new("filter of event ids", "missing"))?;
@@ -321,8 +383,12 @@ pub(super) const fn filter_name() -> &'static str {
     FILTER
 }
 
-fn number(path: &Path) -> Option<u64> {
-    (path.extension()? == "redb").then(|| path.file_stem()?.to_str()?.parse().ok()).flatten()
+fn file_of(path: &Path) -> Option<File> {
+    let name = (path.extension()? == "redb").then(|| path.file_stem()?.to_str()).flatten()?;
+    match name.split_once('-') {
+        Some((no, generation)) => Some((no.parse().ok()?, generation.parse().ok()?)),
+        None => Some((name.parse().ok()?, 0)),
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -18,6 +19,7 @@ use super::{
     Config,
     cache::{ChunkCache, RecentLog},
     disk::{Disk, OpenFile},
+    erase::Erasing,
     error::EngineError,
     heartbeat::Heartbeat,
     inbox::Inbox,
@@ -75,6 +77,24 @@ pub(super) struct Shared {
     /// See [`Self::revivals`].
     pub(super) revivals: AtomicU64,
     pub(super) volume: Volume,
+    /// What is being erased, as of the last commit.
+    pub(super) erasing: Erasing,
+    /// Held by every read of the hot store; see [`Self::renew_readers`].
+    readers: RwLock<Arc<()>>,
+}
+
+/// A read of the hot store.
+pub(super) struct HotRead {
+    txn: ReadTransaction,
+    _reader: Arc<()>,
+}
+
+impl Deref for HotRead {
+    type Target = ReadTransaction;
+
+    fn deref(&self) -> &ReadTransaction {
+        &self.txn
+    }
 }
 
 /// An event on its way to many webhooks.
@@ -138,12 +158,14 @@ impl Shared {
             dropping: AtomicUsize::new(0),
             revivals: AtomicU64::new(0),
             volume: Volume::default(),
+            erasing: Erasing::default(),
+            readers: RwLock::default(),
             config,
         }
     }
 
     /// A read of the hot store, and how new it is at least.
-    pub(super) fn read(&self) -> Result<(ReadTransaction, AsOf), EngineError> {
+    pub(super) fn read(&self) -> Result<(HotRead, AsOf), EngineError> {
         // Counted before the snapshot is taken: it may be newer than it says, never older.
         let as_of = AsOf(self.commits.load(Ordering::Acquire));
         let hot = self.hot.read().clone().ok_or(EngineError::Unavailable)?;
@@ -152,7 +174,14 @@ impl Shared {
             self.inbox.wake();
             return Err(EngineError::Unavailable);
         }
-        Ok((hot.begin_read()?, as_of))
+        let reader = self.readers.read().clone();
+        Ok((HotRead { txn: hot.begin_read()?, _reader: reader }, as_of))
+    }
+
+    /// What those hold who read the hot store now, or began to: once nobody does, every read sees what is committed by now.
+    pub(super) fn renew_readers(&self) -> Weak<()> {
+        let before = std::mem::take(&mut *self.readers.write());
+        Arc::downgrade(&before)
     }
 
     /// After a commit: reads from this one on see it.

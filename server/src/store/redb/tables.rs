@@ -138,6 +138,17 @@ pub(super) const FAILING: TableDefinition<'_, u64, (i64, i64, u32)> = TableDefin
 /// Segments. Key: segment number. Value: `SegmentRecord`.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 
+/// Erasures. Key: number. Value: `ErasureRecord`. For as long as events are retained.
+pub(super) const ERASURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("erasures");
+
+/// What is not to be done again because of an erasure: fingerprints of events' keys, and of requests. Value: number of the
+/// erasure. As long as that.
+pub(super) const FINGERPRINTS: TableDefinition<'_, [u8; 16], u64> = TableDefinition::new("fingerprints");
+
+/// Rows of zeros that take up every free page of the file for a moment, so that nothing is left there of what was erased. Key:
+/// a number.
+pub(super) const SCRUB: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("scrub");
+
 /// A table that a segment may not have yet.
 pub(super) fn existing<T>(table: Result<T, TableError>) -> Result<Option<T>, EngineError> {
     match table {

@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use ::redb::ReadTransaction;
-
 use super::{
     by_webhook,
     drops::drop_of,
@@ -13,7 +11,7 @@ use super::{
     reads,
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
     repair::archived_record,
-    shared::{FanOut, Shared},
+    shared::{FanOut, HotRead, Shared},
     tables::{self, delivery_row, lane_row},
     times,
 };
@@ -120,7 +118,7 @@ struct Viewer<'a> {
     fan_outs: BTreeMap<EventSeq, FanOut>,
     /// Whether anything was being dropped before the snapshot.
     drops: bool,
-    hot: ReadTransaction,
+    hot: HotRead,
 }
 
 impl<'a> Viewer<'a> {
@@ -293,6 +291,8 @@ impl<'a> Viewer<'a> {
                     let targets = targets(&record, EventSeq(seq))?;
                     keys.extend(targets.into_iter().rev().filter(|key| comes_after(*key, after)));
                 }
+            } else if self.is_retained(seq) {
+                // It was erased; those before it were not.
             } else if let Some(lower) = self.next_retained(seq)? {
                 seq = lower + 1;
             } else {
@@ -305,6 +305,11 @@ impl<'a> Viewer<'a> {
             keys.next = Some(before_event(seq + 1));
         }
         Ok(keys)
+    }
+
+    /// Whether there is a place for the event, whatever is in it.
+    fn is_retained(&self, seq: u64) -> bool {
+        seq >= self.shared.counters.lock().hot_events_from || self.shared.segments.of_event(EventSeq(seq)).is_some()
     }
 
     /// The newest event below a gap that retention left.

@@ -79,6 +79,14 @@ impl EventRecord {
         Ok(OrderKey::new(&tenant, &self.ordering_key))
     }
 
+    pub(in super::super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(in super::super) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     pub(in super::super) fn event_type(&self) -> EventTypeName {
         EventTypeName::new(&self.event_type)
     }
@@ -144,9 +152,25 @@ impl EventChunk {
         decode("event chunk", bytes)
     }
 
-    /// The `index`-th event, if there are that many.
+    /// The `index`-th event, if there are that many and it was not erased.
     pub(in super::super) fn event(&self, index: usize) -> Option<Result<EventRecord, Corrupt>> {
-        self.events.get(index).cloned().map(EventRecord::decode_from)
+        self.events.get(index).filter(|event| !event.is_empty()).cloned().map(EventRecord::decode_from)
+    }
+
+    /// The chunk with what `is_erased` says so of made hollow: places stay, nothing is left in them. And what was there.
+    pub(in super::super) fn without(
+        mut self,
+        mut is_erased: impl FnMut(usize, &EventRecord) -> bool,
+    ) -> Result<(Self, Vec<EventRecord>), Corrupt> {
+        let mut erased = Vec::new();
+        for index in 0..self.len() {
+            let Some(event) = self.event(index).transpose()? else { continue };
+            if is_erased(index, &event) {
+                self.events[index] = Bytes::new();
+                erased.push(event);
+            }
+        }
+        Ok((self, erased))
     }
 
     /// How many events it holds.

@@ -25,6 +25,15 @@ pub(in super::super) struct LogRecord {
     pub(in super::super) kind: Option<entry::Kind>,
 }
 
+/// What a [`LogRecord`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct About<'a> {
+    pub(in super::super) tenant: &'a str,
+    /// Number of the event; 0: none, or it is named by its id.
+    pub(in super::super) event: u64,
+    pub(in super::super) event_id: &'a str,
+}
+
 /// Kinds of [`LogRecord`].
 pub(in super::super) mod entry {
     /// What an entry says.
@@ -182,7 +191,26 @@ impl LogRecord {
         Self { kind: Some(entry::Kind::Cancelled(record)) }
     }
 
-    /// The entry as watchers see it; `None` if it is not for them, or of a kind this version does not know.
+    /// An entry whose content was erased. It keeps its place.
+    pub(in super::super) fn hollow() -> Self {
+        Self { kind: None }
+    }
+
+    /// What it is about, as far as something can be erased for it.
+    pub(in super::super) fn about(&self) -> Option<About<'_>> {
+        match self.kind.as_ref()? {
+            entry::Kind::Outcome(record) => Some(About { tenant: &record.tenant, event: record.event, event_id: "" }),
+            entry::Kind::WebhookCancelled(record) => Some(About { tenant: &record.tenant, event: 0, event_id: "" }),
+            entry::Kind::Operational(record) => {
+                let (tenant, event_id) = record.about();
+                Some(About { tenant, event: 0, event_id })
+            }
+            // Numbers.
+            entry::Kind::Cancelled(_) => None,
+        }
+    }
+
+    /// The entry as watchers see it; `None` if it is not for them, was erased, or is of a kind this version does not know.
     pub(in super::super) fn shown(self, sealer: &Sealer) -> Result<Option<LogEntry>, Corrupt> {
         match self.kind {
             Some(entry::Kind::Outcome(record)) => record.shown(sealer).map(|outcome| Some(LogEntry::Outcome(outcome))),
@@ -204,9 +232,9 @@ impl LogRecord {
         }
     }
 
-    /// When it was written, and the deliveries that it ended.
-    pub(in super::super) fn ended(&self) -> Result<(Timestamp, Vec<DeliveryKey>), Corrupt> {
-        Ok(match &self.kind {
+    /// When it was written, and the deliveries that it ended; `None`: it was erased.
+    pub(in super::super) fn ended(&self) -> Result<Option<(Timestamp, Vec<DeliveryKey>)>, Corrupt> {
+        Ok(Some(match &self.kind {
             Some(entry::Kind::Outcome(record)) => {
                 let ended = state::from_disk(record.state)?.is_final().then(|| record.delivery());
                 (Timestamp::from_micros(record.time), ended.into_iter().collect())
@@ -216,8 +244,8 @@ impl LogRecord {
                 (Timestamp::from_micros(record.time), record.deliveries().collect())
             }
             Some(entry::Kind::Operational(record)) => (record.time(), Vec::new()),
-            None => (Timestamp::UNIX_EPOCH, Vec::new()),
-        })
+            None => return Ok(None),
+        }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What rows hold, as protobuf: fields can be added, never renumbered. One file per kind of record.
 
 mod delivery;
+mod erase;
 mod event;
 mod event_type;
 mod exchange;
@@ -15,6 +16,7 @@ mod signing;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
+pub(super) use erase::ErasureRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use event_type::EventTypeRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};

@@ -68,6 +68,11 @@ impl OperationalRecord {
         }
     }
 
+    /// The tenant, and the id of the event if it is about one.
+    pub(super) fn about(&self) -> (&str, &str) {
+        (&self.tenant, &self.event_id)
+    }
+
     pub(super) fn time(&self) -> Timestamp {
         Timestamp::from_micros(self.time)
     }

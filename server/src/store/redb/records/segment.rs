@@ -109,6 +109,9 @@ pub(in super::super) struct SegmentRecord {
     /// Whether it takes no more.
     #[prost(bool, tag = "8")]
     pub(in super::super) sealed: bool,
+    /// How often its file was written anew, without what was erased.
+    #[prost(uint64, tag = "30")]
+    pub(in super::super) generation: u64,
 }
 
 impl SegmentRecord {
