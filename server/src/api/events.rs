@@ -139,12 +139,12 @@ impl UnaryService<Result<v1::EraseEventRequest, DecodeError>> for EraseEvent {
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::EraseEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { store, clock, stop, .. } = self.0.clone();
+        let EventService { store, history, stop, .. } = self.0.clone();
         Box::pin(async move {
             refuse_if(&stop)?;
             let request = request.into_inner().map_err(Failure::unreadable)?;
             let key = convert::erase::event(&request)?;
-            Ok(Response::new(erase_event(&*store, clock, key).await?))
+            Ok(Response::new(erase_event(&*store, history.clock, key).await?))
         })
     }
 }

@@ -9,7 +9,7 @@ use postrider_server::{
         seal::Sealer,
         time::Timestamp,
     },
-    store::{Erase, Erased, EventTypeStep, LogEntry},
+    store::{CancelReason, Erase, Erased, EventTypeStep, LogEntry},
 };
 
 use super::image::{Effects, Image};

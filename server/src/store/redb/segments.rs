@@ -330,8 +330,9 @@ impl Segments {
 
     /// Closes a file, unless somebody reads it.
     pub(super) fn close_one(&self, no: u64) {
+        let file = self.file(no);
         let mut kept = self.kept.lock();
-        let at = kept.iter().position(|(known, _)| *known == no);
+        let at = kept.iter().position(|(known, _)| *known == file);
         let closed = at.and_then(|at| kept.remove(at));
         drop(kept);
         // Closing writes; nobody else has to wait for it.

@@ -20,7 +20,7 @@ use crate::{
             event_types,
             records::{DeliveryRecord, ErasureRecord, WebhookRecord},
         },
-        types::{ConfigStep, EventTypeStep, Published},
+        types::{CancelReason, ConfigStep, EventTypeStep, Published},
     },
 };
 
