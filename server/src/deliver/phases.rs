@@ -217,8 +217,7 @@ mod tests {
         }
     }
 
-    async fn observe<T>(attempt: impl Future<Output = T>) -> (T, Timings, Option<SocketAddr>) {
-        let clock = Clock::start();
+    async fn observe<T>(clock: Clock, attempt: impl Future<Output = T>) -> (T, Timings, Option<SocketAddr>) {
         observed(clock, clock.now(), attempt).await
     }
 
@@ -255,7 +254,7 @@ mod tests {
     async fn parts_are_set_as_far_as_they_were_reached() {
         let check = async |parts, works, deadline, expected| {
             let attempt = timeout(ms(deadline), connecting(connect(parts, works)));
-            let (_, timings, remote) = observe(attempt).await;
+            let (_, timings, remote) = observe(Clock::start(), attempt).await;
             assert_eq!((split(timings), remote), (expected, None), "{parts} {works} {deadline}");
         };
         check(1, false, 1_000, [Some(1), None, None, None]).await;
@@ -266,7 +265,7 @@ mod tests {
         check(3, true, 6, [Some(1), Some(5), None, None]).await;
         check(3, true, 21, [Some(1), Some(10), Some(10), None]).await;
         let literal = connecting(async { part(10, false).await.map(|()| Mute) });
-        let (_, timings, _) = observe(literal).await;
+        let (_, timings, _) = observe(Clock::start(), literal).await;
         assert_eq!(split(timings), [None, Some(10), None, None]);
     }
 
@@ -282,7 +281,7 @@ mod tests {
             left_behind = Some(own);
             sleep(ms(20)).await;
         };
-        let ((), timings, remote) = observe(attempt).await;
+        let ((), timings, remote) = observe(Clock::start(), attempt).await;
         assert_eq!((split(timings), remote), ([None; 4], None));
 
         // It ends outside of any attempt, where there is nobody to note it for.
@@ -303,7 +302,7 @@ mod tests {
                 // The body.
                 sleep(ms(1_000)).await;
             };
-            let ((), timings, remote) = observe(attempt).await;
+            let ((), timings, remote) = observe(clock, attempt).await;
             assert_eq!((split(timings), remote), (expected, Some(ends(0).remote)), "{made:?} {used}");
         };
         check(None, 1, [None, None, None, Some(7)]).await;
@@ -319,7 +318,7 @@ mod tests {
             note(|phases| phases.made = Some((ends(1), clock.now())));
             pending::<()>().await;
         };
-        let (_, timings, remote) = observe(timeout(ms(500), attempt)).await;
+        let (_, timings, remote) = observe(clock, timeout(ms(500), attempt)).await;
         let expected = [Some(1), Some(10), Some(100), None];
         assert_eq!((split(timings), remote), (expected, Some(ends(1).remote)));
         let mapped: SocketAddr = "[::ffff:192.0.2.7]:443".parse().unwrap();

@@ -8,7 +8,7 @@ use crate::{
     output::{counted, duration, printable},
 };
 
-/// An outcome and what GetDelivery and SendTestEvent say besides.
+/// An outcome and what those say besides who look at one attempt.
 pub(crate) fn json(attempt: &Outcome) -> Value {
     let mut value = outcome(attempt);
     value["timings"] = attempt.timings.as_ref().map_or(Value::Null, |timings| {
