@@ -19,8 +19,8 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish,
-        Published, Repair, Repaired, Targets,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, EventTypeStep, Hint, LogEntry, OutcomeGroup,
+        Publish, Published, Repair, Repaired, Targets,
     },
 };
 
@@ -70,6 +70,8 @@ pub struct Image {
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
     pub(super) pending_total: u64,
+    /// Those that have ended.
+    pub(super) ended: BTreeMap<WebhookNo, Counts>,
     /// Wide events, and the webhooks they have not reached.
     pub(super) fan_outs: BTreeMap<EventSeq, Vec<WebhookNo>>,
     pub(super) log: Vec<LogEntry>,
@@ -188,6 +190,7 @@ impl Image {
             failing: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_total: 0,
+            ended: BTreeMap::new(),
             fan_outs: BTreeMap::new(),
             log: Vec::new(),
             log_forgotten: 0,
@@ -430,7 +433,10 @@ impl Image {
                 row.due = next;
                 due.scheduled.insert((next, key.event, key.replay));
             }
-            None => self.ended(key.webhook, 1, effects),
+            None => {
+                self.ended(key.webhook, 1, effects);
+                self.count_ended(key.webhook, outcome.state, 1, outcome.time);
+            }
         }
         if lets_go {
             self.pass_on(key.webhook, key.event, effects);
@@ -609,6 +615,7 @@ impl Image {
         let no = webhook.no;
         let cancelled = self.cancel_all(&webhook, CancelReason::WebhookDeleted, time, effects);
         self.failing.remove(&no);
+        self.ended.remove(&no);
         effects.touched.insert(no);
         let seq = self.next_config(tenant);
         self.webhooks.remove(&no);

@@ -4,6 +4,7 @@
 //! makes it fast.
 
 mod committer;
+mod counts;
 mod disk;
 mod event_types;
 mod image;
@@ -24,7 +25,7 @@ use postrider_server::{
         time::Timestamp,
     },
     store::{
-        Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
+        Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
         FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
         Published, Repair, Repaired, RequestKey, Store, StoreError,
     },
@@ -144,6 +145,10 @@ impl Store for MemoryStore {
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         let fenced = owner != self.owner;
         submit(&self.inbox, Work::Outcomes { fenced, groups }, Answer::Outcomes).await
+    }
+
+    async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError> {
+        self.read(|storage| webhooks.iter().map(|no| storage.image.counts(*no)).collect()).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

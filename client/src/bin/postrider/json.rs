@@ -7,7 +7,7 @@ use postrider_client::{
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
         GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Signature,
-        SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
+        SignatureScheme, Webhook, WebhookMatch, WebhookStats, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -53,6 +53,19 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "signature": webhook.signature.as_ref().map(signature),
         "public_key": webhook.public_key,
         "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
+        "stats": webhook.stats.as_ref().map(stats),
+    })
+}
+
+fn stats(stats: &WebhookStats) -> Value {
+    json!({
+        "events": stats.events,
+        "delivered": stats.delivered,
+        "failed": stats.failed,
+        "pending": stats.pending,
+        "cancelled": stats.cancelled,
+        "last_delivered_time": time(stats.last_delivered_time.as_ref()),
+        "last_failed_time": time(stats.last_failed_time.as_ref()),
     })
 }
 
@@ -291,6 +304,7 @@ mod tests {
         // Every field's JSON name is a field of the message as Rust has it.
         for (value, debug) in [
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
+            (stats(&WebhookStats::default()), format!("{:?}", WebhookStats::default())),
             (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),

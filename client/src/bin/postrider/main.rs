@@ -1,6 +1,7 @@
 //! `postrider`: the command line tool of Postrider.
 
 mod cli;
+mod completions;
 mod deliveries;
 mod event_types;
 mod events;

@@ -80,6 +80,7 @@ const FIXED: &[&str] = &[
     "breaker",
     "public_key",
     "previous_secret_expire_time",
+    "stats",
 ];
 
 /// An update, checked as far as it can be without the webhook. It has secrets in it: never shown.

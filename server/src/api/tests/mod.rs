@@ -1,6 +1,7 @@
 //! The edge against a store in memory.
 
 mod convert;
+mod listing;
 mod publish;
 mod request;
 mod services;

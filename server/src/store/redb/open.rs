@@ -1,7 +1,7 @@
 //! Opening the store: make or check the file, and load what memory must know.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     path::Path,
     sync::{Arc, atomic::Ordering},
@@ -15,6 +15,7 @@ use super::{
     cache::RecentLog,
     change::{Tables, begin},
     committer::Recovered,
+    counts::load_pending,
     disk::{Disk, OpenFile, make_folders},
     drops::{Drop, Drops},
     error::{EngineError, OpenError},
@@ -199,11 +200,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     }
     shared.catalog.load_event_types(event_types);
 
-    let mut pending = HashMap::new();
-    for row in txn.open_table(tables::PENDING)?.iter()? {
-        let (no, count) = row?;
-        pending.insert(no.value(), count.value());
-    }
+    let pending = load_pending(&txn)?;
     for no in existing {
         shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
     }
