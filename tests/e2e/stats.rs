@@ -1,6 +1,6 @@
 //! Counters of webhooks, and lists of webhooks by filters and orders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use postrider_proto::v1::{
     CancelDeliveriesRequest, DeliveryState, DisableReason, ListDeliveriesRequest, ListWebhooksRequest,
@@ -135,7 +135,7 @@ async fn webhooks_are_found_and_ordered() {
     let text = |text: &str| ListWebhooksRequest { text: text.into(), ..ListWebhooksRequest::default() };
     let of_type = |name: &str| ListWebhooksRequest { event_type: name.into(), ..ListWebhooksRequest::default() };
     let order = |order: &str| ListWebhooksRequest { order_by: order.into(), ..ListWebhooksRequest::default() };
-    let team = |team: &str| BTreeMap::from([("team".to_owned(), team.to_owned())]);
+    let team = |team: &str| HashMap::from([("team".to_owned(), team.to_owned())]);
     for (request, expected) in [
         (all.clone(), &["crm", "all", "off", "gone"][..]),
         (of_type("ADD_TAG"), &["all", "off", "gone"]),
