@@ -145,7 +145,7 @@ impl Client {
         reply.webhook.ok_or_else(|| incomplete("webhook"))
     }
 
-    /// Reads one page of webhooks, oldest first.
+    /// Reads one page of webhooks, oldest first unless the request says otherwise. A page may be short, even empty, and not the last.
     pub async fn list_webhooks(&self, mut request: ListWebhooksRequest) -> Result<ListWebhooksResponse, Error> {
         request.tenant = self.tenant_or(request.tenant);
         self.call(self.webhook_service().list_webhooks(request)).await
@@ -153,9 +153,17 @@ impl Client {
 
     /// All webhooks, oldest first, read page by page as the stream is.
     pub fn webhooks(&self) -> Pages<'_, Webhook> {
-        pages(move |page_token| async move {
-            let page = self.list_webhooks(ListWebhooksRequest { page_token, ..Default::default() }).await?;
-            Ok((page.webhooks, page.next_page_token))
+        self.find_webhooks(ListWebhooksRequest::default())
+    }
+
+    /// All webhooks that pass the request's filters, in its order, read page by page as the stream is.
+    pub fn find_webhooks(&self, request: ListWebhooksRequest) -> Pages<'_, Webhook> {
+        pages(move |page_token| {
+            let request = ListWebhooksRequest { page_token, ..request.clone() };
+            async move {
+                let page = self.list_webhooks(request).await?;
+                Ok((page.webhooks, page.next_page_token))
+            }
         })
     }
 

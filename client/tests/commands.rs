@@ -3,8 +3,9 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::TcpListener,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -65,6 +66,43 @@ fn help_is_no_failure() {
     let help = postrider(&["watch", "--help", "-o", "json"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&help.stdout).contains("Examples:"));
+}
+
+/// What bash makes of a script, read from standard input.
+fn bash(arguments: &[&str], script: &[u8]) -> Output {
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "--noprofile"]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut bash = bash.stderr(Stdio::piped()).spawn().expect("bash can be started");
+    bash.stdin.take().expect("it is piped").write_all(script).expect("bash reads");
+    bash.wait_with_output().expect("bash ends")
+}
+
+#[test]
+fn completions_are_understood_and_complete() {
+    let script = postrider(&["completions", "bash"]);
+    assert_eq!(script.status.code(), Some(0), "{}", stderr(&script));
+    let checked = bash(&["-n"], &script.stdout);
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", stderr(&checked));
+    for (typed, expected) in [
+        ("postrider web", "webhooks"),
+        ("postrider webhooks rot", "rotate-secret"),
+        ("postrider webhooks list --fail", "--failing"),
+        ("postrider webhooks list --order name-", "name-desc"),
+        ("postrider deliveries ca", "cancel"),
+    ] {
+        let words: Vec<_> = typed.split(' ').collect();
+        let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+        let complete = format!(
+            "\nCOMP_WORDS=({typed}); COMP_CWORD={}; _postrider postrider {last} {before}; echo \"${{COMPREPLY[@]}}\"\n",
+            words.len() - 1
+        );
+        let completed = bash(&["-s"], &[&script.stdout, complete.as_bytes()].concat());
+        assert_eq!(String::from_utf8_lossy(&completed.stdout).trim(), expected, "{typed}: {}", stderr(&completed));
+    }
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let script = postrider(&["completions", shell]);
+        assert!(String::from_utf8_lossy(&script.stdout).contains("rotate-secret"), "{shell}");
+    }
 }
 
 #[test]

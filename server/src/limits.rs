@@ -26,6 +26,8 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 pub const URL_BYTES_MAX: usize = 2048;
 /// Longest display name of a webhook.
 pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
+/// Longest text that a list of webhooks looks for.
+pub const LIST_TEXT_BYTES_MAX: usize = 256;
 /// Longest name of the header with a webhook's signatures.
 pub const SIGNATURE_HEADER_BYTES_MAX: usize = 64;
 /// Longest beginning of the names of a webhook's headers of id, timestamp and signature.
@@ -275,6 +277,10 @@ pub const WATCH_UPDATES_MAX: usize = 500;
 pub const FEED_EXAMINED_MAX: usize = 5_000;
 /// Most deliveries one list call examines.
 pub const LIST_EXAMINED_MAX: usize = 5_000;
+/// Most webhooks one list call looks at. Unit tests cannot make as many.
+pub const LIST_WEBHOOKS_EXAMINED_MAX: usize = if cfg!(test) { 40 } else { 10_000 };
+/// So many of them at a time, between which changes of webhooks have their turn.
+pub const LIST_WEBHOOKS_RUN: usize = if cfg!(test) { 7 } else { 500 };
 /// An idle watch stream says where it stands this often.
 pub const WATCH_HEARTBEAT: Duration = Duration::from_secs(15);
 

@@ -3,6 +3,7 @@
 //! An engine joins by implementing [`fixture::Engine`] and naming itself in a `suite!` line below.
 
 mod config;
+mod counts;
 mod deliveries;
 mod erase;
 mod event_types;
@@ -50,6 +51,12 @@ macro_rules! suite {
             another_owner_is_fenced,
             everything_survives_reopening,
             counts_of_pending_deliveries_are_exact,
+        },
+        counts::{
+            each_delivery_is_counted_once_where_it_stands,
+            counts_outlive_what_they_count,
+            what_is_dropped_or_on_its_way_is_counted_once,
+            counts_go_with_their_webhook,
         },
         schedule::{
             a_scheduled_delivery_is_due_when_it_is_to_be,

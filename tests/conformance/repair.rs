@@ -17,7 +17,7 @@ use postrider_server::{
 
 use crate::fixture::{Engine, Fixture, Limits, at};
 
-async fn turn(fixture: &Fixture, webhook: &Webhook, enabled: bool, drop_held: bool, time: Timestamp) {
+pub(crate) async fn turn(fixture: &Fixture, webhook: &Webhook, enabled: bool, drop_held: bool, time: Timestamp) {
     let now = fixture.store.catalog().webhook(webhook.no).expect("it exists").webhook;
     let change = ConfigChange::UpdateWebhook {
         tenant: webhook.tenant.clone(),
@@ -34,11 +34,11 @@ async fn turn(fixture: &Fixture, webhook: &Webhook, enabled: bool, drop_held: bo
     assert_eq!(webhook.switch == Switch::Enabled, enabled);
 }
 
-async fn repair(fixture: &Fixture, repair: Repair) -> Repaired {
+pub(crate) async fn repair(fixture: &Fixture, repair: Repair) -> Repaired {
     fixture.store.repair(repair).await.expect("the store answers")
 }
 
-async fn retry(fixture: &Fixture, key: DeliveryKey, time: Timestamp) -> Repaired {
+pub(crate) async fn retry(fixture: &Fixture, key: DeliveryKey, time: Timestamp) -> Repaired {
     // What was cancelled with many others cannot be retried before all are marked.
     loop {
         let repaired = repair(fixture, Repair::Retry { key, time }).await;
@@ -59,7 +59,7 @@ async fn cancellations(fixture: &Fixture) -> Vec<(CancelReason, u64)> {
     cancelled.collect()
 }
 
-async fn count(fixture: &Fixture, webhook: &Webhook, state: DeliveryState) -> usize {
+pub(crate) async fn count(fixture: &Fixture, webhook: &Webhook, state: DeliveryState) -> usize {
     let states = vec![DeliveryView::State(state)];
     let query = DeliveryQuery { webhook: Some(webhook.id), states, ..DeliveryQuery::default() };
     let (mut after, mut count) = (None, 0);
@@ -71,7 +71,7 @@ async fn count(fixture: &Fixture, webhook: &Webhook, state: DeliveryState) -> us
     }
 }
 
-fn key(webhook: WebhookNo, hint: Hint) -> DeliveryKey {
+pub(crate) fn key(webhook: WebhookNo, hint: Hint) -> DeliveryKey {
     DeliveryKey { webhook, event: hint.event, replay: hint.replay }
 }
 

@@ -131,6 +131,16 @@ impl Load {
         self.follow_while(client, unsettled).await.expect("nobody kills this daemon");
     }
 
+    /// That every webhook's counters say that it was given each acknowledged event, once.
+    pub(crate) async fn check_counters(&self, client: &Client) {
+        let events = i64::try_from(self.acknowledged()).expect("a few");
+        for (id, path) in &self.paths {
+            let stats = client.webhook(id).await.stats.expect("always set");
+            let counted = (stats.events, stats.delivered, stats.pending);
+            assert_eq!(counted, (events, events, 0), "events, delivered and pending of {path}: {stats:?}");
+        }
+    }
+
     /// What is still pending, for the message of a failure.
     pub(crate) async fn unfinished(&self, client: &Client) -> String {
         let mut lines = Vec::new();

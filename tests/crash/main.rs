@@ -127,6 +127,7 @@ async fn finish(setup: &Setup, load: &Load) -> Vec<ledger::Seen> {
     let ended = tokio::time::timeout(PATIENCE, load.follow_to_the_end(&client)).await;
     let unfinished = if ended.is_ok() { String::new() } else { load.unfinished(&client).await };
     assert!(ended.is_ok(), "deliveries are pending and nothing comes of them:\n{unfinished}");
+    load.check_counters(&client).await;
     let full = read_everything(&client, load).await;
     daemon.stop().await;
     full

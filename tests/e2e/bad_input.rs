@@ -140,7 +140,12 @@ async fn webhooks_and_event_types() {
     ];
     for (what, tenant, page_size, page_token, reason, field) in pages {
         let (tenant, page_token) = (tenant.to_owned(), page_token.to_owned());
-        let request = ListWebhooksRequest { tenant: tenant.clone(), page_size, page_token: page_token.clone() };
+        let request = ListWebhooksRequest {
+            tenant: tenant.clone(),
+            page_size,
+            page_token: page_token.clone(),
+            ..Default::default()
+        };
         let rejection = refusal(what, webhooks.list_webhooks(request)).await;
         rejection.check(what, Code::InvalidArgument, reason, field);
         let request = ListEventTypesRequest { tenant, page_size, page_token };

@@ -20,7 +20,7 @@ const URL: &str = "https://receiver.invalid/";
 
 async fn webhook_pages(client: &Client, tenant: &str, page_size: i32) -> Vec<Vec<Webhook>> {
     let mut pages = Vec::new();
-    let mut request = ListWebhooksRequest { tenant: tenant.into(), page_size, page_token: String::new() };
+    let mut request = ListWebhooksRequest { tenant: tenant.into(), page_size, ..Default::default() };
     loop {
         let page = client.webhooks.clone().list_webhooks(request.clone()).await.expect("a page").into_inner();
         pages.push(page.webhooks);
@@ -54,7 +54,8 @@ async fn webhooks_are_listed_page_by_page() {
 
     let list = |tenant: &str, page_size, page_token: &str| {
         let mut webhooks = client.webhooks.clone();
-        let request = ListWebhooksRequest { tenant: tenant.into(), page_size, page_token: page_token.into() };
+        let (tenant, page_token) = (tenant.into(), page_token.into());
+        let request = ListWebhooksRequest { tenant, page_size, page_token, ..Default::default() };
         async move { webhooks.list_webhooks(request).await.map(tonic::Response::into_inner) }
     };
     let token = list("acme", 2, "").await.expect("a page").next_page_token;

@@ -30,6 +30,7 @@ mod retries;
 mod scope;
 mod shutdown;
 mod signatures;
+mod stats;
 mod test_event;
 mod update;
 mod verifier;

@@ -9,15 +9,18 @@ use twox_hash::XxHash3_128;
 
 use super::status::Violations;
 use crate::{
-    limits::PAGE_SIZE_MAX,
+    limits::{DISPLAY_NAME_BYTES_MAX, PAGE_SIZE_MAX},
     model::{
         ids::{DeliveryId, DeliveryKey, EventSeq, Position, WebhookNo},
         seal::Sealer,
     },
+    store::WebhookPlace,
 };
 
 /// Half of a token: the sealed place, then the fingerprint.
 const HALF_BYTES: usize = 16;
+/// Letters of the longest token: those of lists by name have the name on top, which may grow when its case is taken away.
+const TOKEN_LETTERS_MAX: usize = (2 * HALF_BYTES + 3 * DISPLAY_NAME_BYTES_MAX).div_ceil(3) * 4;
 
 /// The size of a page: `default` if the caller does not say, at most `PAGE_SIZE_MAX`.
 pub(super) fn size(violations: &mut Violations, page_size: i32, default: usize) -> usize {
@@ -48,19 +51,43 @@ impl Scope {
         self
     }
 
-    fn fingerprint(&self, sealer: &Sealer, place: &[u8; HALF_BYTES]) -> [u8; HALF_BYTES] {
+    fn fingerprint(&self, sealer: &Sealer, place: &[u8; HALF_BYTES], name: &[u8]) -> [u8; HALF_BYTES] {
         let mut hasher = XxHash3_128::new();
         // Given to nobody: no log is this long.
         hasher.write(&sealer.cursor(Position(u64::MAX)));
         hasher.write(place);
+        hasher.write(&(name.len() as u64).to_le_bytes());
+        hasher.write(name);
         hasher.write(&self.0);
         hasher.finish_128().to_be_bytes()
     }
 
     /// The token of the page after `last`.
     pub(super) fn token(&self, sealer: &Sealer, last: DeliveryKey) -> String {
+        self.seal(sealer, last, &[])
+    }
+
+    fn seal(&self, sealer: &Sealer, last: DeliveryKey, name: &[u8]) -> String {
         let place = *sealer.delivery_id(last).as_bytes();
-        URL_SAFE_NO_PAD.encode([place, self.fingerprint(sealer, &place)].concat())
+        URL_SAFE_NO_PAD.encode([place.as_slice(), &self.fingerprint(sealer, &place, name), name].concat())
+    }
+
+    /// The token of the page after a webhook.
+    pub(super) fn webhook_token(&self, sealer: &Sealer, last: &WebhookPlace) -> String {
+        self.seal(sealer, counted(last.no.0), last.name.as_bytes())
+    }
+
+    /// As [`Self::after`], for lists of webhooks.
+    pub(super) fn webhook_after(
+        &self,
+        violations: &mut Violations,
+        sealer: &Sealer,
+        token: &str,
+    ) -> Option<WebhookPlace> {
+        self.opened(violations, sealer, token, |key, name| {
+            let name = String::from_utf8(name).ok()?;
+            Some(WebhookPlace { name: name.into(), no: key.webhook })
+        })
     }
 
     /// The token of the page after the `last`-th entry, for lists that are counted.
@@ -70,10 +97,20 @@ impl Scope {
 
     /// Where a token leads; `None` for the first page, or if it is refused.
     pub(super) fn after(&self, violations: &mut Violations, sealer: &Sealer, token: &str) -> Option<DeliveryKey> {
+        self.opened(violations, sealer, token, |key, name| name.is_empty().then_some(key))
+    }
+
+    fn opened<T>(
+        &self,
+        violations: &mut Violations,
+        sealer: &Sealer,
+        token: &str,
+        read: impl FnOnce(DeliveryKey, Vec<u8>) -> Option<T>,
+    ) -> Option<T> {
         if token.is_empty() {
             return None;
         }
-        let place = self.open(sealer, token);
+        let place = self.open(sealer, token).and_then(|(key, name)| read(key, name));
         if place.is_none() {
             let problem = "is malformed, or belongs to another request";
             violations.add_as(reason::INVALID_PAGE_TOKEN, "page_token", problem);
@@ -86,14 +123,17 @@ impl Scope {
         self.after(violations, sealer, token).map(|key| key.webhook.0)
     }
 
-    fn open(&self, sealer: &Sealer, token: &str) -> Option<DeliveryKey> {
-        // 32 bytes are 43 letters; nothing longer is worth decoding.
-        if token.len() != 43 {
+    /// What a token was made of.
+    fn open(&self, sealer: &Sealer, token: &str) -> Option<(DeliveryKey, Vec<u8>)> {
+        // Nothing longer is worth decoding.
+        if token.len() > TOKEN_LETTERS_MAX {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
-        let (place, fingerprint) = bytes.split_first_chunk::<HALF_BYTES>()?;
-        (self.fingerprint(sealer, place) == fingerprint).then(|| sealer.delivery_key(DeliveryId::from_bytes(*place)))
+        let (place, rest) = bytes.split_first_chunk::<HALF_BYTES>()?;
+        let (fingerprint, name) = rest.split_first_chunk::<HALF_BYTES>()?;
+        let ours = self.fingerprint(sealer, place, name) == *fingerprint;
+        ours.then(|| (sealer.delivery_key(DeliveryId::from_bytes(*place)), name.to_vec()))
     }
 }
 
@@ -129,6 +169,24 @@ mod tests {
         let changed = String::from_utf8(changed).unwrap();
         for bad in [&changed, "x", "not base64 !", &token[1..], &format!("{token}A"), &"A".repeat(43)] {
             check(&scope, &ours, bad, None, true);
+        }
+    }
+
+    #[test]
+    fn tokens_of_webhooks_carry_their_names() {
+        let (sealer, scope) = (Sealer::new([1; 16]), Scope::new("ListWebhooks").with("acme"));
+        let after = |token: &str| scope.webhook_after(&mut Violations::default(), &sealer, token);
+        for name in ["", "crm", &"\u{130}".to_lowercase().repeat(DISPLAY_NAME_BYTES_MAX / 2)] {
+            let place = WebhookPlace { name: name.into(), no: WebhookNo(7) };
+            let token = scope.webhook_token(&sealer, &place);
+            assert_eq!(after(&token), Some(place), "{token}");
+            let counted = scope.after(&mut Violations::default(), &sealer, &token);
+            assert_eq!(counted.is_some(), name.is_empty(), "{token}");
+        }
+        let token = scope.webhook_token(&sealer, &WebhookPlace { name: "crm".into(), no: WebhookNo(7) });
+        let bytes = URL_SAFE_NO_PAD.decode(token).unwrap();
+        for bad in [[&bytes[..], b"s"].concat(), bytes[..34].to_vec(), bytes[..20].to_vec(), vec![7; 500]] {
+            assert_eq!(after(&URL_SAFE_NO_PAD.encode(bad)), None);
         }
     }
 

@@ -13,21 +13,21 @@ use super::{
     NameJudge, Trial,
     convert::{
         self,
+        listing::WebhookList,
         protection::breaker,
         signature::{self, Rotation},
         update::{Update, update},
         webhook,
     },
     handshake::Asker,
-    page::{self, Scope},
-    refuse_if,
+    page, refuse_if,
     status::{Failure, Violations},
     trial,
 };
 use crate::{
     clock::Clock,
     flow::Gates,
-    limits::{NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
+    limits::{LIST_WEBHOOKS_EXAMINED_MAX, LIST_WEBHOOKS_RUN, NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
         ownership::{Consent, Ownership, is_to_be_asked},
@@ -35,7 +35,7 @@ use crate::{
         target::Target,
         webhook::{Settings, Webhook, WebhookSpec},
     },
-    store::{ConfigAnswer, ConfigChange, Registered, RequestKey, Store},
+    store::{ConfigAnswer, ConfigChange, Counts, Registered, RequestKey, Store, WebhookPlace},
 };
 
 /// How often an update that wants the webhook as it is looks again when it has changed meanwhile.
@@ -89,7 +89,9 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let request = request.into_inner();
         let (tenant, id) = convert::webhook_key(&request.tenant, &request.id)?;
         let webhook = self.find(&tenant, id)?;
-        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(self.reply(&webhook.webhook, webhook.pending())) }))
+        let counts = self.store.counts(&[webhook.webhook.no]).await.map_err(Failure::from)?;
+        let reply = webhook::counted(self.reply(&webhook.webhook, webhook.pending()), &counts[0]);
+        Ok(Response::new(v1::GetWebhookResponse { webhook: Some(reply) }))
     }
 
     async fn list_webhooks(
@@ -100,30 +102,21 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let request = request.into_inner();
         let sealer = self.store.sealer();
         let mut violations = Violations::default();
-        let tenant = convert::tenant_or_all(&mut violations, &request.tenant);
+        let list = WebhookList::of(&mut violations, self.store.catalog(), &request);
         let size = page::size(&mut violations, request.page_size, PAGE_SIZE_DEFAULT);
-        let scope = Scope::new("ListWebhooks").with(tenant.as_ref().map_or("", Tenant::as_str));
-        let after = scope.counted_after(&mut violations, sealer, &request.page_token);
+        let scope = list.scope();
+        let after = scope.webhook_after(&mut violations, sealer, &request.page_token);
         violations.check()?;
 
-        // One more than the page holds tells whether there is a next one.
-        let found = self.store.catalog().list(tenant.as_ref(), after.map(WebhookNo), size + 1);
-        let more_by_count = found.len() > size;
-        let mut webhooks = Vec::new();
-        let mut last = None;
-        let mut bytes = 0;
-        for registered in found.iter().take(size) {
-            if bytes > PAGE_BYTES {
-                break;
-            }
-            let webhook = self.reply(&registered.webhook, registered.pending());
-            bytes += webhook.encoded_len();
-            last = Some(registered.webhook.no.0);
-            webhooks.push(webhook);
-        }
-        let more = more_by_count || webhooks.len() < found.len();
-        let next_page_token = last.filter(|_| more).map_or_else(String::new, |last| scope.counted_token(sealer, last));
-        Ok(Response::new(v1::ListWebhooksResponse { webhooks, next_page_token }))
+        let page = self.page(&list, after, size);
+        let numbers: Vec<_> = page.webhooks.iter().map(|(no, _)| *no).collect();
+        let counts = self.store.counts(&numbers).await.map_err(Failure::from)?;
+        let counted =
+            page.webhooks.into_iter().zip(&counts).map(|((_, webhook), counts)| webhook::counted(webhook, counts));
+        Ok(Response::new(v1::ListWebhooksResponse {
+            webhooks: counted.collect(),
+            next_page_token: page.next.map_or_else(String::new, |place| scope.webhook_token(sealer, &place)),
+        }))
     }
 
     async fn update_webhook(
@@ -134,8 +127,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let update = update(request.into_inner())?;
         let webhook = self.update(&update).await?;
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, version = webhook.version, "updated a webhook");
-        let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
-        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(self.reply(&webhook, pending)) }))
+        Ok(Response::new(v1::UpdateWebhookResponse { webhook: Some(self.changed(&webhook).await) }))
     }
 
     async fn rotate_secret(
@@ -146,8 +138,7 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
         let rotation = signature::rotation(request.get_ref())?;
         let (webhook, key) = self.rotate(&rotation).await?;
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, overlap = ?rotation.overlap, "replaced a signing secret");
-        let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
-        let webhook = Some(self.reply(&webhook, pending));
+        let webhook = Some(self.changed(&webhook).await);
         Ok(Response::new(v1::RotateSecretResponse { webhook, signing_secret: signature::reveal(&key) }))
     }
 
@@ -194,9 +185,46 @@ impl WebhookService {
         self.store.catalog().find(tenant, id).ok_or_else(Failure::webhook_not_found)
     }
 
+    /// Without its counters but one, which is in memory.
     fn reply(&self, webhook: &Webhook, pending: u64) -> v1::Webhook {
         let breaker = Some(breaker(self.gates.get(webhook.no)));
         v1::Webhook { breaker, ..webhook::reply(webhook, pending) }
+    }
+
+    /// The reply to a change, which is made whether the webhook's counters can be read now or not.
+    async fn changed(&self, webhook: &Webhook) -> v1::Webhook {
+        let pending = self.find(&webhook.tenant, webhook.id).map_or(0, |known| known.pending());
+        let reply = self.reply(webhook, pending);
+        match self.store.counts(&[webhook.no]).await {
+            Ok(counts) => webhook::counted(reply, &counts[0]),
+            Err(_) => reply,
+        }
+    }
+
+    /// The webhooks of a list after a place: as many as fit a page, of as many as one call looks at.
+    fn page(&self, list: &WebhookList, mut after: Option<WebhookPlace>, size: usize) -> Page {
+        let mut page = Page { webhooks: Vec::new(), next: None };
+        let (mut bytes, mut examined) = (0, 0);
+        while examined < LIST_WEBHOOKS_EXAMINED_MAX {
+            let run = self.store.catalog().walk(list.tenant.as_ref(), list.order, after.as_ref(), LIST_WEBHOOKS_RUN);
+            for known in &run.webhooks {
+                if !list.has(&known.webhook, || self.gates.get(known.webhook.no)) {
+                    continue;
+                }
+                if page.webhooks.len() == size || bytes > PAGE_BYTES {
+                    // One more than the page holds: there is a next one.
+                    return page;
+                }
+                let webhook = self.reply(&known.webhook, known.pending());
+                bytes += webhook.encoded_len();
+                page.next = Some(WebhookPlace::of(&known.webhook, list.order));
+                page.webhooks.push((known.webhook.no, webhook));
+            }
+            let Some(next) = run.next else { return Page { next: None, ..page } };
+            after = Some(next);
+            examined += LIST_WEBHOOKS_RUN;
+        }
+        Page { next: after, ..page }
     }
 
     /// Changes the webhook as it is, and again as it is then if it changes meanwhile, unless the caller wants it as it saw it.
@@ -330,10 +358,18 @@ impl WebhookService {
     }
 }
 
+/// Part of a list.
+struct Page {
+    webhooks: Vec<(WebhookNo, v1::Webhook)>,
+    /// Where the next one begins; `None`: there is none.
+    next: Option<WebhookPlace>,
+}
+
 /// The reply to a create; a repeat gets what the first call got: nothing was pending then.
 fn created(webhook: &Webhook) -> v1::CreateWebhookResponse {
     let signing_secret = webhook.keys.secret().reveal();
-    let webhook = v1::Webhook { breaker: Some(breaker(None)), ..webhook::reply(webhook, 0) };
+    let webhook = webhook::counted(webhook::reply(webhook, 0), &Counts::default());
+    let webhook = v1::Webhook { breaker: Some(breaker(None)), ..webhook };
     v1::CreateWebhookResponse { webhook: Some(webhook), signing_secret }
 }
 

@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command, error::ErrorKind, value_parser};
+use clap_complete::{Shell, generate};
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -51,6 +52,9 @@ pub(super) struct Given {
     pub(super) values: Vec<String>,
 }
 
+/// The flag that asks for completions instead of a daemon.
+const COMPLETIONS: &str = "completions";
+
 /// What the layers together say: for each setting, the values of the uppermost layer that gives any.
 pub(super) type Layers = BTreeMap<&'static str, Given>;
 
@@ -59,7 +63,7 @@ pub(super) type Layers = BTreeMap<&'static str, Given>;
 pub(super) enum Request {
     /// Go on with these settings.
     Run(Layers),
-    /// Print this and end well: help or version.
+    /// Print this and end well: help, version or completions.
     Print(String),
 }
 
@@ -82,6 +86,9 @@ pub(super) fn read(
         }
     };
 
+    if let Ok(Some(shell)) = flags.try_get_one::<Shell>(COMPLETIONS) {
+        return Request::Print(completions(*shell));
+    }
     let mut layers = Layers::new();
     if let Some(path) = file_path(&flags, environment, problems) {
         read_file(&path, &mut layers, problems);
@@ -104,6 +111,11 @@ pub(super) fn command() -> Command {
         .long(CONFIG_FILE)
         .value_name("FILE")
         .help("Read settings from this TOML file [env: POSTRIDER_CONFIG]");
+    let completions = Arg::new(COMPLETIONS)
+        .long(COMPLETIONS)
+        .value_name("SHELL")
+        .value_parser(value_parser!(Shell))
+        .help("Print a script that completes these flags in a shell, and end");
     let settings = SETTINGS.iter().map(|setting| {
         let help = format!("{} [default: {}] [env: {}]", setting.help, setting.default, setting.variable());
         let arg = Arg::new(setting.name).long(setting.name).help(help).help_heading(setting.group);
@@ -119,7 +131,17 @@ pub(super) fn command() -> Command {
         .after_help(after)
         .max_term_width(120)
         .arg(file)
+        .arg(completions)
         .args(settings)
+}
+
+/// What makes a shell complete the command line.
+fn completions(shell: Shell) -> String {
+    let mut command = command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    generate(shell, &mut command, name, &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 fn first_paragraph(text: &str) -> String {

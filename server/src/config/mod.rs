@@ -92,7 +92,7 @@ pub struct Config {
 pub enum Command {
     /// To run the daemon so.
     Run(Box<Config>),
-    /// To print this and end: help, or the version.
+    /// To print this and end: help, the version, or completions for a shell.
     Print(String),
 }
 

@@ -41,6 +41,21 @@ fn defaults_are_safe_and_documented() {
 }
 
 #[test]
+fn completions_are_understood_and_know_every_flag() {
+    let args = ["postriderd", "--completions", "bash"].map(OsString::from);
+    let Command::Print(script) = Command::read(args, &|_| None).unwrap() else { panic!("it runs") };
+    let unknown = settings::SETTINGS.iter().find(|setting| !script.contains(&format!("--{}", setting.name)));
+    assert!(unknown.is_none(), "{unknown:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("postriderd");
+    std::fs::write(&path, script).unwrap();
+    let checked = std::process::Command::new("bash").arg("-n").arg(&path).output().unwrap();
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let problems = read(&["--completions", "tcsh"], &[], None).unwrap_err();
+    assert!(problems.to_string().contains("tcsh"), "{problems}");
+}
+
+#[test]
 fn flags_win_over_variables_and_those_over_the_file() {
     let file = "in-flight = 3\nmax-pending = 4\nattempt-timeout = '4s'\nallow-http = true\nretry-jitter = 0.5\n";
     let variables = [("POSTRIDER_IN_FLIGHT", "2"), ("POSTRIDER_MAX_PENDING", "2"), ("POSTRIDER_ALLOW_HTTP", "false")];

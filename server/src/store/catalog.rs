@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 
 use super::{
     event_types::EventTypes,
+    listing::Names,
     troubles::FilterTroubles,
     types::{EventTypeStep, Targets},
 };
@@ -29,20 +30,20 @@ use crate::model::{
 /// Every webhook there is. Readers never wait for the disk.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    inner: RwLock<Inner>,
+    pub(super) inner: RwLock<Inner>,
     troubles: FilterTroubles,
     event_types: RwLock<EventTypes>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    webhooks: BTreeMap<WebhookNo, Known>,
+pub(super) struct Inner {
+    pub(super) webhooks: BTreeMap<WebhookNo, Known>,
     by_id: HashMap<WebhookId, WebhookNo>,
-    tenants: HashMap<Tenant, TenantIndex>,
+    pub(super) tenants: HashMap<Tenant, TenantIndex>,
 }
 
 #[derive(Debug)]
-struct Known {
+pub(super) struct Known {
     webhook: Arc<Webhook>,
     /// Counted without a lock for writing.
     pending: AtomicU64,
@@ -57,7 +58,7 @@ pub struct Registered {
 }
 
 impl Registered {
-    fn look(known: &Known) -> Self {
+    pub(super) fn look(known: &Known) -> Self {
         Self { webhook: known.webhook.clone(), pending: known.pending.load(Ordering::Relaxed) }
     }
 
@@ -68,10 +69,12 @@ impl Registered {
 }
 
 #[derive(Debug, Default)]
-struct TenantIndex {
+pub(super) struct TenantIndex {
     changed_at: ConfigSeq,
     /// By number. New ones have the highest.
-    webhooks: Vec<Arc<Webhook>>,
+    pub(super) webhooks: Vec<Arc<Webhook>>,
+    /// Those that have a name.
+    pub(super) names: Names,
     /// Those that are ordered, by number; `None`: there are none.
     ordered: Option<Arc<Vec<WebhookNo>>>,
     /// By type. Filled when first asked for, emptied by changes.
@@ -103,7 +106,7 @@ impl TenantIndex {
         place.map(|index| &self.matches[index].1)
     }
 
-    fn find(&self, no: WebhookNo) -> Result<usize, usize> {
+    pub(super) fn find(&self, no: WebhookNo) -> Result<usize, usize> {
         self.webhooks.binary_search_by_key(&no, |webhook| webhook.no)
     }
 
@@ -294,9 +297,13 @@ impl Catalog {
         index.change(seq);
         index.note_order(webhook.no, webhook.settings.ordering.ordered);
         match index.find(webhook.no) {
-            Ok(place) => index.webhooks[place] = webhook.clone(),
+            Ok(place) => {
+                let before = std::mem::replace(&mut index.webhooks[place], webhook.clone());
+                index.names.remove(&before);
+            }
             Err(place) => index.webhooks.insert(place, webhook.clone()),
         }
+        index.names.add(&webhook);
         match inner.webhooks.entry(webhook.no) {
             Entry::Occupied(mut known) => known.get_mut().webhook = webhook,
             Entry::Vacant(place) => {
@@ -316,6 +323,7 @@ impl Catalog {
         if let Ok(place) = index.find(no) {
             index.webhooks.remove(place);
         }
+        index.names.remove(&webhook);
     }
 
     /// For the engine: as many deliveries are pending.

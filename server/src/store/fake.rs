@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, Erase,
-    Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup,
-    Owner, Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+    AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery,
+    DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry,
+    OutcomeGroup, Owner, Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::model::{
     erasure::Erasure,
@@ -40,6 +40,8 @@ pub(crate) struct FakeStore {
     /// What [`Store::repair`] was asked, and what it answers.
     pub(crate) repairs: Mutex<Vec<Repair>>,
     pub(crate) repaired: Mutex<Repaired>,
+    /// What [`Store::counts`] answers; `None`: it fails.
+    pub(crate) counts: Mutex<Option<HashMap<WebhookNo, Counts>>>,
     /// What [`Store::lanes`] does.
     pub(crate) lanes: Mutex<Lanes>,
     /// The delivery that [`Store::expired`] knows, and whose it was.
@@ -94,6 +96,7 @@ impl FakeStore {
             page: Mutex::new((DeliveryPage { deliveries: Vec::new(), next: None }, None)),
             repairs: Mutex::default(),
             repaired: Mutex::new(Repaired::Retried),
+            counts: Mutex::new(Some(HashMap::new())),
             lanes: Mutex::new(Lanes::Tell(Vec::new())),
             expired: Mutex::default(),
             retained_since: Mutex::default(),
@@ -180,6 +183,12 @@ impl Store for FakeStore {
 
     async fn commit(&self, _: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         Ok(groups.iter().map(|_| GroupCommitted::Applied(AsOf(0))).collect())
+    }
+
+    async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError> {
+        let counts = self.counts.lock();
+        let counts = counts.as_ref().ok_or(StoreError::Failed("planted".into()))?;
+        Ok(webhooks.iter().map(|no| counts.get(no).copied().unwrap_or_default()).collect())
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

@@ -8,17 +8,21 @@
 //! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
 
 mod catalog;
+mod counts;
 mod erase;
 mod event_types;
 #[cfg(test)]
 pub(crate) mod fake;
+mod listing;
 pub mod redb;
 mod repair;
 mod troubles;
 mod types;
 
 pub use catalog::{Catalog, Registered};
+pub use counts::Counts;
 pub use erase::{Erase, Erased};
+pub use listing::{WebhookOrder, WebhookPlace, WebhookRun, folded};
 pub use repair::{Repair, Repaired};
 pub use troubles::FilterTroubles;
 pub use types::*;
@@ -58,6 +62,10 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Outcomes of deliveries that were cancelled meanwhile are left out without an error.
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError>;
+
+    /// The counters of webhooks, one after the other, as of one commit at least as new as any that was answered; nothing but zeros
+    /// for one that does not exist.
+    async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError>;
 
     /// The webhooks that fail continuously, as [`OutcomeGroup::failing`] said last of each; without those that were deleted.
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError>;

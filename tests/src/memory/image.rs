@@ -19,7 +19,7 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Erase, Erased, EventTypeStep, Hint, LogEntry,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint, LogEntry,
         OutcomeGroup, Publish, Published, Repair, Repaired, Targets,
     },
 };
@@ -72,6 +72,8 @@ pub struct Image {
     /// Pending deliveries that are due or will be.
     pub(super) pending: BTreeMap<WebhookNo, u64>,
     pub(super) pending_total: u64,
+    /// Those that have ended.
+    pub(super) ended: BTreeMap<WebhookNo, Counts>,
     /// Wide events, and the webhooks they have not reached.
     pub(super) fan_outs: BTreeMap<EventSeq, Vec<WebhookNo>>,
     pub(super) log: Vec<LogEntry>,
@@ -195,6 +197,7 @@ impl Image {
             failing: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_total: 0,
+            ended: BTreeMap::new(),
             fan_outs: BTreeMap::new(),
             log: Vec::new(),
             erasures: Erasures::default(),
@@ -439,12 +442,12 @@ impl Image {
         row.http_status = outcome.http_status;
         row.error_class = outcome.error_class;
         row.entries.push(self.log.len());
-        match outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
-            Some(next) => {
-                row.due = next;
-                due.scheduled.insert((next, key.event, key.replay));
-            }
-            None => self.ended(key.webhook, 1, effects),
+        if let Some(next) = outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
+            row.due = next;
+            due.scheduled.insert((next, key.event, key.replay));
+        } else {
+            self.ended(key.webhook, 1, effects);
+            self.count_ended(key.webhook, outcome.state, 1, outcome.time);
         }
         if lets_go {
             self.pass_on(key.webhook, key.event, effects);
@@ -623,6 +626,7 @@ impl Image {
         let no = webhook.no;
         let cancelled = self.cancel_all(&webhook, CancelReason::WebhookDeleted, time, effects);
         self.failing.remove(&no);
+        self.ended.remove(&no);
         effects.touched.insert(no);
         let seq = self.next_config(tenant);
         self.webhooks.remove(&no);

@@ -4,6 +4,7 @@
 //! makes it fast.
 
 mod committer;
+mod counts;
 mod disk;
 mod erase;
 mod event_types;
@@ -27,9 +28,9 @@ use postrider_server::{
         time::Timestamp,
     },
     store::{
-        Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, Erase,
-        Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
-        Published, Repair, Repaired, RequestKey, Store, StoreError,
+        Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
+        Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner,
+        Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
     },
     tasks::Tasks,
 };
@@ -147,6 +148,10 @@ impl Store for MemoryStore {
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         let fenced = owner != self.owner;
         submit(&self.inbox, Work::Outcomes { fenced, groups }, Answer::Outcomes).await
+    }
+
+    async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError> {
+        self.read(|storage| webhooks.iter().map(|no| storage.image.counts(*no)).collect()).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

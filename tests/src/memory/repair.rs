@@ -11,7 +11,10 @@ use postrider_server::{
     store::{CancelReason, Hint, LogEntry, Repair, Repaired, WebhookCancelled},
 };
 
-use super::image::{Effects, Image, rows_of};
+use super::{
+    counts,
+    image::{Effects, Image, rows_of},
+};
 
 impl Image {
     pub(super) fn repair(&mut self, repair: &Repair, effects: &mut Effects) -> Repaired {
@@ -54,6 +57,7 @@ impl Image {
                 return Repaired::BacklogFull;
             }
             row.excused = Some(row.attempts);
+            counts::revived(self.ended.entry(key.webhook).or_default(), row.state);
             self.pending_total += 1;
             *self.pending.entry(key.webhook).or_default() += 1;
         }
@@ -92,6 +96,7 @@ impl Image {
             let count = ended.len() as u64;
             if count > 0 {
                 self.ended(no, count, effects);
+                self.count_ended(no, DeliveryState::Cancelled, count, time);
                 for event in ended {
                     self.pass_on(no, event, effects);
                 }
@@ -122,6 +127,7 @@ impl Image {
         self.releases.remove(&no);
         self.pending.remove(&no);
         self.pending_total -= cancelled;
+        self.count_ended(no, DeliveryState::Cancelled, cancelled, time);
         if cancelled > 0 {
             self.tell(webhook, reason, cancelled, time, effects);
         }

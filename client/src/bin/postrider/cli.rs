@@ -2,10 +2,11 @@
 
 use std::{ffi::OsString, process::exit, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use postrider_client::Client;
 
 use crate::{
+    completions::CompletionsArgs,
     deliveries::DeliveriesCommand,
     erasures::TenantsCommand,
     event_types::EventTypesArgs,
@@ -70,6 +71,8 @@ enum Command {
     Watch(WatchArgs),
     /// Receive webhooks on this machine: verify them and print what arrives.
     Listen(ListenArgs),
+    /// Print a script that completes these commands in a shell.
+    Completions(CompletionsArgs),
 }
 
 /// What every command that talks to a server needs.
@@ -141,6 +144,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,
+        Command::Completions(args) => args.run(Cli::command()),
     }
 }
 
@@ -160,7 +164,7 @@ fn server_url(server: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, error::ErrorKind};
+    use clap::error::ErrorKind;
 
     use super::*;
 
@@ -258,6 +262,18 @@ mod tests {
             ("postrider webhooks update WEBHOOK --signature-header-prefix svix", Some(MissingRequiredArgument)),
             ("postrider triggers --timeout 1ms", None),
             ("postrider webhooks list --tenant -", None),
+            (
+                "postrider webhooks list --event-type ADD_TAG --enabled --failing --text crm --metadata a=b --order name --limit 3",
+                None,
+            ),
+            ("postrider webhooks list --disabled --disable-reason gone --order newest", None),
+            ("postrider webhooks list --disabled --enabled", Some(ArgumentConflict)),
+            ("postrider webhooks list --disable-reason bored", Some(InvalidValue)),
+            ("postrider webhooks list --order url", Some(InvalidValue)),
+            ("postrider webhooks list --limit 0", Some(ValueValidation)),
+            ("postrider completions zsh", None),
+            ("postrider completions", Some(MissingRequiredArgument)),
+            ("postrider completions tcsh", Some(InvalidValue)),
             ("postrider --server 127.0.0.1:1 --timeout 5s triggers --examples", None),
             ("postrider event-types", None),
             ("postrider event-types list --examples", None),

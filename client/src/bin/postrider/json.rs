@@ -7,7 +7,8 @@ use postrider_client::{
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, Erasure,
         ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent,
-        Outcome, Ownership, RetryPolicy, Signature, SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
+        Outcome, Ownership, RetryPolicy, Signature, SignatureScheme, Webhook, WebhookMatch, WebhookStats,
+        authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -55,6 +56,7 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
         "verify_ownership": webhook.verify_ownership,
         "ownership": webhook.ownership.as_ref().map(ownership),
+        "stats": webhook.stats.as_ref().map(stats),
     })
 }
 
@@ -63,6 +65,18 @@ fn ownership(ownership: &Ownership) -> Value {
         "origin": ownership.origin,
         "allowed_per_minute": ownership.allowed_per_minute,
         "confirm_time": time(ownership.confirm_time.as_ref()),
+    })
+}
+
+fn stats(stats: &WebhookStats) -> Value {
+    json!({
+        "events": stats.events,
+        "delivered": stats.delivered,
+        "failed": stats.failed,
+        "pending": stats.pending,
+        "cancelled": stats.cancelled,
+        "last_delivered_time": time(stats.last_delivered_time.as_ref()),
+        "last_failed_time": time(stats.last_failed_time.as_ref()),
     })
 }
 
@@ -311,6 +325,7 @@ mod tests {
         for (value, debug) in [
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
             (ownership(&Ownership::default()), format!("{:?}", Ownership::default())),
+            (stats(&WebhookStats::default()), format!("{:?}", WebhookStats::default())),
             (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),

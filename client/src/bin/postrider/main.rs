@@ -2,6 +2,7 @@
 
 mod attempt;
 mod cli;
+mod completions;
 mod deliveries;
 mod erasures;
 mod event_types;

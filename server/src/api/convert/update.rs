@@ -82,6 +82,7 @@ const FIXED: &[&str] = &[
     "public_key",
     "previous_secret_expire_time",
     "ownership",
+    "stats",
 ];
 
 /// An update, checked as far as it can be without the webhook. It has secrets in it: never shown.

@@ -23,7 +23,7 @@ use crate::{
         target::{Target, TargetError, TargetRules},
         webhook::{DisableReason, Settings, Subscription, Switch, Webhook, WebhookSpec},
     },
-    store::{Catalog, RequestKey},
+    store::{Catalog, Counts, RequestKey},
 };
 
 /// What an event type says that means every type.
@@ -190,7 +190,7 @@ fn subscription(violations: &mut Violations, names: &[String], types: Types<'_>)
     Some(Subscription::to(wanted))
 }
 
-/// A webhook as callers see it.
+/// A webhook as callers see it, without its counters but one.
 pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
     let (disable_reason, disable_time) = match webhook.switch {
         Switch::Enabled => (v1::DisableReason::Unspecified, None),
@@ -213,6 +213,20 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
     };
     request::conceal(&mut shown);
     shown
+}
+
+/// A webhook with all its counters.
+pub(in crate::api) fn counted(webhook: v1::Webhook, counts: &Counts) -> v1::Webhook {
+    let stats = v1::WebhookStats {
+        events: count(counts.events()),
+        delivered: count(counts.delivered),
+        failed: count(counts.failed),
+        pending: count(counts.pending),
+        cancelled: count(counts.cancelled),
+        last_delivered_time: counts.last_delivered.map(time),
+        last_failed_time: counts.last_failed.map(time),
+    };
+    v1::Webhook { pending_deliveries: stats.pending, stats: Some(stats), ..webhook }
 }
 
 pub(super) fn disable_reason(reason: DisableReason) -> v1::DisableReason {

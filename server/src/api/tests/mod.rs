@@ -2,6 +2,7 @@
 
 mod convert;
 mod history;
+mod listing;
 mod publish;
 mod request;
 mod services;

@@ -71,7 +71,7 @@ fn rules() -> Rules {
     Rules { targets, ..Rules::default() }
 }
 
-fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
+pub(super) fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
     WebhookService {
         store: store.clone(),
         gates: Arc::default(),
@@ -91,7 +91,7 @@ pub(super) fn deliveries(store: &Arc<FakeStore>) -> DeliveryService {
     DeliveryService { store: store.clone(), watch, clock, history, stop: stop(), stop_watching: stop() }
 }
 
-fn create(host: &str, request_id: &str) -> Request<v1::CreateWebhookRequest> {
+pub(super) fn create(host: &str, request_id: &str) -> Request<v1::CreateWebhookRequest> {
     let webhook =
         v1::Webhook { url: format!("https://{host}/in"), event_types: vec!["*".into()], ..v1::Webhook::default() };
     Request::new(v1::CreateWebhookRequest {
@@ -151,7 +151,7 @@ async fn webhooks_are_listed_page_by_page() {
         service.create_webhook(create(&format!("h{n}.example.com"), "")).await.unwrap();
     }
     let list = async |tenant: &str, page_size: i32, page_token: String| {
-        let request = v1::ListWebhooksRequest { tenant: tenant.into(), page_size, page_token };
+        let request = v1::ListWebhooksRequest { tenant: tenant.into(), page_size, page_token, ..Default::default() };
         service.list_webhooks(Request::new(request)).await.map(tonic::Response::into_inner)
     };
     let mut urls = Vec::new();

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
+    counts::Tally,
     drops::{Drop, Drops},
     erase::{Job, Swept},
     error::EngineError,
@@ -45,7 +46,7 @@ pub(super) struct Tables<'txn> {
     pub(super) scheduled: Table<'txn, (u64, i64, u64, u32), u32>,
     pub(super) deliveries: Table<'txn, DeliveryRow, &'static [u8]>,
     pub(super) log: Table<'txn, u64, &'static [u8]>,
-    pub(super) pending: Table<'txn, u64, u64>,
+    pub(super) counts: Table<'txn, u64, &'static [u8]>,
     pub(super) fan_outs: Table<'txn, u64, u64>,
     pub(super) cancels: Table<'txn, u64, ()>,
     pub(super) drops: Table<'txn, u64, &'static [u8]>,
@@ -80,7 +81,7 @@ impl<'txn> Tables<'txn> {
             scheduled: txn.open_table(tables::SCHEDULED)?,
             deliveries: txn.open_table(tables::DELIVERIES)?,
             log: txn.open_table(tables::LOG)?,
-            pending: txn.open_table(tables::PENDING)?,
+            counts: txn.open_table(tables::COUNTS)?,
             fan_outs: txn.open_table(tables::FAN_OUTS)?,
             cancels: txn.open_table(tables::CANCELS)?,
             drops: txn.open_table(tables::DROPS)?,
@@ -115,7 +116,8 @@ pub(super) struct Change<'a> {
     pub(super) counters: CountersRecord,
     /// Pending deliveries as committed, by webhook number.
     pub(super) pending_before: &'a HashMap<u64, u64>,
-    pub(super) pending: HashMap<u64, i64>,
+    /// What is added to the counters of webhooks, by number; see [`Self::count`].
+    pub(super) tallies: HashMap<u64, Tally>,
     /// Webhooks whose parked deliveries are being released, as committed.
     pub(super) releasing: &'a BTreeSet<u64>,
     pub(super) chunks: ChunkBuilder,
@@ -164,7 +166,7 @@ impl<'a> Change<'a> {
             shared,
             counters,
             pending_before,
-            pending: HashMap::new(),
+            tallies: HashMap::new(),
             releasing,
             chunks: ChunkBuilder::default(),
             ready: Vec::new(),
@@ -199,12 +201,6 @@ impl<'a> Change<'a> {
         known.filter(|_| !self.removed.contains(&no))
     }
 
-    /// How many deliveries of the webhook are pending, this transaction included.
-    pub(super) fn pending_of(&self, no: u64) -> u64 {
-        let before = self.pending_before.get(&no).copied().unwrap_or(0);
-        before.saturating_add_signed(self.pending.get(&no).copied().unwrap_or(0))
-    }
-
     /// Adds an entry to the log, with what watchers see of it.
     pub(super) fn append(&mut self, record: LogRecord, shown: Option<LogEntry>) -> Position {
         self.shown.push(shown);
@@ -217,15 +213,7 @@ impl<'a> Change<'a> {
         for (row, accept_time) in &self.ready {
             tables.ready.insert(row, accept_time)?;
         }
-        for (&no, &delta) in &self.pending {
-            if delta == 0 {
-                continue;
-            }
-            match self.pending_of(no) {
-                0 => drop(tables.pending.remove(no)?),
-                pending => drop(tables.pending.insert(no, pending)?),
-            }
-        }
+        self.flush_counts(tables)?;
         let written = self.flush_chunks(tables)?;
         self.counters.last_commit = now;
         tables.meta.insert(meta::COUNTERS, self.counters.encode_to_vec().as_slice())?;

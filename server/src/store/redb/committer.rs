@@ -322,7 +322,7 @@ impl Effects {
     fn of(change: Change<'_>, written: Written) -> Self {
         Self {
             counters: change.counters,
-            pending: change.pending.keys().map(|&no| (no, change.pending_of(no))).collect(),
+            pending: change.pending_changed(),
             written,
             fresh: change.fresh,
             shown: change.shown,

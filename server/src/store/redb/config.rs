@@ -164,6 +164,7 @@ impl Change<'_> {
         }
         tables.webhooks.remove(no)?;
         tables.failing.remove(no)?;
+        tables.counts.remove(no)?;
         tables.tombstones.insert(no, TombstoneRecord::new(&webhook, time).encode_to_vec().as_slice())?;
         tables.config_log.remove(before)?;
         self.counters.config_seq += 1;

@@ -15,6 +15,7 @@ use prost::Message as _;
 use super::{
     change::{Change, Tables},
     config::CANCEL_ROWS,
+    counts::Standing,
     error::EngineError,
     ordered::{self, PASSED_ON_ROWS},
     records::{DropRecord, LogRecord},
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     model::{
+        delivery::DeliveryState,
         ids::{EventSeq, WebhookNo},
         time::Timestamp,
         webhook::Webhook,
@@ -92,15 +94,15 @@ impl Change<'_> {
         Ok(cancelled)
     }
 
-    /// Counts nothing as pending for the webhook any more; returns how many were. What was dropped before does not count.
+    /// Counts all that is pending for the webhook as cancelled; returns how many. What was dropped before does not count.
     pub(super) fn forget_pending(&mut self, no: u64) -> u64 {
         let dropped_below = self.drop_of(no).map_or(0, |drop| drop.below);
         let waiting = self.shared.not_fanned_out(WebhookNo(no), EventSeq(dropped_below));
         let pending = self.pending_of(no);
-        let cancelled = pending + waiting;
-        self.counters.pending = self.counters.pending.saturating_sub(cancelled);
-        *self.pending.entry(no).or_default() -= i64::try_from(pending).expect("counts fit");
-        cancelled
+        let cancelled = Standing::At(DeliveryState::Cancelled);
+        self.count(no, pending, Standing::At(DeliveryState::Pending), cancelled);
+        self.count(no, waiting, Standing::OnTheWay, cancelled);
+        pending + waiting
     }
 
     /// The webhook's drop, this transaction included.
@@ -266,6 +268,9 @@ mod tests {
             let done = tokio::time::timeout(std::time::Duration::from_secs(30), done).await;
             assert!(done.is_ok(), "deleted: {deleted}, left: {:?}", rows(&store));
             assert!(!store.shared.drops_anything());
+            let counts = store.counts(&[no]).await.unwrap()[0];
+            let expected = if deleted { (0, 0) } else { (1, 60) };
+            assert_eq!((counts.pending, counts.cancelled), expected, "deleted: {deleted}");
             store.close().await.unwrap();
         }
     }

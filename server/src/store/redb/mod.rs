@@ -15,6 +15,7 @@ mod cache;
 mod change;
 mod committer;
 mod config;
+mod counts;
 mod disk;
 mod drops;
 mod erase;
@@ -64,9 +65,9 @@ use self::{
     shared::Shared,
 };
 use super::{
-    Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, Erase,
-    Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
-    Published, Repair, Repaired, RequestKey, Store, StoreError,
+    Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
+    Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner,
+    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::{
     clock::Clock,
@@ -239,6 +240,11 @@ impl Store for RedbStore {
 
     async fn commit(&self, owner: Owner, groups: Vec<OutcomeGroup>) -> Result<Vec<GroupCommitted>, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Outcomes { owner, groups, answer }).await
+    }
+
+    async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError> {
+        let webhooks = webhooks.to_vec();
+        self.read_for_caller(move |shared| counts::counts(shared, &webhooks).map_err(StoreError::from)).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

@@ -1,7 +1,7 @@
 //! Opening the store: make or check the file, and load what memory must know.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     path::Path,
     sync::{Arc, atomic::Ordering},
@@ -15,6 +15,7 @@ use super::{
     cache::RecentLog,
     change::{Tables, begin},
     committer::Recovered,
+    counts::load_pending,
     disk::{Disk, OpenFile, make_folders},
     drops::{Drop, Drops},
     erase,
@@ -205,11 +206,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     event_types.retain(|known| !known.key.tenant.as_ref().is_some_and(|tenant| shared.erasing.has_tenant(tenant)));
     shared.catalog.load_event_types(event_types);
 
-    let mut pending = HashMap::new();
-    for row in txn.open_table(tables::PENDING)?.iter()? {
-        let (no, count) = row?;
-        pending.insert(no.value(), count.value());
-    }
+    let pending = load_pending(&txn)?;
     for no in existing {
         shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
     }

@@ -55,7 +55,12 @@ impl Change<'_> {
         }
         if let Some(operator) = self.shared.config.operator.as_ref().filter(|operator| **operator != it.tenant) {
             let event = it.event(operator);
-            let targets = self.shared.catalog.targets(&event);
+            let mut targets = self.shared.catalog.targets(&event);
+            if targets.webhooks.iter().any(|no| self.removed.contains(no)) {
+                // The catalogue does not know yet that this commit deletes them.
+                let exist = targets.webhooks.iter().copied().filter(|no| !self.removed.contains(no));
+                targets.webhooks = exist.collect();
+            }
             let publish = Publish { event, targets, accept_time: self.shared.clock.now() };
             match self.publish(tables, &publish)? {
                 Published::New { .. } | Published::Duplicate { .. } => {}
@@ -71,5 +76,60 @@ impl Change<'_> {
         }
         self.append(LogRecord::operational(&it), Some(LogEntry::Operational(it)));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeSet, HashMap},
+        sync::Arc,
+    };
+
+    use tempfile::TempDir;
+
+    use super::{
+        super::{Config, change::begin, drops::Drops, open, tests::webhook},
+        *,
+    };
+    use crate::{
+        clock::Clock,
+        model::{ids::WebhookId, time::Timestamp, webhook::DisableReason},
+        store::{ConfigChange, Store as _},
+    };
+
+    #[tokio::test]
+    async fn an_operators_webhook_that_goes_in_the_same_commit_is_told_nothing() {
+        let dir = TempDir::new().unwrap();
+        let config = Config { operator: Some("t".parse().unwrap()), ..Config::default() };
+        let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+        let no = webhook(&store).await;
+        let operators = store.catalog().webhook(no).unwrap().webhook;
+        let it = OperationalEvent {
+            occurrence: Occurrence::WebhookDisabled(DisableReason::Gone),
+            tenant: "other".parse().unwrap(),
+            webhook: WebhookId::generate(),
+            url: "https://other.example/".into(),
+            time: Timestamp::UNIX_EPOCH,
+        };
+        for deleted in [false, true] {
+            let hot = store.shared.hot.read().clone().unwrap();
+            let counters = *store.shared.counters.lock();
+            let txn = begin(&hot).unwrap();
+            let mut tables = Tables::open(&txn).unwrap();
+            let (pending, releasing, drops) = (HashMap::new(), BTreeSet::new(), Drops::new());
+            let mut change = Change::new(&store.shared, counters, &pending, &releasing, &drops);
+            if deleted {
+                let (tenant, id) = (operators.tenant.clone(), operators.id);
+                let delete = ConfigChange::DeleteWebhook { tenant, id, expect: None, time: Timestamp::UNIX_EPOCH };
+                change.configure(&mut tables, delete).unwrap();
+            }
+            change.report(&mut tables, it.clone()).unwrap();
+            let due = change.ready.len();
+            assert_eq!((due, change.counters.pending), (usize::from(!deleted), u64::from(!deleted)));
+            drop((change, tables));
+            txn.abort().unwrap();
+        }
+        store.close().await.unwrap();
     }
 }

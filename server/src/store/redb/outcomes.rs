@@ -115,8 +115,7 @@ impl Change<'_> {
             let attempts = Attempts::new(outcome.attempt, excused);
             tables.scheduled.insert((webhook, due.micros(), key.event.0, key.replay), attempts.to_bits())?;
         } else {
-            *self.pending.entry(webhook).or_default() -= 1;
-            self.counters.pending = self.counters.pending.saturating_sub(1);
+            self.count_end(webhook, outcome.state, outcome.time);
         }
         if head_rule.is_some_and(|rule| rule.lets_go(outcome.state, outcome.attempt)) {
             self.pass_on(tables, lane_row(key))?;

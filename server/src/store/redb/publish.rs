@@ -8,6 +8,7 @@ use tracing::error;
 
 use super::{
     change::{Change, Tables},
+    counts::Standing,
     error::EngineError,
     ordered::ORDER_ROWS,
     records::{DeliveryRecord, EventRecord, event_key},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     limits::{REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
-        delivery::Attempts,
+        delivery::{Attempts, DeliveryState},
         ids::{DeliveryKey, EventSeq, WebhookNo},
         ordering::OrderKey,
         time::Timestamp,
@@ -79,7 +80,6 @@ impl Change<'_> {
         let seq = EventSeq(self.counters.next_event);
         self.counters.next_event += 1;
         self.counters.note_accepted(publish.accept_time);
-        self.counters.pending += targets.len() as u64;
         let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
         self.chunks.push(seq, &EventRecord::new(event, publish.accept_time, &targets));
         tables.event_ids.insert(key.as_slice(), (seq.0, hash, deliveries))?;
@@ -89,6 +89,8 @@ impl Change<'_> {
         let keeping = if ordered.is_some() { targets.iter().filter(|no| keeps_order(no)).count() } else { 0 };
         if targets.len() * rows(scheduled) + keeping * ORDER_ROWS > REQUEST_ROWS_MAX {
             tables.fan_outs.insert(seq.0, 0)?;
+            // Each of them is counted for its webhook when the event reaches that.
+            self.counters.pending += targets.len() as u64;
             let fan_out = FanOut { targets, next: 0, accept_time, scheduled, order: OrderKey::of(event) };
             self.fan_outs.push((seq, Some(fan_out)));
             return Ok(Published::New { deliveries });
@@ -102,7 +104,7 @@ impl Change<'_> {
                 }
                 Some(_) | None => self.make_due(tables, arrival)?,
             }
-            *self.pending.entry(no.0).or_default() += 1;
+            self.count(no.0, 1, Standing::Nowhere, Standing::At(DeliveryState::Pending));
         }
         Ok(Published::New { deliveries })
     }
@@ -147,7 +149,7 @@ impl Change<'_> {
                 }
                 continue;
             };
-            *self.pending.entry(no.0).or_default() += 1;
+            self.count(no.0, 1, Standing::OnTheWay, Standing::At(DeliveryState::Pending));
             let arrival = Arrival::new(no, seq, fan_out.accept_time, fan_out.scheduled);
             if let Some(order) = fan_out.order.filter(|_| webhook.settings.ordering.ordered) {
                 // Of the same key, older ones that were wide have arrived, for they go first.

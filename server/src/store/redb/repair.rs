@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::{
     change::{Change, Tables},
+    counts::Standing,
     error::EngineError,
     ordered, reads,
     records::{DeliveryRecord, EventRecord, LogRecord},
@@ -82,8 +83,7 @@ impl Change<'_> {
                 return Ok(Repaired::BacklogFull);
             }
             self.keep_event(tables, key.event, &event)?;
-            self.counters.pending += 1;
-            *self.pending.entry(webhook).or_default() += 1;
+            self.count(webhook, 1, Standing::At(record.state()?), Standing::At(DeliveryState::Pending));
             self.revived = true;
             Attempts::new(record.attempts, Some(record.attempts))
         };
@@ -183,8 +183,7 @@ impl Change<'_> {
                 self.pass_on(tables, (no.0, event, replay))?;
             }
             self.cancel_rows(tables, no.0, time, &rows)?;
-            self.counters.pending = self.counters.pending.saturating_sub(cancelled);
-            *self.pending.entry(no.0).or_default() -= i64::try_from(cancelled).expect("a few");
+            self.count(no.0, cancelled, Standing::At(DeliveryState::Pending), Standing::At(DeliveryState::Cancelled));
             self.cancelled.push(no);
             let (tenant, webhook) = (known.webhook.tenant.clone(), known.webhook.id);
             let entry = WebhookCancelled { reason, tenant, webhook, deliveries: cancelled, time };

@@ -13,8 +13,8 @@ use super::error::EngineError;
 use crate::model::ids::DeliveryKey;
 
 /// Version of all layouts here and in `records/`. A store with another one is refused: version 1, which had deliveries by
-/// webhook, was never released.
-pub(super) const SCHEMA_VERSION: u64 = 2;
+/// webhook, and version 2, which counted only what was pending, were never released.
+pub(super) const SCHEMA_VERSION: u64 = 3;
 
 /// Key of a delivery among those of its webhook: webhook number, event number, replay.
 pub(super) type LaneRow = (u64, u64, u32);
@@ -99,8 +99,9 @@ pub(super) const RUNS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition:
 /// segment until the end of retention.
 pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
-/// How many deliveries of a webhook are pending. Key: webhook number. Value: their number, never 0.
-pub(super) const PENDING: TableDefinition<'_, u64, u64> = TableDefinition::new("pending");
+/// How many deliveries a webhook has had, and where they stand. Key: webhook number. Value: `CountsRecord`. From its first delivery to
+/// its deletion; rewritten once by every commit that changes a number of it.
+pub(super) const COUNTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("counts");
 
 /// Deliveries of ordered webhooks that wait behind the head of their ordering key. Value: microseconds of acceptance, and of when it
 /// is to be sent, which are the same unless the event is scheduled; the key's hash. Until what is before them has ended; it is never attempted here.

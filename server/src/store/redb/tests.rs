@@ -217,9 +217,10 @@ fn whatever_callers_read_takes_a_turn_of_theirs() {
         let query = DeliveryQuery::default();
         let request = RequestKey { id: "r".into(), hash: 0 };
         let id = store.sealer().delivery_id(DeliveryKey { webhook: WebhookNo(1), event: EventSeq(1), replay: 0 });
-        let mut callers: [(&str, BoxFuture<'_, ()>); 4] = [
+        let mut callers: [(&str, BoxFuture<'_, ()>); 5] = [
             ("list", store.list(&query, None, 10).map(drop).boxed()),
             ("get", store.get(id).map(drop).boxed()),
+            ("counts", store.counts(&[WebhookNo(1)]).map(drop).boxed()),
             ("answered", store.answered(&tenant, &request, start).map(drop).boxed()),
             ("config_since", store.config_since(ConfigSeq(0), 10).map(drop).boxed()),
         ];

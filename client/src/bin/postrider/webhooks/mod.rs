@@ -1,5 +1,6 @@
 //! `postrider webhooks`.
 
+mod list;
 mod ordering;
 mod ownership;
 mod policy;
@@ -17,11 +18,11 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use futures::TryStreamExt as _;
 use postrider_client::v1::{CreateWebhookRequest, DisableReason, HeldDeliveries, Webhook};
 use serde_json::json;
 
 use self::{
+    list::ListArgs,
     settings::SettingsArgs,
     signature::{RotateSecretArgs, SecretArg},
     test::TestArgs,
@@ -32,7 +33,7 @@ use crate::{
     failure::Failure,
     ids::parse_webhook_id,
     json,
-    output::{Format, counted, printable, properties, rows_or, say, say_json, table, time},
+    output::{Format, counted, printable, properties, say, say_json, time},
 };
 
 #[derive(Debug, Subcommand)]
@@ -52,9 +53,13 @@ pub(crate) enum WebhooksCommand {
         #[arg(value_parser = parse_webhook_id)]
         id: String,
     },
-    /// List webhooks, oldest first.
-    #[command(after_help = "Example: postrider webhooks list --output json")]
-    List,
+    /// List webhooks, how many event types they receive, and where their deliveries stand.
+    #[command(after_help = "Examples:
+  postrider webhooks list --output json
+  postrider webhooks list --failing
+  postrider webhooks list --event-type NEW_LEAD --metadata team=sales --order name
+  postrider webhooks list --tenant - --text example.com --order newest --limit 20")]
+    List(ListArgs),
     /// Change a webhook; the next attempt is made as it says then.
     #[command(after_help = "Examples:
   postrider webhooks update wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --url https://example.com/new
@@ -135,7 +140,7 @@ impl WebhooksCommand {
         match self {
             Self::Create(args) => create(session, args).await,
             Self::Get { id } => get(session, id).await,
-            Self::List => list(session).await,
+            Self::List(args) => list::list(session, args).await,
             Self::Update(args) => update::update(session, args).await,
             Self::Enable { id, drop_held } => {
                 let held = if drop_held { HeldDeliveries::Drop } else { HeldDeliveries::Release };
@@ -176,27 +181,6 @@ async fn get(session: &Session, id: String) -> Result<(), Failure> {
     match session.format {
         Format::Json => say_json(&json!({ "webhook": json::webhook(&webhook) })),
         Format::Table => say(describe(&webhook)),
-    }
-}
-
-async fn list(session: &Session) -> Result<(), Failure> {
-    let webhooks: Vec<Webhook> = session.client.webhooks().try_collect().await?;
-    match session.format {
-        Format::Json => say_json(&json!({ "webhooks": webhooks.iter().map(json::webhook).collect::<Vec<_>>() })),
-        Format::Table => {
-            let mut rows = table(&["ID", "URL", "EVENTS", "STATUS", "PENDING", "CREATED"]);
-            for it in &webhooks {
-                rows.add_row([
-                    printable(&it.id),
-                    printable(&it.url),
-                    subscribed(&it.event_types),
-                    status(it),
-                    it.pending_deliveries.to_string(),
-                    time(it.create_time.as_ref()),
-                ]);
-            }
-            say(rows_or(&rows, "There are no webhooks."))
-        }
     }
 }
 
@@ -271,6 +255,9 @@ fn describe(webhook: &Webhook) -> String {
         ("status", status(webhook)),
         ("disabled", time(webhook.disable_time.as_ref())),
         ("pending", counted(webhook.pending_deliveries, "delivery", "deliveries")),
+        ("deliveries", list::deliveries(webhook.stats.as_ref())),
+        ("last delivered", time(webhook.stats.as_ref().and_then(|stats| stats.last_delivered_time.as_ref()))),
+        ("last failed", time(webhook.stats.as_ref().and_then(|stats| stats.last_failed_time.as_ref()))),
         ("created", time(webhook.create_time.as_ref())),
         ("updated", time(webhook.update_time.as_ref())),
         ("etag", webhook.etag.clone()),
@@ -280,15 +267,6 @@ fn describe(webhook: &Webhook) -> String {
 
 fn pairs(map: &BTreeMap<String, String>) -> String {
     map.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
-}
-
-/// The one it receives, or how many.
-fn subscribed(event_types: &[String]) -> String {
-    match event_types {
-        [all] if all == "*" => "all".into(),
-        [one] => printable(one),
-        several => format!("{} types", several.len()),
-    }
 }
 
 fn status(webhook: &Webhook) -> String {
@@ -321,11 +299,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_short_and_descriptions_complete() {
+    fn descriptions_are_complete() {
         let types = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert_eq!(subscribed(&types(&["*"])), "all");
-        assert_eq!(subscribed(&types(&["ADD_TAG"])), "ADD_TAG");
-        assert_eq!(subscribed(&types(&["A", "B"])), "2 types");
         let webhook = Webhook {
             event_types: types(&["A", "B"]),
             enabled: Some(false),

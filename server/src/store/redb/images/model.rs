@@ -12,7 +12,7 @@ use crate::{
         ids::{EventTypeName, WebhookId, WebhookNo},
         time::Timestamp,
     },
-    store::types::Published,
+    store::{Counts, types::Published},
 };
 
 /// How long things are kept.
@@ -112,6 +112,27 @@ impl Model {
     pub(super) fn pending(&self, hook: u32) -> u64 {
         let accepted = self.events.values().filter(|event| event.accepted == Fate::Done);
         accepted.filter(|event| event.deliveries.get(&hook).is_some_and(|it| it.before(event).is_some())).count() as u64
+    }
+
+    /// Where the deliveries for a webhook that lives stand, if nothing is open.
+    pub(super) fn counts(&self, hook: u32) -> Counts {
+        let mut counts = Counts::default();
+        for delivery in self.events.values().filter_map(|event| event.deliveries.get(&hook)) {
+            let last = delivery.attempts.last();
+            match last.map(|last| (last.state, last.time)) {
+                None | Some((DeliveryState::Pending, _)) => counts.pending += 1,
+                Some((DeliveryState::Delivered, time)) => {
+                    counts.delivered += 1;
+                    counts.last_delivered = counts.last_delivered.max(Some(time));
+                }
+                Some((DeliveryState::Failed, time)) => {
+                    counts.failed += 1;
+                    counts.last_failed = counts.last_failed.max(Some(time));
+                }
+                Some((DeliveryState::Cancelled, _)) => counts.cancelled += 1,
+            }
+        }
+        counts
     }
 
     /// Whether an event must be known, and known as a duplicate.

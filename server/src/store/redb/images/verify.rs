@@ -53,7 +53,7 @@ pub(super) async fn verify(store: &RedbStore, model: &Model, rng: &mut StdRng) -
     order(store, &lanes, &parked)?;
     lanes.extend(parked);
     deliveries(&mut model, &lanes)?;
-    counts(store, &model, &lanes)?;
+    counts(store, &model, &lanes).await?;
     log(store, &model).await?;
     history(store, &model, rng).await?;
     repeats(store, &model, rng).await?;
@@ -227,9 +227,12 @@ fn settle(delivery: &Delivery, event: &Occurrence, standing: Standing) -> Result
     }
 }
 
-fn counts(store: &RedbStore, model: &Model, lanes: &Lanes) -> Result<(), Violation> {
+async fn counts(store: &RedbStore, model: &Model, lanes: &Lanes) -> Result<(), Violation> {
     let mut sum = 0;
     for (label, hook) in model.hooks.iter().filter(|(label, _)| model.lives(**label)) {
+        let (no, _) = hook.known.ok_or_else(|| Violation(format!("webhook {label} has no number")))?;
+        let (counted, expected) = (store.counts(&[no]).await?[0], model.counts(*label));
+        ensure!(counted == expected, "webhook {label} counts {counted:?}, not {expected:?}");
         let due = lanes.keys().filter(|(_, hook)| hook == label).count() as u64;
         let counted = hook.known.and_then(|(no, _)| store.catalog().webhook(no)).map(|known| known.pending());
         ensure!(counted == Some(due), "webhook {label} counts {counted:?} pending deliveries and has {due}");

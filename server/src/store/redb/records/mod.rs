@@ -1,5 +1,6 @@
 //! What rows hold, as protobuf: fields can be added, never renumbered. One file per kind of record.
 
+mod counts;
 mod delivery;
 mod erase;
 mod event;
@@ -15,6 +16,7 @@ mod segment;
 mod signing;
 mod webhook;
 
+pub(super) use counts::{CountsRecord, millis};
 pub(super) use delivery::DeliveryRecord;
 pub(super) use erase::ErasureRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
