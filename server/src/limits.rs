@@ -97,6 +97,12 @@ pub const USERNAME_BYTES_MAX: usize = 256;
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Longest token for a receiver.
 pub const TOKEN_BYTES_MAX: usize = 4096;
+/// Most API keys there may be, expired ones included and revoked ones not.
+pub const API_KEYS_MAX: usize = 10_000;
+/// Longest name of an API key.
+pub const API_KEY_NAME_BYTES_MAX: usize = 128;
+/// Most tenants an API key may name; one for more is for all of them.
+pub const API_KEY_TENANTS_MAX: usize = 256;
 /// Most entries on one page.
 pub const PAGE_SIZE_MAX: usize = 1000;
 /// Entries on a page when the caller does not say.

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod breaker;
 pub mod catalogue;
+pub mod credentials;
 pub mod delivery;
 pub mod event;
 pub mod event_type;

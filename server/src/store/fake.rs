@@ -8,10 +8,11 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-    FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
+    FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
     Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::model::{
+    credentials::ApiKey,
     event::StoredEvent,
     failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
@@ -128,6 +129,25 @@ impl FakeStore {
     }
 }
 
+impl FakeStore {
+    fn change_key(&self, change: KeyChange) -> KeyAnswer {
+        match change {
+            KeyChange::Create { id, digest, spec, time } => {
+                let mut config = self.config.lock();
+                config.seq += 1;
+                let key = ApiKey { id, no: config.seq, digest, spec, create_time: time };
+                self.catalog.keys().step(KeyStep::Put(key.clone()));
+                KeyAnswer::Created(key)
+            }
+            KeyChange::Revoke { id } => {
+                let known = self.catalog.keys().find(id).is_some();
+                self.catalog.keys().step(KeyStep::Revoked(id));
+                if known { KeyAnswer::Revoked } else { KeyAnswer::NotFound }
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Store for FakeStore {
     async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, StoreError> {
@@ -228,6 +248,7 @@ impl Store for FakeStore {
             ConfigChange::CreateEventType { .. }
             | ConfigChange::UpdateEventType { .. }
             | ConfigChange::DeleteEventType { .. } => unreachable!("not asked"),
+            ConfigChange::Key(change) => return Ok(ConfigAnswer::Key(self.change_key(change.clone()))),
         };
         let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
         if expect.is_some_and(|version| version != found.webhook.version) {
@@ -244,7 +265,8 @@ impl Store for FakeStore {
             | ConfigChange::DeleteWebhook { .. }
             | ConfigChange::CreateEventType { .. }
             | ConfigChange::UpdateEventType { .. }
-            | ConfigChange::DeleteEventType { .. } => None,
+            | ConfigChange::DeleteEventType { .. }
+            | ConfigChange::Key(_) => None,
         };
         if let Some(webhook) = changed {
             self.catalog.put(ConfigSeq(config.seq), webhook.clone());

@@ -11,12 +11,14 @@ mod catalog;
 mod event_types;
 #[cfg(test)]
 pub(crate) mod fake;
+mod keyring;
 pub mod redb;
 mod repair;
 mod troubles;
 mod types;
 
 pub use catalog::{Catalog, Registered};
+pub use keyring::{KeyAnswer, KeyChange, KeyStep, Keyring, KnownKey, Validity};
 pub use repair::{Repair, Repaired};
 pub use troubles::FilterTroubles;
 pub use types::*;

@@ -23,6 +23,7 @@ mod heartbeat;
 #[cfg(test)]
 mod images;
 mod inbox;
+mod keys;
 mod mover;
 mod open;
 mod operational;

@@ -19,7 +19,7 @@ use super::{
     drops::{Drop, Drops},
     error::{EngineError, OpenError},
     reads,
-    records::{CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
+    records::{ApiKeyRecord, CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
     space::Space,
@@ -198,6 +198,13 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
         event_types.push(EventTypeRecord::decode_from(row?.1.value())?.event_type()?);
     }
     shared.catalog.load_event_types(event_types);
+
+    let mut keys = Vec::new();
+    for row in txn.open_table(tables::API_KEYS)?.iter()? {
+        keys.push(ApiKeyRecord::decode_from(row?.1.value())?.api_key()?);
+    }
+    let locked = txn.open_table(tables::META)?.get(meta::LOCKED)?.is_some();
+    shared.catalog.keys().load(keys, locked);
 
     let mut pending = HashMap::new();
     for row in txn.open_table(tables::PENDING)?.iter()? {

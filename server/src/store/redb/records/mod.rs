@@ -1,5 +1,6 @@
 //! What rows hold, as protobuf: fields can be added, never renumbered. One file per kind of record.
 
+mod api_key;
 mod delivery;
 mod event;
 mod event_type;
@@ -12,6 +13,7 @@ mod segment;
 mod signing;
 mod webhook;
 
+pub(super) use api_key::ApiKeyRecord;
 pub(super) use delivery::DeliveryRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use event_type::EventTypeRecord;
