@@ -103,6 +103,7 @@ impl Daemon {
             target_rules: config.targets.clone(),
             policy_limits: config.policy_limits,
             retention: config.store.retention,
+            require_auth: config.require_auth,
         };
         let api = limits.build(api::Deps {
             store: store.clone(),
@@ -125,7 +126,7 @@ impl Daemon {
         api.health.set_serving(true).await;
         tasks.spawn("health", api.health.clone().follow(engine.works(), calls.clone()));
         show(&ops, &engine, &metrics, queues, clock, gates).await;
-        announce(&config, address);
+        announce(&config, address, engine.catalog().keys().is_locked());
         let quiet = ops.quiet();
         let levers = Levers {
             health: api.health,
@@ -230,7 +231,7 @@ impl Running {
 }
 
 /// Says what runs, and what an operator has opened.
-fn announce(config: &Config, address: SocketAddr) {
+fn announce(config: &Config, address: SocketAddr, locked: bool) {
     for range in &config.opened {
         warn!(targets.range = %range, "webhooks may point into this range, and over plain http: --allow-cidr");
     }
@@ -240,8 +241,19 @@ fn announce(config: &Config, address: SocketAddr) {
     if let Some(address) = config.ops.address.filter(|address| !address.ip().to_canonical().is_loopback()) {
         warn!(ops.address = %address, "anybody who reaches this port sees metrics: --insecure-listen");
     }
-    if !address.ip().to_canonical().is_loopback() {
-        warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
+    let is_loopback = address.ip().to_canonical().is_loopback();
+    match (locked, config.require_auth) {
+        (true, _) => {}
+        (false, true) => warn!("no call is taken before an API key is created: postriderd keys create"),
+        (false, false) if is_loopback => {
+            info!("calls need no credentials until the first API key is created: whoever is on this machine controls the daemon");
+        }
+        (false, false) => {
+            warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
+        }
+    }
+    if !is_loopback {
+        warn!(listen.address = %address, "keys, events and answers travel readable on this port: --insecure-listen");
     }
     info!(
         version = env!("CARGO_PKG_VERSION"),

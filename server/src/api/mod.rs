@@ -3,6 +3,7 @@
 //! One file per service; `convert/` turns what callers write into the model's values and back; `status` alone picks codes.
 //! Deliberately absent: what lies below a connection (listening, accepting, TLS) and the decision when to stop.
 
+mod auth;
 mod convert;
 mod deliveries;
 mod event_types;
@@ -10,6 +11,7 @@ mod events;
 mod explain;
 mod health;
 mod json;
+mod keys;
 mod page;
 mod publish;
 mod status;
@@ -24,7 +26,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    key_service_server::KeyServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -32,8 +34,8 @@ use tower::util::MapResponseLayer;
 
 pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
-    convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    status::Failure, webhooks::WebhookService,
+    auth::Gate, convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
+    keys::KeyService, status::Failure, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
@@ -54,6 +56,8 @@ pub struct Config {
     pub policy_limits: PolicyLimits,
     /// How long events are kept.
     pub retention: Duration,
+    /// Whether callers need credentials even if no API key was ever created.
+    pub require_auth: bool,
 }
 
 /// Judges host names when a webhook is created.
@@ -103,6 +107,8 @@ impl Config {
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let (retention, stops) = (self.retention, stop.clone());
         let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
+        let keys = KeyService { store: store.clone(), clock, stop: stop.clone() };
+        let gate = Gate { store: store.clone(), clock, required: self.require_auth };
         let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -113,9 +119,10 @@ impl Config {
             .add_service(EventTypeServiceServer::new(event_types).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(events)
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(KeyServiceServer::new(keys).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));
-        let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).into();
+        let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).layer(gate).into();
         Api { routes, health }
     }
 }

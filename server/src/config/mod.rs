@@ -75,6 +75,8 @@ pub struct Config {
     pub telemetry: telemetry::Config,
     /// How long and how often webhooks may have deliveries attempted.
     pub policy_limits: api::PolicyLimits,
+    /// Whether callers need credentials even if no API key was ever created.
+    pub require_auth: bool,
     /// Threads of the runtime that everything but deliveries and commits runs on.
     pub workers: usize,
 }
@@ -170,6 +172,7 @@ impl Config {
             retention: retention::Config { interval: SECOND },
             shutdown: shutdown::Config { grace: reader.duration("shutdown-grace", Duration::ZERO..=HOUR) },
             telemetry: check_telemetry(reader),
+            require_auth: reader.switch("require-auth"),
             workers: reader.one("worker-threads", threads),
             targets,
             opened,

@@ -85,6 +85,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: SERVING,
     },
     Setting {
+        name: "require-auth",
+        kind: Kind::Switch,
+        default: "false",
+        help: "Take no call without credentials, not even before the first API key is created; from then on they are needed \
+               anyway",
+        group: SERVING,
+    },
+    Setting {
         name: "watch-heartbeat",
         kind: Kind::One("DURATION"),
         default: "15s",

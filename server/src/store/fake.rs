@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-    FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
+    FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, Keyring, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
     Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::model::{
@@ -109,6 +109,11 @@ impl FakeStore {
     /// Makes [`Store::feed`] examine no more than this many entries a call.
     pub(crate) fn examine(&self, max: usize) {
         self.log.lock().examined_max = max;
+    }
+
+    /// The keys there are.
+    pub(crate) fn catalog_keys(&self) -> &Keyring {
+        self.catalog.keys()
     }
 
     fn create(&self, change: ConfigChange) -> ConfigAnswer {

@@ -5,6 +5,7 @@ pub(super) mod delivery;
 pub(super) mod event;
 pub(super) mod event_type;
 pub(super) mod explain;
+pub(super) mod key;
 mod mask;
 mod ordering;
 pub(super) mod policy;

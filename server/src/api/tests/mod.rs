@@ -3,7 +3,7 @@
 mod convert;
 mod publish;
 mod request;
-mod services;
+pub(super) mod services;
 
 use std::sync::Arc;
 
@@ -13,11 +13,12 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
+    api::auth::Caller,
     accept::{self, Accept},
     clock::Clock,
     limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, DELIVER_AHEAD_MAX},
     metrics::AcceptMetrics,
-    store::fake::FakeStore,
+    store::{Validity, fake::FakeStore},
     tasks::Tasks,
 };
 
@@ -28,7 +29,7 @@ fn accept(store: &Arc<FakeStore>) -> Accept {
 }
 
 /// An event that is right.
-fn event(id: &str) -> v1::Event {
+pub(super) fn event(id: &str) -> v1::Event {
     v1::Event {
         id: id.into(),
         r#type: "ADD_TAG".into(),
@@ -43,6 +44,11 @@ fn told(status: &Status) -> (Code, String, Vec<String>) {
     let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
     let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
     (status.code(), reason, violations.into_iter().map(|violation| violation.field).collect())
+}
+
+/// Who may do everything.
+fn anybody() -> Caller {
+    Caller::Anybody(Validity::default())
 }
 
 fn stop() -> CancellationToken {

@@ -278,7 +278,11 @@ async fn a_watch_ends_with_unavailable_when_told() {
     assert_eq!(service.watch_deliveries(request).await.map(|_| ()).unwrap_err().code(), Code::Unavailable);
 }
 
-async fn api(store: &Arc<FakeStore>) -> Api {
+pub(in crate::api) async fn api(store: &Arc<FakeStore>) -> Api {
+    api_with(store, false).await
+}
+
+pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool) -> Api {
     let deps = Deps {
         store: store.clone(),
         accept: accept(store),
@@ -291,7 +295,8 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         stop_watching: stop(),
     };
     let retention = std::time::Duration::from_hours(720);
-    Config { target_rules: rules().targets, policy_limits: rules().policy, retention }.build(deps).await
+    let (target_rules, policy_limits) = (rules().targets, rules().policy);
+    Config { target_rules, policy_limits, retention, require_auth }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {
@@ -391,6 +396,7 @@ async fn unknown_methods_are_unimplemented_and_health_starts_out_not_serving() {
         "postrider.v1.EventTypeService",
         "postrider.v1.EventService",
         "postrider.v1.DeliveryService",
+        "postrider.v1.KeyService",
     ]);
     for (serving, expected) in [(None, 2), (Some(true), 1), (Some(false), 2)] {
         if let Some(serving) = serving {
