@@ -36,11 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Sorted: the same settings have the same bytes.
         .btree_map(".postrider.v1.Webhook")
         // Theirs show no secret.
-        .skip_debug([
-            ".postrider.v1.BasicCredentials",
-            ".postrider.v1.BearerToken",
-            ".postrider.v1.CreateKeyResponse",
-        ])
+        .skip_debug([".postrider.v1.BasicCredentials", ".postrider.v1.BearerToken", ".postrider.v1.CreateKeyResponse"])
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())

@@ -1,29 +1,34 @@
 //! Calls of the API.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use futures::stream::{self, Stream, TryStreamExt as _};
 use tonic::{
     Code, Response, Status,
-    transport::{Channel, Endpoint, Uri},
+    service::interceptor::InterceptedService,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 use crate::{
     Batches, Error, PublishError, Publisher, PublisherConfig, Receipt, Watch, WatchConfig,
+    credentials::Credentials,
     publisher::{check_size, ensure_id, receipt},
     v1::{
-        CancelDeliveriesRequest, CreateEventTypeRequest, CreateWebhookRequest, CreateWebhookResponse,
-        DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, Event, EventType, ExplainEventRequest,
-        ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse, GetEventRequest, GetEventResponse,
-        GetWebhookRequest, ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest,
-        ListEventTypesResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome, PublishEventRequest,
-        RetryDeliveryRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest,
-        UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
-        delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
-        event_type_service_client::EventTypeServiceClient, publish_event_response,
-        webhook_service_client::WebhookServiceClient,
+        CancelDeliveriesRequest, CreateEventTypeRequest, CreateKeyRequest, CreateKeyResponse, CreateWebhookRequest,
+        CreateWebhookResponse, DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, Event, EventType,
+        ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse, GetEventRequest,
+        GetEventResponse, GetWebhookRequest, Key, ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest,
+        ListEventTypesResponse, ListKeysRequest, ListKeysResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome,
+        PublishEventRequest, RetryDeliveryRequest, RevokeKeyRequest, RotateSecretRequest, RotateSecretResponse,
+        SendTestEventRequest, UpdateEventTypeRequest, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook,
+        WebhookMatch, delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
+        event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
+        publish_event_response, webhook_service_client::WebhookServiceClient,
     },
 };
+
+/// What calls are made over.
+pub(crate) type Transport = InterceptedService<Channel, Credentials>;
 
 /// Largest reply taken: a full page of the widest webhooks is above tonic's default of 4 MiB.
 const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -32,6 +37,9 @@ const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct ClientBuilder {
     endpoint: String,
+    api_key: Option<Hidden<String>>,
+    ca_certificates: Option<Vec<u8>>,
+    identity: Option<Hidden<Identity>>,
     tenant: String,
     timeout: Duration,
     connect_timeout: Duration,
@@ -39,7 +47,37 @@ pub struct ClientBuilder {
     keep_alive_timeout: Duration,
 }
 
+/// What is not printed.
+#[derive(Clone)]
+struct Hidden<T>(T);
+
+impl<T> fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
 impl ClientBuilder {
+    /// The API key (`prk_…`) that is sent with every call, as `authorization: Bearer KEY`; none by default.
+    #[must_use]
+    pub fn api_key(self, key: impl Into<String>) -> Self {
+        Self { api_key: Some(Hidden(key.into())), ..self }
+    }
+
+    /// The certificates, in PEM, of the authorities that an `https` server's certificate must come from; those that this machine
+    /// trusts by default.
+    #[must_use]
+    pub fn ca_certificates(self, pem: impl Into<Vec<u8>>) -> Self {
+        Self { ca_certificates: Some(pem.into()), ..self }
+    }
+
+    /// The certificate, with those between it and its authority, and its private key, in PEM, that an `https` server is shown;
+    /// none by default.
+    #[must_use]
+    pub fn client_certificate(self, certificates: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        Self { identity: Some(Hidden(Identity::from_pem(certificates, key))), ..self }
+    }
+
     /// The tenant of every request that names none. Empty, and the default, is the server's `default`.
     #[must_use]
     pub fn tenant(self, tenant: impl Into<String>) -> Self {
@@ -67,24 +105,57 @@ impl ClientBuilder {
 
     /// Makes the client. The connection is made by the first call, and made again by the first call after a break.
     ///
-    /// Must run inside a Tokio runtime. Fails with `INVALID_ARGUMENT` if the endpoint is not an `http` URL.
+    /// Must run inside a Tokio runtime. Fails with `INVALID_ARGUMENT` if the endpoint is not an `http` or `https` URL, or if
+    /// the API key, a certificate or its key cannot be one.
     pub fn connect_lazy(self) -> Result<Client, Error> {
         let invalid = |why: &str| {
             let endpoint = &self.endpoint;
-            Error::new(Code::InvalidArgument, format!("the server `{endpoint}` {why}; give it as http://HOST:PORT"))
+            Error::new(
+                Code::InvalidArgument,
+                format!("the server `{endpoint}` {why}; give it as http://HOST:PORT or https://HOST:PORT"),
+            )
         };
         let uri: Uri = self.endpoint.parse().map_err(|_| invalid("is not a URL"))?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
-            return Err(invalid("is not a plain http URL"));
+        let encrypts = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            Some(_) | None => return Err(invalid("is not an http or https URL")),
+        };
+        if uri.host().is_none_or(str::is_empty) {
+            return Err(invalid("names no host"));
         }
-        let channel = Endpoint::from(uri)
+        if !encrypts && (self.ca_certificates.is_some() || self.identity.is_some()) {
+            return Err(invalid("is not encrypted, so certificates mean nothing"));
+        }
+        let credentials = self.api_key.as_ref().map(|key| Credentials::api_key(&key.0)).transpose()?;
+        let mut endpoint = Endpoint::from(uri);
+        if encrypts {
+            endpoint = endpoint.tls_config(self.tls()).map_err(|error| {
+                let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+                invalid(&format!("cannot be reached with these certificates{cause}"))
+            })?;
+        }
+        let channel = endpoint
             .connect_timeout(self.connect_timeout)
             .http2_keep_alive_interval(self.keep_alive_interval)
             .keep_alive_timeout(self.keep_alive_timeout)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true)
             .connect_lazy();
-        Ok(Client { channel, tenant: self.tenant, timeout: self.timeout })
+        let credentials = credentials.unwrap_or_default();
+        Ok(Client { channel, credentials, tenant: self.tenant, timeout: self.timeout })
+    }
+
+    fn tls(&self) -> ClientTlsConfig {
+        let tls = match &self.ca_certificates {
+            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        let tls = tls.timeout(self.connect_timeout);
+        match &self.identity {
+            Some(Hidden(identity)) => tls.identity(identity.clone()),
+            None => tls,
+        }
     }
 }
 
@@ -94,6 +165,7 @@ impl ClientBuilder {
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
+    credentials: Credentials,
     tenant: String,
     timeout: Duration,
 }
@@ -109,6 +181,9 @@ impl Client {
     pub fn builder(endpoint: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
             endpoint: endpoint.into(),
+            api_key: None,
+            ca_certificates: None,
+            identity: None,
             tenant: String::new(),
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
@@ -119,7 +194,13 @@ impl Client {
 
     /// A client over a channel of your own making: another transport, TLS, a test.
     pub fn from_channel(channel: Channel) -> Self {
-        Self { channel, tenant: String::new(), timeout: Duration::from_secs(30) }
+        let (credentials, tenant) = (Credentials::default(), String::new());
+        Self { channel, credentials, tenant, timeout: Duration::from_secs(30) }
+    }
+
+    /// The same client with an API key (`prk_…`). Fails with `INVALID_ARGUMENT` if it cannot be one.
+    pub fn with_api_key(&self, key: &str) -> Result<Self, Error> {
+        Ok(Self { credentials: Credentials::api_key(key)?, ..self.clone() })
     }
 
     /// The same client for another tenant.
@@ -338,26 +419,60 @@ impl Client {
         Batches::new(self.clone(), request, config)
     }
 
+    // --- API keys ---------------------------------------------------------------------------------------------------
+
+    /// Creates an API key. The reply holds its text, this once.
+    pub async fn create_key(&self, key: Key) -> Result<CreateKeyResponse, Error> {
+        self.call(self.key_service().create_key(CreateKeyRequest { key: Some(key) })).await
+    }
+
+    /// Reads one page of API keys, oldest first.
+    pub async fn list_keys(&self, request: ListKeysRequest) -> Result<ListKeysResponse, Error> {
+        self.call(self.key_service().list_keys(request)).await
+    }
+
+    /// All API keys, oldest first, read page by page as the stream is.
+    pub fn keys(&self) -> Pages<'_, Key> {
+        pages(move |page_token| async move {
+            let page = self.list_keys(ListKeysRequest { page_token, ..Default::default() }).await?;
+            Ok((page.keys, page.next_page_token))
+        })
+    }
+
+    /// Revokes an API key for good. `NOT_FOUND` if there is none of that id.
+    pub async fn revoke_key(&self, id: impl Into<String>) -> Result<(), Error> {
+        self.call(self.key_service().revoke_key(RevokeKeyRequest { id: id.into() })).await?;
+        Ok(())
+    }
+
     // --- Plumbing ---------------------------------------------------------------------------------------------------
 
     pub(crate) fn tenant_or(&self, given: String) -> String {
         if given.is_empty() { self.tenant.clone() } else { given }
     }
 
-    pub(crate) fn event_service(&self) -> EventServiceClient<Channel> {
-        EventServiceClient::new(self.channel.clone())
+    pub(crate) fn event_service(&self) -> EventServiceClient<Transport> {
+        EventServiceClient::new(self.transport())
     }
 
-    pub(crate) fn delivery_service(&self) -> DeliveryServiceClient<Channel> {
-        DeliveryServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    pub(crate) fn delivery_service(&self) -> DeliveryServiceClient<Transport> {
+        DeliveryServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
-    fn event_type_service(&self) -> EventTypeServiceClient<Channel> {
-        EventTypeServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    fn event_type_service(&self) -> EventTypeServiceClient<Transport> {
+        EventTypeServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
-    fn webhook_service(&self) -> WebhookServiceClient<Channel> {
-        WebhookServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    fn key_service(&self) -> KeyServiceClient<Transport> {
+        KeyServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    fn transport(&self) -> Transport {
+        InterceptedService::new(self.channel.clone(), self.credentials.clone())
+    }
+
+    fn webhook_service(&self) -> WebhookServiceClient<Transport> {
+        WebhookServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
     async fn call<T>(&self, reply: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
@@ -423,11 +538,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn endpoints_are_plain_http() {
-        for endpoint in ["", "127.0.0.1:50051", "https://host", "unix:/run/socket", "http://"] {
+    async fn endpoints_are_http_or_https() {
+        for endpoint in ["", "127.0.0.1:50051", "unix:/run/socket", "http://", "ftp://host"] {
             let error = Client::connect_lazy(endpoint).unwrap_err();
             assert_eq!(error.code(), Code::InvalidArgument, "{endpoint}");
         }
         assert!(Client::connect_lazy("http://[::1]:50051").is_ok());
+        let plain = Client::builder("http://host").ca_certificates("x").connect_lazy().unwrap_err();
+        assert!(plain.message().contains("not encrypted"), "{plain}");
+        let broken = Client::builder("https://host").client_certificate("x", "y").connect_lazy().unwrap_err();
+        assert_eq!(broken.code(), Code::InvalidArgument, "{broken}");
+    }
+
+    #[tokio::test]
+    async fn nothing_that_is_printed_holds_the_key() {
+        let identified = Client::builder("https://host").client_certificate("c", "secret");
+        let as_numbers = format!("{:?}", b"secret");
+        assert!(!format!("{identified:?}").contains(&as_numbers));
+        let builder = Client::builder("http://host").api_key("prk_secret");
+        assert!(!format!("{builder:?}").contains("secret"));
+        let client = builder.connect_lazy().unwrap();
+        assert!(!format!("{client:?} {:?}", client.with_api_key("prk_secret").unwrap()).contains("secret"));
+        let error = Client::builder("http://host").api_key("prk secret").connect_lazy().unwrap_err();
+        assert!(!error.to_string().contains("secret"));
     }
 }

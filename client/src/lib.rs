@@ -26,11 +26,11 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: TLS to the server (the daemon speaks plaintext on loopback or behind a mesh; bring your own
-//! channel with [`Client::from_channel`] otherwise), and unbounded queues of any kind.
+//! Deliberately absent: unbounded queues of any kind.
 
 mod backoff;
 mod client;
+mod credentials;
 mod error;
 mod publisher;
 pub mod verify;

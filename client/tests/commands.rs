@@ -32,7 +32,7 @@ fn failures_are_objects_for_programs_and_text_for_people() {
         (&["webhooks", "get", "wh_1"][..], 2, "INVALID_ARGUMENT", "invalid value 'wh_1'"),
         (&["deliveries", "get", "dlv_1"], 2, "INVALID_ARGUMENT", "invalid value 'dlv_1'"),
         (&["watch", "--timeout", "0s"], 2, "INVALID_ARGUMENT", "longer than zero"),
-        (&["webhooks", "list", "--server", "ftp://host"], 2, "INVALID_ARGUMENT", "not a plain http URL"),
+        (&["webhooks", "list", "--server", "ftp://host"], 2, "INVALID_ARGUMENT", "not an http or https URL"),
         (&["webhooks", "list", "--server", NOWHERE], 4, "UNAVAILABLE", "refused"),
         (&["watch", "--timeout", "1s", "--server", NOWHERE], 4, "UNAVAILABLE", "refused"),
         (

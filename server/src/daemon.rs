@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     api,
@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     deliver, dispatch,
     flow::{Gates, Job, News},
-    limits::STALLED_AFTER,
+    limits::{CERTIFICATES_LOOK_INTERVAL, STALLED_AFTER},
     metrics::{Metrics, Queues},
     model::{delivery::AttemptResult, target::Target},
     ops::{self, Ops},
@@ -24,6 +24,7 @@ use crate::{
         redb::{self, RedbStore},
     },
     tasks::Tasks,
+    tls::{Certificates, TlsError},
 };
 
 /// Messages on their way from outcomes to dispatch, which always takes them promptly.
@@ -43,6 +44,9 @@ pub enum StartError {
     /// The data directory is in use, damaged, of a newer version, or cannot be reached.
     #[error(transparent)]
     Open(#[from] redb::OpenError),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Delivery cannot be started.
     #[error(transparent)]
     Deliver(#[from] deliver::BuildError),
@@ -66,6 +70,7 @@ impl Daemon {
     /// Takes the ports, opens and recovers the store, starts every stage, and serves.
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let address = config.serve.address;
+        let certificates = config.serve.tls.clone().map(Certificates::open).transpose()?;
         let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
         let address = server.address();
         let gates = Arc::new(Gates::default());
@@ -121,7 +126,11 @@ impl Daemon {
         let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
-        let serving_ended = tasks.spawn_ending("serve", server.run(api.routes, calls.clone(), connections.clone()));
+        if let Some(certificates) = certificates.clone() {
+            tasks.spawn("certificates", follow(certificates, work.clone()));
+        }
+        let run = server.run(api.routes, certificates, calls.clone(), connections.clone());
+        let serving_ended = tasks.spawn_ending("serve", run);
 
         api.health.set_serving(true).await;
         tasks.spawn("health", api.health.clone().follow(engine.works(), calls.clone()));
@@ -141,6 +150,13 @@ impl Daemon {
             close: Box::pin(quiet.then(|()| async move { store.close().await })),
         };
         Ok(Running { config, address, tasks, engine, levers, ops })
+    }
+}
+
+/// Has certificates looked after until the daemon stops.
+async fn follow(certificates: Certificates, stop: CancellationToken) {
+    if let Err(error) = certificates.follow(CERTIFICATES_LOOK_INTERVAL, stop).await {
+        error!(%error, "SIGHUP cannot be received; new certificates are taken at the next start");
     }
 }
 
@@ -246,13 +262,15 @@ fn announce(config: &Config, address: SocketAddr, locked: bool) {
         (true, _) => {}
         (false, true) => warn!("no call is taken before an API key is created: postriderd keys create"),
         (false, false) if is_loopback => {
-            info!("calls need no credentials until the first API key is created: whoever is on this machine controls the daemon");
+            info!(
+                "calls need no credentials until the first API key is created: whoever is on this machine controls the daemon"
+            );
         }
         (false, false) => {
             warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
         }
     }
-    if !is_loopback {
+    if !is_loopback && config.serve.tls.is_none() {
         warn!(listen.address = %address, "keys, events and answers travel readable on this port: --insecure-listen");
     }
     info!(

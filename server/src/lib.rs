@@ -3,7 +3,7 @@
 //! Layers, imports point down only:
 //!
 //! ```text
-//! process   cli, config, daemon (composition root), serve, shutdown, telemetry, descriptors
+//! process   cli, keys, config, daemon (composition root), serve, tls, shutdown, telemetry, descriptors
 //! edges     api, ops
 //! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
 //! plumbing  store, flow, bodies, metrics, tasks, clock, accepting
@@ -22,6 +22,7 @@ pub mod deliver;
 pub mod descriptors;
 pub mod dispatch;
 pub mod flow;
+pub mod keys;
 pub mod limits;
 pub mod metrics;
 pub mod model;
@@ -33,4 +34,5 @@ pub mod shutdown;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;

@@ -169,6 +169,10 @@ pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 pub const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection that does not answer that within this long, or does not complete its HTTP/2 greeting, is closed.
 pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A TLS handshake that takes longer than this is given up.
+pub const GRPC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Certificates are looked at this often, in case they were replaced.
+pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 

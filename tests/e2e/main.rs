@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bench;
+mod credentials;
 mod default_start;
 mod delete;
 mod directory;
@@ -26,6 +27,7 @@ mod scope;
 mod shutdown;
 mod signatures;
 mod test_event;
+mod tls;
 mod update;
 mod verifier;
 

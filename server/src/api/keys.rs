@@ -41,7 +41,9 @@ impl v1::key_service_server::KeyService for KeyService {
         let secret = ApiKeySecret::generate(&mut rand::rng());
         let was_open = !self.store.catalog().keys().is_locked();
         let create = KeyChange::Create { id: secret.id(), digest: secret.digest(), spec, time };
-        let KeyAnswer::Created(created) = self.change(create).await? else { return Err(Failure::too_many_keys().into()) };
+        let KeyAnswer::Created(created) = self.change(create).await? else {
+            return Err(Failure::too_many_keys().into());
+        };
         let spec = &created.spec;
         info!(key.id = %created.id, key.name = %spec.name, rights = %spec.rights, tenants = %spec.tenants, by, "created an API key");
         if was_open {
@@ -51,10 +53,7 @@ impl v1::key_service_server::KeyService for KeyService {
         Ok(Response::new(v1::CreateKeyResponse { key: Some(key::reply(&created)), api_key }))
     }
 
-    async fn list_keys(
-        &self,
-        request: Request<v1::ListKeysRequest>,
-    ) -> Result<Response<v1::ListKeysResponse>, Status> {
+    async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
         refuse_if(&self.stop)?;
         let request = request.into_inner();
         let sealer = self.store.sealer();

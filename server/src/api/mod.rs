@@ -32,11 +32,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
-pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
-    auth::Gate, convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    keys::KeyService, status::Failure, webhooks::WebhookService,
+    auth::Gate, convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService,
+    events::EventService, keys::KeyService, status::Failure, webhooks::WebhookService,
 };
+pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use crate::{
     accept::Accept,
     clock::Clock,

@@ -8,8 +8,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-    FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, Keyring, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
-    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+    FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, Keyring, LaneDue, LanePage,
+    ListPosition, LogEntry, OutcomeGroup, Owner, Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
 };
 use crate::model::{
     credentials::ApiKey,

@@ -20,8 +20,8 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, KeyStep, LogEntry, OutcomeGroup, Publish,
-        Published, Repair, Repaired, Targets,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, KeyStep, LogEntry, OutcomeGroup,
+        Publish, Published, Repair, Repaired, Targets,
     },
 };
 

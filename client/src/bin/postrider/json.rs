@@ -6,8 +6,8 @@ use postrider_client::{
     Update,
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
-        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Signature,
-        SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
+        GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Right,
+        Signature, SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -53,6 +53,19 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "signature": webhook.signature.as_ref().map(signature),
         "public_key": webhook.public_key,
         "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
+    })
+}
+
+/// An API key; its text is no part of it.
+pub(crate) fn key(key: &Key) -> Value {
+    json!({
+        "id": key.id,
+        "name": key.name,
+        "tenants": key.tenants,
+        "rights": key.rights.iter().map(|right| named(*right, Right::as_str_name)).collect::<Vec<_>>(),
+        "create_time": time(key.create_time.as_ref()),
+        "expire_time": time(key.expire_time.as_ref()),
+        "last_use_time": time(key.last_use_time.as_ref()),
     })
 }
 

@@ -7,6 +7,7 @@ mod events;
 mod failure;
 mod ids;
 mod json;
+mod keys;
 mod listen;
 mod output;
 mod publish;

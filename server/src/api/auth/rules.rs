@@ -52,11 +52,7 @@ pub(super) fn find(path: &str) -> Option<&'static Rule> {
 }
 
 /// One answer, about the tenants that the request names.
-const fn named(
-    path: &'static str,
-    right: Right,
-    tenants: fn(&[u8]) -> Result<Vec<String>, DecodeError>,
-) -> Rule {
+const fn named(path: &'static str, right: Right, tenants: fn(&[u8]) -> Result<Vec<String>, DecodeError>) -> Rule {
     Rule { path, needs: Needs::The(right), whose: Whose::Named(tenants), streams: false }
 }
 
@@ -165,10 +161,7 @@ static RULES: &[Rule] = &[
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use prost_types::{
-        DescriptorProto, FileDescriptorSet, MethodDescriptorProto,
-        field_descriptor_proto::Type,
-    };
+    use prost_types::{DescriptorProto, FileDescriptorSet, MethodDescriptorProto, field_descriptor_proto::Type};
 
     use super::*;
 
@@ -279,13 +272,19 @@ mod tests {
                     assert!(!places.is_empty(), "{path} names no tenant: is it all tenants', or nobody's?");
                     for place in &places {
                         let named = tenants(&request_with(place)).unwrap();
-                        assert!(named.iter().any(|tenant| tenant == CANARY), "{path} does not see the tenant at {place:?}");
+                        assert!(
+                            named.iter().any(|tenant| tenant == CANARY),
+                            "{path} does not see the tenant at {place:?}"
+                        );
                         seen += 1;
                     }
                     assert!(!tenants(b"").unwrap().is_empty(), "{path}: a request that names none is about `default`");
                 }
                 Whose::EachMessages => {
-                    assert!(path.starts_with("/postrider.v1.EventService/Publish"), "{path}: who asks for each message?");
+                    assert!(
+                        path.starts_with("/postrider.v1.EventService/Publish"),
+                        "{path}: who asks for each message?"
+                    );
                 }
                 Whose::Everybodys => {}
                 Whose::Nobodys => assert!(places.is_empty(), "{path} names a tenant at {places:?}"),

@@ -5,9 +5,9 @@ use postrider_proto::v1;
 use super::{ALL_TENANTS, time, timestamp};
 use crate::{
     api::status::{Failure, Violations},
-    limits::{API_KEY_NAME_BYTES_MAX, API_KEY_TENANTS_MAX},
+    limits::API_KEY_TENANTS_MAX,
     model::{
-        credentials::{ApiKey, ApiKeyId, ApiKeySpec, Right, Rights, TenantScope},
+        credentials::{ApiKey, ApiKeyId, ApiKeySpec, Right, Rights, TenantScope, key_name},
         ids::Tenant,
         time::Timestamp,
     },
@@ -21,10 +21,7 @@ pub(in crate::api) fn create(request: v1::CreateKeyRequest, now: Timestamp) -> R
         violations.add("key", "must be set");
         return Err(violations.into());
     };
-    let name = key.name.trim();
-    if name.is_empty() || name.len() > API_KEY_NAME_BYTES_MAX || name.contains(char::is_control) {
-        violations.add("key.name", format!("must be a text of 1 to {API_KEY_NAME_BYTES_MAX} bytes on one line"));
-    }
+    let name = violations.note("key.name", key_name(&key.name));
     let tenants = tenants(&mut violations, &key.tenants);
     let rights = rights(&mut violations, &key.rights);
     let expire_time = key.expire_time.and_then(|time| timestamp(&mut violations, "key.expire_time", time));
@@ -32,7 +29,8 @@ pub(in crate::api) fn create(request: v1::CreateKeyRequest, now: Timestamp) -> R
         violations.add("key.expire_time", "must be in the future");
     }
     violations.check()?;
-    Ok(ApiKeySpec { name: name.into(), tenants: tenants.expect("no violations"), rights, expire_time })
+    let (name, tenants) = (name.expect("no violations"), tenants.expect("no violations"));
+    Ok(ApiKeySpec { name, tenants, rights, expire_time })
 }
 
 fn tenants(violations: &mut Violations, names: &[String]) -> Option<TenantScope> {
@@ -89,11 +87,8 @@ pub(in crate::api) fn id(text: &str) -> Result<ApiKeyId, Failure> {
 /// A key as callers see it.
 pub(in crate::api) fn reply(key: &ApiKey) -> v1::Key {
     let ApiKeySpec { name, tenants, rights, expire_time } = &key.spec;
-    let tenants = if tenants.is_all() {
-        vec![ALL_TENANTS.to_owned()]
-    } else {
-        tenants.names().map(str::to_owned).collect()
-    };
+    let tenants =
+        if tenants.is_all() { vec![ALL_TENANTS.to_owned()] } else { tenants.names().map(str::to_owned).collect() };
     let right = |right| match right {
         Right::Publish => v1::Right::Publish,
         Right::Manage => v1::Right::Manage,
@@ -135,7 +130,10 @@ mod tests {
     #[test]
     fn a_key_is_taken_as_it_is_meant() {
         let spec = create(v1::CreateKeyRequest { key: Some(good()) }, at(99)).unwrap();
-        assert_eq!((&*spec.name, spec.tenants.to_string(), spec.rights.to_string()), ("ci", "a,b".into(), "publish,read".into()));
+        assert_eq!(
+            (&*spec.name, spec.tenants.to_string(), spec.rights.to_string()),
+            ("ci", "a,b".into(), "publish,read".into())
+        );
         assert_eq!(spec.expire_time, Some(at(100)));
         let all = v1::Key { tenants: vec!["-".into()], expire_time: None, ..good() };
         assert!(create(v1::CreateKeyRequest { key: Some(all) }, at(99)).unwrap().tenants.is_all());
@@ -154,12 +152,16 @@ mod tests {
             (v1::Key { tenants: many, ..good() }, &["key.tenants"]),
             (v1::Key { rights: vec![1, 0], ..good() }, &["key.rights"]),
             (v1::Key { rights: vec![9], ..good() }, &["key.rights"]),
-            (v1::Key { expire_time: Some(prost_types::Timestamp { seconds: 50, nanos: 0 }), ..good() }, &["key.expire_time"]),
+            (
+                v1::Key { expire_time: Some(prost_types::Timestamp { seconds: 50, nanos: 0 }), ..good() },
+                &["key.expire_time"],
+            ),
         ];
         for (key, expected) in cases {
             let refused = create(v1::CreateKeyRequest { key: Some(key) }, at(50)).unwrap_err().into_status();
             let details = refused.get_error_details();
-            let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|it| it.field.as_str()).collect();
+            let fields: Vec<_> =
+                details.bad_request().unwrap().field_violations.iter().map(|it| it.field.as_str()).collect();
             assert_eq!(fields, expected);
         }
         assert!(create(v1::CreateKeyRequest::default(), at(0)).is_err());

@@ -13,8 +13,8 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    api::auth::Caller,
     accept::{self, Accept},
+    api::auth::Caller,
     clock::Clock,
     limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, DELIVER_AHEAD_MAX},
     metrics::AcceptMetrics,

@@ -65,7 +65,8 @@ async fn one_event_is_answered_as_on_the_stream() {
     assert_eq!(first.result.unwrap(), v1::Accepted { deliveries: 0, duplicate: false });
     let again = publish_one(&accept(&store), &anybody(), Some(event("a"))).await;
     assert_eq!(again.result.unwrap(), v1::Accepted { deliveries: 0, duplicate: true });
-    let other = publish_one(&accept(&store), &anybody(), Some(v1::Event { ordering_key: "k".into(), ..event("a") })).await;
+    let other =
+        publish_one(&accept(&store), &anybody(), Some(v1::Event { ordering_key: "k".into(), ..event("a") })).await;
     assert_eq!((other.event_id.as_str(), other.result.unwrap_err().code), ("a", Code::AlreadyExists as i32));
     let assigned = publish_one(&accept(&store), &anybody(), Some(event(""))).await;
     assert!(assigned.event_id.starts_with("evt_") && assigned.result.is_ok());

@@ -3,9 +3,12 @@
 use std::{fmt, str::FromStr};
 
 use super::{Digest, Rights, TenantScope};
-use crate::model::{
-    ids::{InvalidId, parse_digits},
-    time::Timestamp,
+use crate::{
+    limits::API_KEY_NAME_BYTES_MAX,
+    model::{
+        ids::{InvalidId, parse_digits},
+        time::Timestamp,
+    },
 };
 
 /// A key's public id: `key_` and 24 hexadecimal digits, which are part of the key itself. Never reused.
@@ -49,6 +52,17 @@ impl fmt::Display for ApiKeyId {
         write!(f, "key_{}", self.digits())
     }
 }
+
+/// The name of a key: a text of 1 to 128 bytes on one line, without spaces around it.
+pub fn key_name(text: &str) -> Result<Box<str>, InvalidId> {
+    let name = text.trim();
+    if name.is_empty() || name.len() > API_KEY_NAME_BYTES_MAX || name.contains(char::is_control) {
+        return Err(InvalidId { expected: "a text of 1 to 128 bytes on one line" });
+    }
+    Ok(name.into())
+}
+
+const _: () = assert!(API_KEY_NAME_BYTES_MAX == 128);
 
 /// What somebody decided about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]

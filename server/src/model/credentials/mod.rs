@@ -8,7 +8,7 @@ mod secret;
 mod tenants;
 
 pub use self::{
-    api_key::{ApiKey, ApiKeyId, ApiKeySpec},
+    api_key::{ApiKey, ApiKeyId, ApiKeySpec, key_name},
     rights::{Right, Rights, UnknownRight},
     secret::{ApiKeySecret, Digest},
     tenants::TenantScope,

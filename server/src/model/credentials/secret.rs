@@ -116,7 +116,8 @@ mod tests {
         let cut = &text[..71];
         let upper = text.to_uppercase();
         let padded = format!("{cut}=");
-        for wrong in ["", "prk_", "Bearer x", cut, &upper, &padded, &format!("{text}A"), &format!(" {text}"), "prk_é"] {
+        for wrong in ["", "prk_", "Bearer x", cut, &upper, &padded, &format!("{text}A"), &format!(" {text}"), "prk_é"]
+        {
             assert!(ApiKeySecret::parse(wrong).is_err(), "{wrong:?}");
         }
     }
