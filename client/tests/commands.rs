@@ -42,6 +42,9 @@ fn failures_are_objects_for_programs_and_text_for_people() {
             "may be published again",
         ),
         (&["publish", "--type", "A", "--body-file", "/nowhere/at/all"], 1, "LOCAL", "cannot read"),
+        (&["keys", "list", "--api-key-file", "/nowhere/at/all"], 1, "LOCAL", "cannot read"),
+        (&["keys", "list", "--server", "https://h", "--ca-cert", "/nowhere/at/all"], 1, "LOCAL", "cannot read"),
+        (&["keys", "list", "--server", "http://h", "--ca-cert", "/dev/null"], 2, "INVALID_ARGUMENT", "not encrypted"),
     ] {
         let people = postrider(arguments);
         assert_eq!(people.status.code(), Some(exit_code), "{arguments:?}: {}", stderr(&people));
@@ -58,6 +61,20 @@ fn failures_are_objects_for_programs_and_text_for_people() {
         assert!(error["message"].as_str().is_some_and(|message| message.contains(text)), "{error}");
         assert!(error["violations"].is_array() && error["reason"].is_null(), "{error}");
     }
+}
+
+#[test]
+fn a_key_is_never_repeated() {
+    for key in ["prk_canary key", "prk_canary"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.args(["webhooks", "list", "--server", NOWHERE, "-o", "json"]).env("POSTRIDER_API_KEY", key);
+        let output = command.output().expect("the tool can be started");
+        assert!(!output.status.success());
+        let said = format!("{}{}", stderr(&output), String::from_utf8_lossy(&output.stdout));
+        assert!(!said.contains("canary"), "{said}");
+    }
+    let help = postrider(&["keys", "create", "--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("POSTRIDER_API_KEY"));
 }
 
 #[test]

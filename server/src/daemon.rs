@@ -109,6 +109,7 @@ impl Daemon {
             policy_limits: config.policy_limits,
             retention: config.store.retention,
             require_auth: config.require_auth,
+            grants: config.grants.clone(),
         };
         let api = limits.build(api::Deps {
             store: store.clone(),
@@ -257,8 +258,11 @@ fn announce(config: &Config, address: SocketAddr, locked: bool) {
     if let Some(address) = config.ops.address.filter(|address| !address.ip().to_canonical().is_loopback()) {
         warn!(ops.address = %address, "anybody who reaches this port sees metrics: --insecure-listen");
     }
+    for grant in &config.grants {
+        info!(certificate.name = %grant.name, rights = %grant.rights, tenants = %grant.tenants, "clients' certificates are good for this: --tls-client-rights");
+    }
     let is_loopback = address.ip().to_canonical().is_loopback();
-    match (locked, config.require_auth) {
+    match (locked || !config.grants.is_empty(), config.require_auth) {
         (true, _) => {}
         (false, true) => warn!("no call is taken before an API key is created: postriderd keys create"),
         (false, false) if is_loopback => {

@@ -6,7 +6,7 @@
 //! process   cli, keys, config, daemon (composition root), serve, tls, shutdown, telemetry, descriptors
 //! edges     api, ops
 //! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
-//! plumbing  store, flow, bodies, metrics, tasks, clock, accepting
+//! plumbing  store, flow, bodies, metrics, tasks, clock, accepting, peer
 //! core      model, limits                                           (pure: no I/O, no clock, no runtime)
 //! ```
 
@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod outcomes;
+pub mod peer;
 pub mod retention;
 pub mod serve;
 pub mod shutdown;

@@ -33,6 +33,14 @@ impl Peer {
         self.names.get().map_or(&[], |names| names)
     }
 
+    /// One with these names.
+    #[cfg(test)]
+    pub(crate) fn named(names: &[&str]) -> Self {
+        let peer = Self::default();
+        peer.names.set(names.iter().map(|&name| name.into()).collect()).expect("it has none yet");
+        peer
+    }
+
     /// It has shown these certificates, its own first, and they were found good.
     pub(crate) fn has_shown(&self, certificates: Option<&[CertificateDer<'_>]>) {
         let own = certificates.and_then(<[_]>::first).and_then(|own| EndEntityCert::try_from(own).ok());
@@ -52,7 +60,8 @@ mod tests {
     fn names_are_those_of_its_own_certificate() {
         let made = |names: &[&str]| {
             let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+            let mut params =
+                CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
             params.subject_alt_names.push(SanType::URI("spiffe://x/y".try_into().unwrap()));
             params.self_signed(&key).unwrap().der().clone()
         };

@@ -23,10 +23,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{
-    service::Routes,
-    transport::server::{Connected, TcpConnectInfo},
-};
+use tonic::{service::Routes, transport::server::Connected};
 use tracing::{debug, error};
 
 use self::wire::Wire;
@@ -36,6 +33,7 @@ use crate::{
         GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HANDSHAKE_TIMEOUT,
         GRPC_HEADER_LIST_BYTES_MAX, GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
     },
+    peer::Peer,
     tls::{Certificates, Files},
 };
 
@@ -132,17 +130,17 @@ fn connections(
             // The client has gone already; reading will tell.
             debug!(%error, "a new connection cannot be set up");
         }
-        let info = stream.connect_info();
+        let peer = Peer::at(stream.peer_addr().ok());
         let stream = match &certificates {
             None => Wire::Plain(stream),
             Some(certificates) => {
                 let accept = certificates.acceptor().accept(stream);
-                Wire::Handshake(Box::new(accept), Box::pin(sleep(handshake_timeout)))
+                Wire::Handshake(Box::new(accept), Box::pin(sleep(handshake_timeout)), peer.clone())
             }
         };
         let connection = Connection {
             stream,
-            info,
+            peer,
             cut: Box::pin(cut.clone().cancelled_owned()),
             greeting: Some(Greeting { missing_bytes: GREETING_BYTES, until: Box::pin(sleep(greeting_timeout)) }),
             _permit: permit,
@@ -154,7 +152,7 @@ fn connections(
 /// A connection that ends with an error when it is cut, or when its client does not greet in time.
 struct Connection {
     stream: Wire,
-    info: TcpConnectInfo,
+    peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     greeting: Option<Greeting>,
     _permit: OwnedSemaphorePermit,
@@ -190,10 +188,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.info.clone()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use futures::StreamExt as _;
-use postrider_client::{Client, WatchConfig};
+use postrider_client::{Client, PublishError, WatchConfig};
 use postrider_proto::v1::{ListWebhooksRequest, WatchDeliveriesRequest};
 use postrider_tests::{
     daemon::{Daemon, Setup},
@@ -118,6 +118,36 @@ async fn clients_show_certificates() {
     assert_eq!(list(&with(&(certificate, key))).await, Ok(()));
     assert!(list(&with(&others.certificate("billing"))).await.is_err(), "another authority");
     assert!(list(&client(&daemon, &ours)).await.is_err(), "no certificate");
+}
+
+/// A certificate can stand for rights, for those who have no key.
+#[tokio::test]
+async fn a_certificate_can_stand_for_rights() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let Files { setup } = Files::new(&ours);
+    let ca = Files::path(&setup, "clients.pem");
+    fs::write(&ca, &theirs.pem).expect("the file can be written");
+    let (certificate, key) = theirs.certificate("audit.internal");
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&ours.pem))
+        .identity(Identity::from_pem(&certificate, &key));
+    let setup = setup.flag("--tls-client-ca", &ca.display().to_string()).tls(tls);
+    let daemon = setup.flag("--tls-client-rights", "audit.internal=read@default").start().await;
+    let with = |name: &str| {
+        let (certificate, key) = theirs.certificate(name);
+        Client::builder(format!("https://{}", daemon.address()))
+            .ca_certificates(ours.pem.as_str())
+            .client_certificate(certificate, key)
+            .connect_lazy()
+            .expect("a client")
+    };
+    let audit = with("audit.internal");
+    assert_eq!(list(&audit).await, Ok(()));
+    assert_eq!(list(&audit.for_tenant("other")).await, Err(Code::NotFound));
+    let denied = audit.publish_event(postrider_tests::events::event("e", "ADD_TAG", "{}")).await.expect_err("denied");
+    let PublishError::Unanswered { error: Some(error), .. } = denied else { panic!("{denied:?}") };
+    assert_eq!(error.code(), Code::PermissionDenied, "{error}");
+    assert_eq!(list(&with("other.internal")).await, Err(Code::Unauthenticated));
 }
 
 /// New certificates are taken without a restart, broken ones are not, and connections go on.

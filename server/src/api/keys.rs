@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock::Clock,
     limits::PAGE_SIZE_DEFAULT,
-    model::credentials::{ApiKeyId, ApiKeySecret},
+    model::credentials::ApiKeySecret,
     store::{ConfigAnswer, ConfigChange, KeyAnswer, KeyChange, Store},
 };
 
@@ -97,7 +97,7 @@ impl KeyService {
     }
 }
 
-/// With which key the call is made, for the log; empty if none is needed yet.
+/// With what the call is made, for the log; empty if nothing is needed yet.
 fn by<T>(request: &Request<T>) -> String {
-    Caller::of(request.extensions()).key().map_or_else(String::new, |id: ApiKeyId| id.to_string())
+    Caller::of(request.extensions()).name()
 }

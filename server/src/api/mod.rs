@@ -42,7 +42,10 @@ use crate::{
     clock::Clock,
     flow::Gates,
     limits::GRPC_MESSAGE_BYTES_MAX,
-    model::target::{Target, TargetRules},
+    model::{
+        credentials::Grant,
+        target::{Target, TargetRules},
+    },
     store::Store,
     watch::Watch,
 };
@@ -58,6 +61,8 @@ pub struct Config {
     pub retention: Duration,
     /// Whether callers need credentials even if no API key was ever created.
     pub require_auth: bool,
+    /// What clients' certificates are good for; with any, callers need credentials.
+    pub grants: Vec<Grant>,
 }
 
 /// Judges host names when a webhook is created.
@@ -108,7 +113,9 @@ impl Config {
         let (retention, stops) = (self.retention, stop.clone());
         let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
         let keys = KeyService { store: store.clone(), clock, stop: stop.clone() };
-        let gate = Gate { store: store.clone(), clock, required: self.require_auth };
+        let required = self.require_auth || !self.grants.is_empty();
+        let grants = self.grants.into_iter().map(Arc::new).collect();
+        let gate = Gate { store: store.clone(), clock, grants, required };
         let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();

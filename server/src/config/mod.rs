@@ -33,7 +33,7 @@ use crate::{
         ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, ATTEMPT_TIMEOUT_MIN, AUTO_DISABLE_AFTER_MAX,
         DELIVER_AHEAD_MAX, RETRY_ATTEMPTS_MAX, RETRY_DELAY_MAX, RETRY_DELAYS_MAX, RETRY_ELAPSED_MAX, RETRY_ELAPSED_MIN,
     },
-    model::{address::AddressPolicy, ids::Tenant, retry::RetryPolicy, target::TargetRules},
+    model::{address::AddressPolicy, credentials::Grant, ids::Tenant, retry::RetryPolicy, target::TargetRules},
     ops, outcomes, retention, serve, shutdown,
     store::redb,
     telemetry::{self, LogFormat},
@@ -77,6 +77,8 @@ pub struct Config {
     pub policy_limits: api::PolicyLimits,
     /// Whether callers need credentials even if no API key was ever created.
     pub require_auth: bool,
+    /// What clients' certificates are good for.
+    pub grants: Vec<Grant>,
     /// Threads of the runtime that everything but deliveries and commits runs on.
     pub workers: usize,
 }
@@ -173,6 +175,7 @@ impl Config {
             retention: retention::Config { interval: SECOND },
             shutdown: shutdown::Config { grace: reader.duration("shutdown-grace", Duration::ZERO..=HOUR) },
             telemetry: check_telemetry(reader),
+            grants: check_grants(reader),
             require_auth,
             workers: reader.one("worker-threads", threads),
             targets,
@@ -199,6 +202,14 @@ fn check_serve(reader: &mut Reader<'_>, insecure: bool, require_auth: bool) -> s
     let how = "give it --tls-cert, --tls-key and --require-auth";
     check_reach(reader, "listen", address, insecure || guarded, how);
     serve::Config { address, tls, ..serve::Config::default() }
+}
+
+fn check_grants(reader: &mut Reader<'_>) -> Vec<Grant> {
+    let grants = reader.many("tls-client-rights", str::parse);
+    if !grants.is_empty() && !reader.is_given("tls-client-ca") {
+        reader.refuse("tls-client-rights", "means nothing without tls-client-ca");
+    }
+    grants
 }
 
 /// Certificates are read here, so that what is wrong with them is known before anything else happens.

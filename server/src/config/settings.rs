@@ -115,6 +115,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: SERVING,
     },
     Setting {
+        name: "tls-client-rights",
+        kind: Kind::Many("NAME=RIGHTS@TENANTS"),
+        default: "none",
+        help: "What a client may do without an API key if its certificate is for this DNS name or URI, such as \
+               billing.internal=publish+read@acme, or @* for all tenants",
+        group: SERVING,
+    },
+    Setting {
         name: "watch-heartbeat",
         kind: Kind::One("DURATION"),
         default: "15s",

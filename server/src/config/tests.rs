@@ -163,6 +163,10 @@ fn tls_and_required_credentials_make_other_addresses_safe() {
     refused(&tls[..2], "--tls-cert", "tls-key");
     refused(&tls[2..], "--tls-key", "tls-cert");
     refused(&["--tls-client-ca", cert], "--tls-client-ca", "tls-cert");
+    refused(&["--tls-client-rights", "a=read@*"], "--tls-client-rights", "tls-client-ca");
+    let grants = ["--tls-client-ca", cert, "--tls-client-rights", "a=read@*,b=publish@x+y"];
+    let config = read(&[&tls[..], &grants].concat(), &[], None).unwrap();
+    assert_eq!(config.grants.iter().map(|grant| &*grant.name).collect::<Vec<_>>(), ["a", "b"]);
     refused(&["--tls-cert", key, "--tls-key", key], "--tls-cert", "no certificate");
     refused(&["--tls-cert", cert, "--tls-key", cert], "--tls-key", "no private key");
     refused(&[&tls[..], &["--tls-client-ca", "/nonexistent.pem"]].concat(), "--tls-client-ca", "/nonexistent.pem");

@@ -18,12 +18,14 @@ use tokio::{
 use tokio_rustls::{Accept, server::TlsStream};
 use tracing::debug;
 
+use crate::peer::Peer;
+
 /// A connection's bytes.
 pub(super) enum Wire {
     /// As they come.
     Plain(TcpStream),
-    /// Not yet: the handshake, and until when it has to be done.
-    Handshake(Box<Accept<TcpStream>>, Pin<Box<Sleep>>),
+    /// Not yet: the handshake, until when it has to be done, and who is to be known then.
+    Handshake(Box<Accept<TcpStream>>, Pin<Box<Sleep>>, Peer),
     /// Encrypted.
     Secured(Box<TlsStream<TcpStream>>),
     /// The handshake came to nothing.
@@ -38,7 +40,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Bytes for T {}
 impl Wire {
     /// The stream as it is used, once the handshake is made.
     fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Bytes>>> {
-        if let Self::Handshake(accept, until) = self {
+        if let Self::Handshake(accept, until, peer) = self {
             let done = match (Pin::new(accept).poll(context), until.as_mut().poll(context)) {
                 (Poll::Ready(done), _) => done,
                 (Poll::Pending, Poll::Ready(())) => Err(io::Error::new(
@@ -48,7 +50,10 @@ impl Wire {
                 (Poll::Pending, Poll::Pending) => return Poll::Pending,
             };
             match done {
-                Ok(stream) => *self = Self::Secured(Box::new(stream)),
+                Ok(stream) => {
+                    peer.has_shown(stream.get_ref().1.peer_certificates());
+                    *self = Self::Secured(Box::new(stream));
+                }
                 Err(error) => {
                     debug!(%error, "a TLS handshake failed");
                     *self = Self::Failed;

@@ -145,6 +145,9 @@ fn describe(error: &Error) -> String {
     } else if error.code() == Code::Unavailable {
         line("hint", "is postriderd running where --server or POSTRIDER_SERVER says?");
     }
+    if error.code() == Code::Unauthenticated {
+        line("hint", "the key is read from --api-key-file or POSTRIDER_API_KEY");
+    }
     if let Some(cursor) = error.metadata("oldest_cursor") {
         line("oldest cursor", cursor);
     }

@@ -1,18 +1,21 @@
 //! Who makes a call.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::Extensions;
 
 use crate::{
     api::status::Failure,
     model::{
-        credentials::{ApiKeyId, Right, TenantScope},
+        credentials::{Grant, Right, Rights, TenantScope},
         ids::Tenant,
         time::Timestamp,
     },
     store::{KnownKey, Validity},
 };
+
+/// Those of nobody.
+static NOBODYS: LazyLock<TenantScope> = LazyLock::new(|| TenantScope::Only(Arc::from([])));
 
 /// Who makes a call, and what they may do. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub(in crate::api) enum Caller {
     Anybody(Validity),
     /// Who has this key.
     Key(Arc<KnownKey>),
+    /// Who has shown a certificate that this is granted to, when the connection was made.
+    Certificate(Arc<Grant>),
     /// Somebody of whom nothing was asked, and who therefore may do nothing.
     Nobody,
 }
@@ -31,44 +36,41 @@ impl Caller {
         extensions.get().cloned().unwrap_or(Self::Nobody)
     }
 
-    /// The key it is made with.
-    pub(in crate::api) fn key(&self) -> Option<ApiKeyId> {
+    /// For the log: the id of a key, or the name in a certificate; empty if nothing was to be shown.
+    pub(in crate::api) fn name(&self) -> String {
         match self {
-            Self::Key(known) => Some(known.key.id),
-            Self::Anybody(_) | Self::Nobody => None,
+            Self::Key(known) => known.key.id.to_string(),
+            Self::Certificate(grant) => grant.name.to_string(),
+            Self::Anybody(_) | Self::Nobody => String::new(),
+        }
+    }
+
+    /// For whom the caller may act, and what they may do.
+    fn scope(&self) -> (&TenantScope, Rights) {
+        match self {
+            Self::Anybody(_) => (&TenantScope::All, Rights::all()),
+            Self::Key(known) => (&known.key.spec.tenants, known.key.spec.rights),
+            Self::Certificate(grant) => (&grant.tenants, grant.rights),
+            Self::Nobody => (&NOBODYS, Rights::default()),
         }
     }
 
     /// Fails if the caller has not this right.
     pub(super) fn check_right(&self, right: Right) -> Result<(), Failure> {
-        let has = match self {
-            Self::Anybody(_) => true,
-            Self::Key(known) => known.key.spec.rights.include(right),
-            Self::Nobody => false,
-        };
-        if has { Ok(()) } else { Err(Failure::permission_denied(right)) }
+        if self.scope().1.include(right) { Ok(()) } else { Err(Failure::permission_denied(right)) }
     }
 
     /// Whether the caller may act for all tenants.
     pub(in crate::api) fn is_for_all(&self) -> bool {
-        match self {
-            Self::Anybody(_) => true,
-            Self::Key(known) => known.key.spec.tenants.is_all(),
-            Self::Nobody => false,
-        }
+        self.scope().0.is_all()
     }
 
     /// Fails if this tenant's things are none of the caller's business. `-` is all tenants; what is no tenant is nobody's.
     pub(in crate::api) fn check_tenant(&self, text: &str) -> Result<(), Failure> {
-        let scope = match self {
-            Self::Anybody(_) => return Ok(()),
-            Self::Key(known) => &known.key.spec.tenants,
-            Self::Nobody => return Err(Failure::tenant_not_found()),
-        };
-        match (scope, text) {
+        match (self.scope().0, text) {
             (TenantScope::All, _) => Ok(()),
             (TenantScope::Only(_), "-") => Err(Failure::all_tenants_needed()),
-            (TenantScope::Only(_), text) => {
+            (scope @ TenantScope::Only(_), text) => {
                 let admitted = text.parse::<Tenant>().is_ok_and(|tenant| scope.admits(&tenant));
                 if admitted { Ok(()) } else { Err(Failure::tenant_not_found()) }
             }
@@ -80,7 +82,8 @@ impl Caller {
         match self {
             Self::Anybody(validity) => Some((validity.clone(), None)),
             Self::Key(known) => Some((known.validity().clone(), known.key.spec.expire_time)),
-            Self::Nobody => None,
+            // As long as the connection.
+            Self::Certificate(_) | Self::Nobody => None,
         }
     }
 }

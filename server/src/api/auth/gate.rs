@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use prost::DecodeError;
@@ -24,7 +24,8 @@ use crate::{
     api::status::Failure,
     clock::Clock,
     limits::GRPC_MESSAGE_BYTES_MAX,
-    model::credentials::{ApiKeySecret, Digest},
+    model::credentials::{ApiKeySecret, Digest, Grant},
+    peer::Peer,
     store::Store,
 };
 
@@ -40,6 +41,8 @@ pub(in crate::api) struct Gate {
     pub(in crate::api) store: Arc<dyn Store>,
     /// Says when they expire.
     pub(in crate::api) clock: Clock,
+    /// What certificates are good for; the first that fits counts.
+    pub(in crate::api) grants: Arc<[Arc<Grant>]>,
     /// Credentials are needed even if no key was ever created.
     pub(in crate::api) required: bool,
 }
@@ -98,9 +101,9 @@ impl Gate {
         let rule = rules::find(request.uri().path()).ok_or_else(|| Status::unimplemented(""))?;
         let caller = match rule.needs {
             Needs::Nothing => return Ok((request, None)),
-            Needs::Credentials => self.admit(request.headers())?,
+            Needs::Credentials => self.admit(request.headers(), request.extensions())?,
             Needs::The(right) => {
-                let caller = self.admit(request.headers())?;
+                let caller = self.admit(request.headers(), request.extensions())?;
                 caller.check_right(right)?;
                 caller
             }
@@ -116,19 +119,28 @@ impl Gate {
         Ok((request, lease))
     }
 
-    /// Who makes a call with this head.
-    fn admit(&self, head: &HeaderMap) -> Result<Caller, Failure> {
+    /// Who makes a call with this head, over this connection. A key that is shown counts, whatever else is.
+    fn admit(&self, head: &HeaderMap, extensions: &Extensions) -> Result<Caller, Failure> {
         let keys = self.store.catalog().keys();
         let mut shown = head.get_all(AUTHORIZATION).iter();
         match (shown.next(), shown.next()) {
-            (None, _) if self.required || keys.is_locked() => Err(Failure::unauthenticated()),
-            (None, _) => Ok(Caller::Anybody(keys.open().clone())),
+            (None, _) => match self.granted(extensions) {
+                Some(grant) => Ok(Caller::Certificate(grant.clone())),
+                None if self.required || keys.is_locked() => Err(Failure::unauthenticated()),
+                None => Ok(Caller::Anybody(keys.open().clone())),
+            },
             (Some(value), None) => {
                 let text = value.to_str().ok().and_then(bearer).ok_or_else(Failure::unauthenticated)?;
                 self.recognise(text)
             }
             (Some(_), Some(_)) => Err(Failure::unauthenticated()),
         }
+    }
+
+    /// What the certificate of this connection is good for.
+    fn granted(&self, extensions: &Extensions) -> Option<&Arc<Grant>> {
+        let names = extensions.get::<Peer>()?.names();
+        self.grants.iter().find(|grant| names.contains(&grant.name))
     }
 
     /// Whose key this is. Whatever is wrong with it, the answer is the same, and comes no sooner for an id that there is not.

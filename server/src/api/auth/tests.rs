@@ -16,6 +16,7 @@ use crate::{
     api::tests::services::{api, api_with},
     clock::Clock,
     model::credentials::{ApiKeySecret, ApiKeySpec, Right, TenantScope},
+    peer::Peer,
     store::{KeyStep, fake::FakeStore},
 };
 
@@ -135,7 +136,7 @@ async fn without_any_key_everybody_may_and_with_the_first_nobody_may_without() {
 #[tokio::test]
 async fn a_server_that_requires_credentials_does_so_from_the_beginning() {
     let store = FakeStore::new();
-    let routes = api_with(&store, true).await.routes;
+    let routes = api_with(&store, true, Vec::new()).await.routes;
     let world = World { store, routes, clock: Clock::start() };
     assert_eq!(told(world.call(LIST, &list(""), &[]).await).0, Code::Unauthenticated);
     let key = world.key(&[], &[Right::Read], None);
@@ -205,6 +206,36 @@ async fn each_right_allows_its_calls_and_no_others() {
     let key = bearer(&world.key(&[], &[Right::Read], None));
     let denied = world.call("WebhookService/CreateWebhook", &create, &[&key]).await.expect_err("denied");
     assert!(denied.message().contains("manage"), "{denied:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_good_for_what_is_granted_to_its_name() {
+    let store = FakeStore::new();
+    let grants = ["spiffe://x/y=read@acme", "a.example=publish@*"].map(|text| text.parse().unwrap());
+    let routes = api_with(&store, false, grants.into()).await.routes;
+    let world = World { store, routes, clock: Clock::start() };
+    let call = async |names: &[&str], tenant: &str, key: Option<&str>| {
+        let mut request =
+            http::Request::post(format!("/postrider.v1.{LIST}")).header("content-type", "application/grpc");
+        if let Some(key) = key {
+            request = request.header("authorization", key);
+        }
+        let body = Body::new(Full::new(frame(&list(tenant).encode_to_vec())));
+        let mut request = request.body(body).unwrap();
+        request.extensions_mut().insert(Peer::named(names));
+        let answer = world.routes.clone().oneshot(request).await.unwrap();
+        Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
+    };
+    assert_eq!(call(&["spiffe://x/y"], "acme", None).await, Code::Ok);
+    assert_eq!(call(&["b.example", "spiffe://x/y"], "acme", None).await, Code::Ok);
+    assert_eq!(call(&["spiffe://x/y"], "other", None).await, Code::NotFound);
+    assert_eq!(call(&["a.example"], "acme", None).await, Code::PermissionDenied);
+    assert_eq!(call(&["SPIFFE://x/y"], "acme", None).await, Code::Unauthenticated);
+    assert_eq!(call(&[], "acme", None).await, Code::Unauthenticated, "with grants the door is shut");
+    let key = bearer(&world.key(&["other"], &[Right::Read], None));
+    assert_eq!(call(&["spiffe://x/y"], "acme", Some(&key)).await, Code::NotFound, "a key that is shown counts");
+    assert_eq!(call(&["spiffe://x/y"], "other", Some(&key)).await, Code::Ok);
+    assert_eq!(call(&["spiffe://x/y"], "acme", Some("Bearer x")).await, Code::Unauthenticated);
 }
 
 #[tokio::test]

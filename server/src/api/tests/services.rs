@@ -25,6 +25,7 @@ use crate::{
     metrics::WatchMetrics,
     model::{
         address::AddressPolicy,
+        credentials::Grant,
         delivery::{AttemptResult, DeliveryState},
         ids::{DeliveryId, DeliveryKey, EventSeq, EventTypeName, WebhookId, WebhookNo},
         target::{Target, TargetRules},
@@ -279,10 +280,10 @@ async fn a_watch_ends_with_unavailable_when_told() {
 }
 
 pub(in crate::api) async fn api(store: &Arc<FakeStore>) -> Api {
-    api_with(store, false).await
+    api_with(store, false, Vec::new()).await
 }
 
-pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool) -> Api {
+pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool, grants: Vec<Grant>) -> Api {
     let deps = Deps {
         store: store.clone(),
         accept: accept(store),
@@ -296,7 +297,7 @@ pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool)
     };
     let retention = std::time::Duration::from_hours(720);
     let (target_rules, policy_limits) = (rules().targets, rules().policy);
-    Config { target_rules, policy_limits, retention, require_auth }.build(deps).await
+    Config { target_rules, policy_limits, retention, require_auth, grants }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {

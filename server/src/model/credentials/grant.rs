@@ -65,7 +65,9 @@ mod tests {
         check("billing.internal=publish@acme", "billing.internal: publish for acme");
         check("a=read+publish@b+a", "a: publish,read for a,b");
         check("spiffe://x/ns?a=b@c=operate@*", "spiffe://x/ns?a=b@c: operate for all tenants");
-        for wrong in ["", "a", "a=read", "a@b", "=read@b", "a=@b", "a=read@", "a=all@b", "a=read@B", "a=read@b+", "a b=read@*"] {
+        for wrong in
+            ["", "a", "a=read", "a@b", "=read@b", "a=@b", "a=read@", "a=all@b", "a=read@B", "a=read@b+", "a b=read@*"]
+        {
             assert!(wrong.parse::<Grant>().is_err(), "{wrong}");
         }
     }
