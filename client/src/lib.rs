@@ -29,6 +29,7 @@
 //! Deliberately absent: unbounded queues of any kind.
 
 mod backoff;
+mod builder;
 mod client;
 mod credentials;
 mod error;
@@ -40,7 +41,8 @@ mod watch;
 mod fake;
 
 pub use backoff::Backoff;
-pub use client::{Client, ClientBuilder, Pages};
+pub use builder::ClientBuilder;
+pub use client::{Client, Pages};
 pub use error::{Error, code_name};
 pub use postrider_proto::{error_info, v1};
 pub use publisher::{

@@ -14,6 +14,7 @@ use hyper::body::Body;
 use prost::DecodeError;
 use tonic::{Code, Status};
 use tower::{BoxError, Layer, Service};
+use tracing::debug;
 
 use super::{
     caller::Caller,
@@ -101,9 +102,9 @@ impl Gate {
         let rule = rules::find(request.uri().path()).ok_or_else(|| Status::unimplemented(""))?;
         let caller = match rule.needs {
             Needs::Nothing => return Ok((request, None)),
-            Needs::Credentials => self.admit(request.headers(), request.extensions())?,
+            Needs::Credentials => self.known(&request)?,
             Needs::The(right) => {
-                let caller = self.admit(request.headers(), request.extensions())?;
+                let caller = self.known(&request)?;
                 caller.check_right(right)?;
                 caller
             }
@@ -135,6 +136,15 @@ impl Gate {
             }
             (Some(_), Some(_)) => Err(Failure::unauthenticated()),
         }
+    }
+
+    /// Who makes this call; who may not is noted, for operators who look for them.
+    fn known<B>(&self, request: &Request<B>) -> Result<Caller, Failure> {
+        let admitted = self.admit(request.headers(), request.extensions());
+        admitted.inspect_err(|_| {
+            let address = request.extensions().get().and_then(Peer::address);
+            debug!(peer.address = ?address, call = request.uri().path(), "a call without valid credentials was refused");
+        })
     }
 
     /// What the certificate of this connection is good for.
