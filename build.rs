@@ -4,12 +4,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "postrider/v1/webhook.proto",
     "postrider/v1/event_type.proto",
     "postrider/v1/event.proto",
     "postrider/v1/delivery.proto",
     "postrider/v1/tenant.proto",
+    "postrider/v1/key.proto",
 ];
 
 /// Not used by any message of ours: they travel packed inside `google.rpc.Status`, and clients that speak reflection
@@ -36,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Sorted: the same settings have the same bytes.
         .btree_map(".postrider.v1.Webhook")
         // Theirs show no secret.
-        .skip_debug([".postrider.v1.BasicCredentials", ".postrider.v1.BearerToken"])
+        .skip_debug([".postrider.v1.BasicCredentials", ".postrider.v1.BearerToken", ".postrider.v1.CreateKeyResponse"])
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())

@@ -13,7 +13,7 @@ pub mod v1 {
 mod debug {
     use std::fmt;
 
-    use crate::v1::{BasicCredentials, BearerToken};
+    use crate::v1::{BasicCredentials, BearerToken, CreateKeyResponse};
 
     impl fmt::Debug for BasicCredentials {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,6 +24,12 @@ mod debug {
     impl fmt::Debug for BearerToken {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("BearerToken").finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for CreateKeyResponse {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("CreateKeyResponse").field("key", &self.key).finish_non_exhaustive()
         }
     }
 }
@@ -108,6 +114,16 @@ pub mod error_info {
     pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
     /// The store failed; what was not acknowledged may be tried again.
     pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
+    /// The credentials are missing, unknown, expired or revoked.
+    pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+    /// The credentials do not allow this call.
+    pub const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
+    /// There is no such tenant, to who asks.
+    pub const TENANT_NOT_FOUND: &str = "TENANT_NOT_FOUND";
+    /// There is no such API key.
+    pub const KEY_NOT_FOUND: &str = "KEY_NOT_FOUND";
+    /// There are as many API keys as may be.
+    pub const TOO_MANY_KEYS: &str = "TOO_MANY_KEYS";
     /// The server is stopping.
     pub const STOPPING: &str = "STOPPING";
 }

@@ -3,100 +3,43 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use futures::stream::{self, Stream, TryStreamExt as _};
-use tonic::{
-    Code, Response, Status,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Code, Response, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
-    Batches, Error, PublishError, Publisher, PublisherConfig, Receipt, Watch, WatchConfig,
+    Batches, ClientBuilder, Error, PublishError, Publisher, PublisherConfig, Receipt, Watch, WatchConfig,
+    credentials::Credentials,
     publisher::{check_size, ensure_id, receipt},
     v1::{
-        CancelDeliveriesRequest, CreateEventTypeRequest, CreateWebhookRequest, CreateWebhookResponse,
-        DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, EraseEventRequest, EraseTenantRequest, Erasure, Event,
-        EventType, ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse,
-        GetErasureRequest, GetEventRequest, GetEventResponse, GetWebhookRequest, ListDeliveriesRequest,
-        ListDeliveriesResponse, ListEventTypesRequest, ListEventTypesResponse, ListWebhooksRequest,
-        ListWebhooksResponse, Outcome, PublishEventRequest, RetryDeliveryRequest, RotateSecretRequest,
-        RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest, UpdateWebhookRequest,
-        WatchDeliveriesRequest, Webhook, WebhookMatch, delivery_service_client::DeliveryServiceClient,
-        event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
+        CancelDeliveriesRequest, CreateEventTypeRequest, CreateKeyRequest, CreateKeyResponse, CreateWebhookRequest,
+        CreateWebhookResponse, DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, EraseEventRequest,
+        EraseTenantRequest, Erasure, Event, EventType, ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest,
+        GetDeliveryResponse, GetErasureRequest, GetEventRequest, GetEventResponse, GetWebhookRequest, Key,
+        ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest, ListEventTypesResponse, ListKeysRequest,
+        ListKeysResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome, PublishEventRequest,
+        RetryDeliveryRequest, RevokeKeyRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest,
+        UpdateEventTypeRequest, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
+        delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
+        event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
         publish_event_response, tenant_service_client::TenantServiceClient,
         webhook_service_client::WebhookServiceClient,
     },
 };
 
+/// What calls are made over.
+pub(crate) type Transport = InterceptedService<Channel, Credentials>;
+
 /// Largest reply taken: a full page of the widest webhooks is above tonic's default of 4 MiB.
 const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// How to connect. Made by [`Client::builder`].
-#[derive(Debug, Clone)]
-pub struct ClientBuilder {
-    endpoint: String,
-    tenant: String,
-    timeout: Duration,
-    connect_timeout: Duration,
-    keep_alive_interval: Duration,
-    keep_alive_timeout: Duration,
-}
-
-impl ClientBuilder {
-    /// The tenant of every request that names none. Empty, and the default, is the server's `default`.
-    #[must_use]
-    pub fn tenant(self, tenant: impl Into<String>) -> Self {
-        Self { tenant: tenant.into(), ..self }
-    }
-
-    /// How long one call may take, connecting included; 30 s by default. Streams are not calls and have no such limit.
-    #[must_use]
-    pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
-    }
-
-    /// How long making a connection may take; 5 s by default.
-    #[must_use]
-    pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
-        Self { connect_timeout, ..self }
-    }
-
-    /// How often the connection is probed, and how long the answer may take before it is given up as dead; 20 s and 10 s
-    /// by default.
-    #[must_use]
-    pub fn keep_alive(self, interval: Duration, timeout: Duration) -> Self {
-        Self { keep_alive_interval: interval, keep_alive_timeout: timeout, ..self }
-    }
-
-    /// Makes the client. The connection is made by the first call, and made again by the first call after a break.
-    ///
-    /// Must run inside a Tokio runtime. Fails with `INVALID_ARGUMENT` if the endpoint is not an `http` URL.
-    pub fn connect_lazy(self) -> Result<Client, Error> {
-        let invalid = |why: &str| {
-            let endpoint = &self.endpoint;
-            Error::new(Code::InvalidArgument, format!("the server `{endpoint}` {why}; give it as http://HOST:PORT"))
-        };
-        let uri: Uri = self.endpoint.parse().map_err(|_| invalid("is not a URL"))?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
-            return Err(invalid("is not a plain http URL"));
-        }
-        let channel = Endpoint::from(uri)
-            .connect_timeout(self.connect_timeout)
-            .http2_keep_alive_interval(self.keep_alive_interval)
-            .keep_alive_timeout(self.keep_alive_timeout)
-            .keep_alive_while_idle(true)
-            .tcp_nodelay(true)
-            .connect_lazy();
-        Ok(Client { channel, tenant: self.tenant, timeout: self.timeout })
-    }
-}
 
 /// A client of one Postrider server. Cheap to clone; clones share the connection.
 ///
 /// Requests are those of the contract; a `tenant` left empty becomes the client's.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
-    tenant: String,
-    timeout: Duration,
+    pub(crate) channel: Channel,
+    pub(crate) credentials: Credentials,
+    pub(crate) tenant: String,
+    pub(crate) timeout: Duration,
 }
 
 impl Client {
@@ -108,19 +51,18 @@ impl Client {
 
     /// Starts from the defaults for the server at `endpoint`.
     pub fn builder(endpoint: impl Into<String>) -> ClientBuilder {
-        ClientBuilder {
-            endpoint: endpoint.into(),
-            tenant: String::new(),
-            timeout: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(5),
-            keep_alive_interval: Duration::from_secs(20),
-            keep_alive_timeout: Duration::from_secs(10),
-        }
+        ClientBuilder::new(endpoint.into())
     }
 
     /// A client over a channel of your own making: another transport, TLS, a test.
     pub fn from_channel(channel: Channel) -> Self {
-        Self { channel, tenant: String::new(), timeout: Duration::from_secs(30) }
+        let (credentials, tenant) = (Credentials::default(), String::new());
+        Self { channel, credentials, tenant, timeout: Duration::from_secs(30) }
+    }
+
+    /// The same client with an API key (`prk_…`). Fails with `INVALID_ARGUMENT` if it cannot be one.
+    pub fn with_api_key(&self, key: &str) -> Result<Self, Error> {
+        Ok(Self { credentials: Credentials::api_key(key)?, ..self.clone() })
     }
 
     /// The same client for another tenant.
@@ -372,30 +314,64 @@ impl Client {
         Batches::new(self.clone(), request, config)
     }
 
+    // --- API keys ---------------------------------------------------------------------------------------------------
+
+    /// Creates an API key. The reply holds its text, this once.
+    pub async fn create_key(&self, key: Key) -> Result<CreateKeyResponse, Error> {
+        self.call(self.key_service().create_key(CreateKeyRequest { key: Some(key) })).await
+    }
+
+    /// Reads one page of API keys, oldest first.
+    pub async fn list_keys(&self, request: ListKeysRequest) -> Result<ListKeysResponse, Error> {
+        self.call(self.key_service().list_keys(request)).await
+    }
+
+    /// All API keys, oldest first, read page by page as the stream is.
+    pub fn keys(&self) -> Pages<'_, Key> {
+        pages(move |page_token| async move {
+            let page = self.list_keys(ListKeysRequest { page_token, ..Default::default() }).await?;
+            Ok((page.keys, page.next_page_token))
+        })
+    }
+
+    /// Revokes an API key for good. `NOT_FOUND` if there is none of that id.
+    pub async fn revoke_key(&self, id: impl Into<String>) -> Result<(), Error> {
+        self.call(self.key_service().revoke_key(RevokeKeyRequest { id: id.into() })).await?;
+        Ok(())
+    }
+
     // --- Plumbing ---------------------------------------------------------------------------------------------------
 
     pub(crate) fn tenant_or(&self, given: String) -> String {
         if given.is_empty() { self.tenant.clone() } else { given }
     }
 
-    pub(crate) fn event_service(&self) -> EventServiceClient<Channel> {
-        EventServiceClient::new(self.channel.clone())
+    pub(crate) fn event_service(&self) -> EventServiceClient<Transport> {
+        EventServiceClient::new(self.transport())
     }
 
-    pub(crate) fn delivery_service(&self) -> DeliveryServiceClient<Channel> {
-        DeliveryServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    pub(crate) fn delivery_service(&self) -> DeliveryServiceClient<Transport> {
+        DeliveryServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
-    fn event_type_service(&self) -> EventTypeServiceClient<Channel> {
-        EventTypeServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    fn event_type_service(&self) -> EventTypeServiceClient<Transport> {
+        EventTypeServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
-    fn tenant_service(&self) -> TenantServiceClient<Channel> {
-        TenantServiceClient::new(self.channel.clone())
+    fn tenant_service(&self) -> TenantServiceClient<Transport> {
+        TenantServiceClient::new(self.transport())
     }
 
-    fn webhook_service(&self) -> WebhookServiceClient<Channel> {
-        WebhookServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    fn key_service(&self) -> KeyServiceClient<Transport> {
+        KeyServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    fn transport(&self) -> Transport {
+        InterceptedService::new(self.channel.clone(), self.credentials.clone())
+    }
+
+    fn webhook_service(&self) -> WebhookServiceClient<Transport> {
+        WebhookServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
     async fn call<T>(&self, reply: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
@@ -459,14 +435,5 @@ mod tests {
         let error = Fake::default().serve().delivery("dlv").await.unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded);
         assert!(error.is_unreachable());
-    }
-
-    #[tokio::test]
-    async fn endpoints_are_plain_http() {
-        for endpoint in ["", "127.0.0.1:50051", "https://host", "unix:/run/socket", "http://"] {
-            let error = Client::connect_lazy(endpoint).unwrap_err();
-            assert_eq!(error.code(), Code::InvalidArgument, "{endpoint}");
-        }
-        assert!(Client::connect_lazy("http://[::1]:50051").is_ok());
     }
 }

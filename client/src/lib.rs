@@ -26,11 +26,12 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: TLS to the server (the daemon speaks plaintext on loopback or behind a mesh; bring your own
-//! channel with [`Client::from_channel`] otherwise), and unbounded queues of any kind.
+//! Deliberately absent: unbounded queues of any kind.
 
 mod backoff;
+mod builder;
 mod client;
+mod credentials;
 mod error;
 mod publisher;
 pub mod verify;
@@ -40,7 +41,8 @@ mod watch;
 mod fake;
 
 pub use backoff::Backoff;
-pub use client::{Client, ClientBuilder, Pages};
+pub use builder::ClientBuilder;
+pub use client::{Client, Pages};
 pub use error::{Error, code_name};
 pub use postrider_proto::{error_info, v1};
 pub use publisher::{

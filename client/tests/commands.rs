@@ -33,7 +33,7 @@ fn failures_are_objects_for_programs_and_text_for_people() {
         (&["webhooks", "get", "wh_1"][..], 2, "INVALID_ARGUMENT", "invalid value 'wh_1'"),
         (&["deliveries", "get", "dlv_1"], 2, "INVALID_ARGUMENT", "invalid value 'dlv_1'"),
         (&["watch", "--timeout", "0s"], 2, "INVALID_ARGUMENT", "longer than zero"),
-        (&["webhooks", "list", "--server", "ftp://host"], 2, "INVALID_ARGUMENT", "not a plain http URL"),
+        (&["webhooks", "list", "--server", "ftp://host"], 2, "INVALID_ARGUMENT", "not an http or https URL"),
         (&["webhooks", "list", "--server", NOWHERE], 4, "UNAVAILABLE", "refused"),
         (&["watch", "--timeout", "1s", "--server", NOWHERE], 4, "UNAVAILABLE", "refused"),
         (
@@ -43,6 +43,9 @@ fn failures_are_objects_for_programs_and_text_for_people() {
             "may be published again",
         ),
         (&["publish", "--type", "A", "--body-file", "/nowhere/at/all"], 1, "LOCAL", "cannot read"),
+        (&["keys", "list", "--api-key-file", "/nowhere/at/all"], 1, "LOCAL", "cannot read"),
+        (&["keys", "list", "--server", "https://h", "--ca-cert", "/nowhere/at/all"], 1, "LOCAL", "cannot read"),
+        (&["keys", "list", "--server", "http://h", "--ca-cert", "/dev/null"], 2, "INVALID_ARGUMENT", "not encrypted"),
     ] {
         let people = postrider(arguments);
         assert_eq!(people.status.code(), Some(exit_code), "{arguments:?}: {}", stderr(&people));
@@ -59,6 +62,20 @@ fn failures_are_objects_for_programs_and_text_for_people() {
         assert!(error["message"].as_str().is_some_and(|message| message.contains(text)), "{error}");
         assert!(error["violations"].is_array() && error["reason"].is_null(), "{error}");
     }
+}
+
+#[test]
+fn a_key_is_never_repeated() {
+    for key in ["prk_canary key", "prk_canary"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.args(["webhooks", "list", "--server", NOWHERE, "-o", "json"]).env("POSTRIDER_API_KEY", key);
+        let output = command.output().expect("the tool can be started");
+        assert!(!output.status.success());
+        let said = format!("{}{}", stderr(&output), String::from_utf8_lossy(&output.stdout));
+        assert!(!said.contains("canary"), "{said}");
+    }
+    let help = postrider(&["keys", "create", "--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("POSTRIDER_API_KEY"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::{
     config::{Command, Config, process_environment},
     daemon::{Daemon, StartError},
     descriptors,
+    keys::{self, KeysError},
     limits::READER_THREADS,
     shutdown::{Signal, Signals},
 };
@@ -20,14 +21,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit codes of `sysexits.h`, which supervisors know.
 mod code {
+    /// Not one of those: what was asked for cannot be.
+    pub(super) const REFUSED: u8 = 1;
     pub(super) const USAGE: u8 = 64;
     pub(super) const UNAVAILABLE: u8 = 69;
     pub(super) const SOFTWARE: u8 = 70;
     pub(super) const CANNOT_CREATE: u8 = 73;
 }
 
+/// The first word of a command line that is about API keys.
+const KEYS: &str = "keys";
+
 /// Runs `postriderd` with this process' arguments and environment, until it is told to stop.
 pub fn run() -> ExitCode {
+    if env::args_os().nth(1).is_some_and(|word| word == KEYS) {
+        return manage_keys();
+    }
     let config = match Command::read(env::args_os(), &process_environment) {
         Ok(Command::Run(config)) => *config,
         Ok(Command::Print(text)) => {
@@ -58,6 +67,34 @@ pub fn run() -> ExitCode {
     let code = runtime.block_on(supervise(config));
     abandon(runtime);
     ExitCode::from(code)
+}
+
+/// Runs `postriderd keys …`. Nothing is logged: what is to be said goes where its caller looks.
+fn manage_keys() -> ExitCode {
+    match keys::run(env::args_os().skip(2), &process_environment) {
+        Ok(said) => {
+            print!("{}", said.output);
+            eprint!("{}", said.note);
+            ExitCode::SUCCESS
+        }
+        Err(KeysError::Usage { text, is_help: true }) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(KeysError::Usage { text, is_help: false }) => {
+            eprint!("{text}");
+            ExitCode::from(code::USAGE)
+        }
+        Err(error) => {
+            eprintln!("postriderd keys: {error}");
+            ExitCode::from(match error {
+                KeysError::Usage { .. } => code::USAGE,
+                KeysError::Open(_) | KeysError::Nothing(_) => code::CANNOT_CREATE,
+                KeysError::NotFound | KeysError::TooMany => code::REFUSED,
+                KeysError::Store(_) | KeysError::Runtime(_) => code::SOFTWARE,
+            })
+        }
+    }
 }
 
 /// Leaves threads behind that hang in the kernel; what had to end in order has.
@@ -117,6 +154,7 @@ fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Bind { .. } => code::UNAVAILABLE,
         StartError::Open(_) => code::CANNOT_CREATE,
+        StartError::Tls(_) => code::USAGE,
         StartError::Deliver(_) => code::SOFTWARE,
     }
 }

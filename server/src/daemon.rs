@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     api,
@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     deliver, dispatch,
     flow::{Gates, Job, News},
-    limits::STALLED_AFTER,
+    limits::{CERTIFICATES_LOOK_INTERVAL, STALLED_AFTER},
     metrics::{Metrics, Queues},
     model::{
         delivery::AttemptResult,
@@ -28,6 +28,7 @@ use crate::{
         redb::{self, RedbStore},
     },
     tasks::Tasks,
+    tls::{Certificates, TlsError},
 };
 
 /// Messages on their way from outcomes to dispatch, which always takes them promptly.
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The data directory is in use, damaged, of a newer version, or cannot be reached.
     #[error(transparent)]
     Open(#[from] redb::OpenError),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Delivery cannot be started.
     #[error(transparent)]
     Deliver(#[from] deliver::BuildError),
@@ -70,6 +74,7 @@ impl Daemon {
     /// Takes the ports, opens and recovers the store, starts every stage, and serves.
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let address = config.serve.address;
+        let certificates = config.serve.tls.clone().map(Certificates::open).transpose()?;
         let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
         let address = server.address();
         let gates = Arc::new(Gates::default());
@@ -109,6 +114,8 @@ impl Daemon {
             policy_limits: config.policy_limits,
             retention: config.store.retention,
             origin: config.origin.clone(),
+            require_auth: config.require_auth,
+            grants: config.grants.clone(),
         };
         let api = limits.build(api::Deps {
             store: store.clone(),
@@ -127,12 +134,16 @@ impl Daemon {
         let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
-        let serving_ended = tasks.spawn_ending("serve", server.run(api.routes, calls.clone(), connections.clone()));
+        if let Some(certificates) = certificates.clone() {
+            tasks.spawn("certificates", follow(certificates, work.clone()));
+        }
+        let run = server.run(api.routes, certificates, calls.clone(), connections.clone());
+        let serving_ended = tasks.spawn_ending("serve", run);
 
         api.health.set_serving(true).await;
         tasks.spawn("health", api.health.clone().follow(engine.works(), calls.clone()));
         show(&ops, &engine, &metrics, queues, clock, gates).await;
-        announce(&config, address);
+        announce(&config, address, engine.catalog().keys().is_locked());
         let quiet = ops.quiet();
         let levers = Levers {
             health: api.health,
@@ -147,6 +158,13 @@ impl Daemon {
             close: Box::pin(quiet.then(|()| async move { store.close().await })),
         };
         Ok(Running { config, address, tasks, engine, levers, ops })
+    }
+}
+
+/// Has certificates looked after until the daemon stops.
+async fn follow(certificates: Certificates, stop: CancellationToken) {
+    if let Err(error) = certificates.follow(CERTIFICATES_LOOK_INTERVAL, stop).await {
+        error!(%error, "SIGHUP cannot be received; new certificates are taken at the next start");
     }
 }
 
@@ -244,7 +262,7 @@ impl Running {
 }
 
 /// Says what runs, and what an operator has opened.
-fn announce(config: &Config, address: SocketAddr) {
+fn announce(config: &Config, address: SocketAddr, locked: bool) {
     for range in &config.opened {
         warn!(targets.range = %range, "webhooks may point into this range, and over plain http: --allow-cidr");
     }
@@ -254,8 +272,24 @@ fn announce(config: &Config, address: SocketAddr) {
     if let Some(address) = config.ops.address.filter(|address| !address.ip().to_canonical().is_loopback()) {
         warn!(ops.address = %address, "anybody who reaches this port sees metrics: --insecure-listen");
     }
-    if !address.ip().to_canonical().is_loopback() {
-        warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
+    for grant in &config.grants {
+        info!(certificate.name = %grant.name, rights = %grant.rights, tenants = %grant.tenants, "clients' certificates are good for this: --tls-client-rights");
+    }
+    let is_loopback = address.ip().to_canonical().is_loopback();
+    match (locked || !config.grants.is_empty(), config.require_auth) {
+        (true, _) => {}
+        (false, true) => warn!("no call is taken before an API key is created: postriderd keys create"),
+        (false, false) if is_loopback => {
+            info!(
+                "calls need no credentials until the first API key is created: whoever is on this machine controls the daemon"
+            );
+        }
+        (false, false) => {
+            warn!(listen.address = %address, "anybody who reaches this port controls the daemon: --insecure-listen");
+        }
+    }
+    if !is_loopback && config.serve.tls.is_none() {
+        warn!(listen.address = %address, "keys, events and answers travel readable on this port: --insecure-listen");
     }
     info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -3,10 +3,10 @@
 //! Layers, imports point down only:
 //!
 //! ```text
-//! process   cli, config, daemon (composition root), serve, shutdown, telemetry, descriptors
+//! process   cli, keys, config, daemon (composition root), serve, tls, shutdown, telemetry, descriptors
 //! edges     api, ops
 //! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
-//! plumbing  store, flow, bodies, metrics, tasks, clock, accepting
+//! plumbing  store, flow, bodies, metrics, tasks, clock, accepting, peer
 //! core      model, limits                                           (pure: no I/O, no clock, no runtime)
 //! ```
 
@@ -22,15 +22,18 @@ pub mod deliver;
 pub mod descriptors;
 pub mod dispatch;
 pub mod flow;
+pub mod keys;
 pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod outcomes;
+pub mod peer;
 pub mod retention;
 pub mod serve;
 pub mod shutdown;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;

@@ -103,6 +103,12 @@ pub const USERNAME_BYTES_MAX: usize = 256;
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Longest token for a receiver.
 pub const TOKEN_BYTES_MAX: usize = 4096;
+/// Most API keys there may be, expired ones included and revoked ones not.
+pub const API_KEYS_MAX: usize = 10_000;
+/// Longest name of an API key.
+pub const API_KEY_NAME_BYTES_MAX: usize = 128;
+/// Most tenants an API key may name; one for more is for all of them.
+pub const API_KEY_TENANTS_MAX: usize = 256;
 /// Most entries on one page.
 pub const PAGE_SIZE_MAX: usize = 1000;
 /// Entries on a page when the caller does not say.
@@ -173,6 +179,10 @@ pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 pub const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection that does not answer that within this long, or does not complete its HTTP/2 greeting, is closed.
 pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A TLS handshake that takes longer than this is given up.
+pub const GRPC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Certificates are looked at this often, in case they were replaced.
+pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 

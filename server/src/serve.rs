@@ -3,6 +3,8 @@
 //! tonic serves; what it lacks is added around it. Its accept loop spins when file descriptors run out; ours pauses. Its graceful stop waits for every connection without a deadline, and a client that never completes the
 //! HTTP/2 greeting keeps it waiting, so each connection can be cut from outside and has to greet in time.
 
+mod wire;
+
 use std::{
     convert::Infallible,
     io,
@@ -16,23 +18,23 @@ use std::{
 use futures::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{
-    service::Routes,
-    transport::server::{Connected, TcpConnectInfo},
-};
+use tonic::{service::Routes, transport::server::Connected};
 use tracing::{debug, error};
 
+use self::wire::Wire;
 use crate::{
     accepting,
     limits::{
-        GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HEADER_LIST_BYTES_MAX,
-        GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
+        GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HANDSHAKE_TIMEOUT,
+        GRPC_HEADER_LIST_BYTES_MAX, GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
     },
+    peer::Peer,
+    tls::{Certificates, Files},
 };
 
 /// Where and how gRPC is served.
@@ -44,6 +46,10 @@ pub struct Config {
     pub connections_max: usize,
     /// A connection is closed if it does not complete its HTTP/2 greeting, or does not answer a ping, within this time.
     pub keepalive_timeout: Duration,
+    /// The certificates to serve with; `None`: nothing is encrypted.
+    pub tls: Option<Files>,
+    /// A connection is closed if its TLS handshake is not complete within this time.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for Config {
@@ -52,6 +58,8 @@ impl Default for Config {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             connections_max: GRPC_CONNECTIONS_MAX,
             keepalive_timeout: GRPC_KEEPALIVE_TIMEOUT,
+            tls: None,
+            handshake_timeout: GRPC_HANDSHAKE_TIMEOUT,
         }
     }
 }
@@ -81,8 +89,14 @@ impl Server {
     }
 
     /// Serves until `stop`, then accepts nothing more, lets calls under way end, and completes when the last connection is
-    /// closed. `cut` closes whatever is still open.
-    pub async fn run(self, routes: Routes, stop: CancellationToken, cut: CancellationToken) {
+    /// closed. `cut` closes whatever is still open. With certificates, connections are encrypted.
+    pub async fn run(
+        self,
+        routes: Routes,
+        certificates: Option<Certificates>,
+        stop: CancellationToken,
+        cut: CancellationToken,
+    ) {
         let Self { config, listener, .. } = self;
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(GRPC_STREAMS_PER_CONNECTION_MAX)
@@ -92,7 +106,7 @@ impl Server {
             .initial_stream_window_size(GRPC_CALL_WINDOW_BYTES)
             .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
             .add_routes(routes);
-        let incoming = connections(listener, &config, cut);
+        let incoming = connections(listener, &config, certificates, cut);
         if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
             error!(%error, "serving ended early");
         }
@@ -103,31 +117,42 @@ impl Server {
 fn connections(
     listener: TcpListener,
     config: &Config,
+    certificates: Option<Certificates>,
     cut: CancellationToken,
 ) -> impl Stream<Item = Result<Connection, Infallible>> + use<> {
-    let greeting_timeout = config.keepalive_timeout;
+    let (greeting_timeout, handshake_timeout) = (config.keepalive_timeout, config.handshake_timeout);
     let permits = Arc::new(Semaphore::new(config.connections_max));
-    let state = (listener, permits, cut);
-    stream::unfold(state, move |(listener, permits, cut)| async move {
+    let state = (listener, permits, certificates, cut);
+    stream::unfold(state, move |(listener, permits, certificates, cut)| async move {
         let permit = permits.clone().acquire_owned().await.expect("nobody closes it");
         let (stream, _) = accepting::accept(|| listener.accept()).await;
         if let Err(error) = stream.set_nodelay(true) {
             // The client has gone already; reading will tell.
             debug!(%error, "a new connection cannot be set up");
         }
+        let peer = Peer::at(stream.peer_addr().ok());
+        let stream = match &certificates {
+            None => Wire::Plain(stream),
+            Some(certificates) => {
+                let accept = certificates.acceptor().accept(stream);
+                Wire::Handshake(Box::new(accept), Box::pin(sleep(handshake_timeout)), peer.clone())
+            }
+        };
         let connection = Connection {
             stream,
+            peer,
             cut: Box::pin(cut.clone().cancelled_owned()),
             greeting: Some(Greeting { missing_bytes: GREETING_BYTES, until: Box::pin(sleep(greeting_timeout)) }),
             _permit: permit,
         };
-        Some((Ok(connection), (listener, permits, cut)))
+        Some((Ok(connection), (listener, permits, certificates, cut)))
     })
 }
 
 /// A connection that ends with an error when it is cut, or when its client does not greet in time.
 struct Connection {
-    stream: TcpStream,
+    stream: Wire,
+    peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     greeting: Option<Greeting>,
     _permit: OwnedSemaphorePermit,
@@ -163,10 +188,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
@@ -216,6 +241,7 @@ impl AsyncWrite for Connection {
 mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
         time::timeout,
     };
 
@@ -228,7 +254,7 @@ mod tests {
         let address = server.address();
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let (_, health) = tonic_health::server::health_reporter();
-        (address, stop.clone(), cut.clone(), server.run(Routes::new(health), stop, cut))
+        (address, stop.clone(), cut.clone(), server.run(Routes::new(health), None, stop, cut))
     }
 
     /// Reads until the other side closes.
@@ -253,6 +279,49 @@ mod tests {
         });
         let ((), ()) = served;
         assert!(TcpStream::connect(address).await.is_err(), "the port is free again");
+    }
+
+    /// Certificates for `localhost`, and what trusts them.
+    fn certificates() -> (tempfile::TempDir, Certificates, tokio_rustls::TlsConnector) {
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let [cert_path, key_path] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&cert_path, certificate.pem()).unwrap();
+        std::fs::write(&key_path, key.serialize_pem()).unwrap();
+        let files = Files { certificate: cert_path, key: key_path, client_ca: None };
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+        (folder, Certificates::open(files).unwrap(), Arc::new(client).into())
+    }
+
+    #[tokio::test]
+    async fn a_stalled_handshake_makes_room_and_a_good_one_is_served() {
+        let (_folder, certificates, connector) = certificates();
+        let handshake_timeout = Duration::from_millis(50);
+        let config = Config { connections_max: 1, handshake_timeout, ..Config::default() };
+        let server = config.bind().await.unwrap();
+        let address = server.address();
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (_, health) = tonic_health::server::health_reporter();
+        let run = server.run(Routes::new(health), Some(certificates), stop.clone(), cut);
+        let ((), ()) = tokio::join!(run, async {
+            for first_bytes in [&b""[..], b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+                let mut stalled = TcpStream::connect(address).await.unwrap();
+                stalled.write_all(first_bytes).await.unwrap();
+                drain(&mut stalled).await;
+            }
+            let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+            let mut greeted = connector.connect(name, TcpStream::connect(address).await.unwrap()).await.unwrap();
+            greeted.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            let mut frame = [0; 9];
+            greeted.read_exact(&mut frame).await.unwrap();
+            assert_eq!(frame[3], 4, "the server's settings");
+            stop.cancel();
+        });
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod erase;
 mod event_types;
 mod fixture;
 mod history;
+mod keys;
 mod log;
 mod ordered;
 mod publish;
@@ -103,6 +104,10 @@ macro_rules! suite {
             names_mean_one_type_to_a_tenant,
             what_is_said_of_a_type_changes_under_its_condition_and_survives,
             a_type_that_webhooks_name_stays,
+        },
+        keys::{
+            keys_are_found_by_their_ids_and_survive,
+            a_revoked_key_is_gone_at_once_and_for_good,
         },
         history::{
             lists_page_newest_first_without_gaps_or_repeats,

@@ -4,6 +4,7 @@
 mod attempts;
 mod bad_input;
 mod bench;
+mod credentials;
 mod default_start;
 mod delete;
 mod directory;
@@ -32,6 +33,7 @@ mod shutdown;
 mod signatures;
 mod stats;
 mod test_event;
+mod tls;
 mod update;
 mod verifier;
 

@@ -7,24 +7,48 @@ use postrider_proto::v1::{
     GetWebhookRequest, ListDeliveriesRequest, Outcome, PublishEventsRequest, PublishEventsResponse,
     WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, delivery_service_client::DeliveryServiceClient,
     delivery_update::Update, event_service_client::EventServiceClient,
-    event_type_service_client::EventTypeServiceClient, publish_events_response::Result as Reply,
-    watch_deliveries_request::Start, webhook_service_client::WebhookServiceClient,
+    event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
+    publish_events_response::Result as Reply, watch_deliveries_request::Start,
+    webhook_service_client::WebhookServiceClient,
 };
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 use crate::{deadline::within, rejection::Rejection};
+
+/// Shows an API key with every call, if it has one.
+#[derive(Debug, Clone)]
+pub struct Shows(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Shows {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What calls are made over.
+pub type Transport = InterceptedService<Channel, Shows>;
 
 /// All services on one connection. The fields are for calls that a test wants to see fail; the methods expect success.
 #[derive(Debug, Clone)]
 pub struct Client {
     /// Webhooks.
-    pub webhooks: WebhookServiceClient<Channel>,
+    pub webhooks: WebhookServiceClient<Transport>,
     /// Event types.
-    pub event_types: EventTypeServiceClient<Channel>,
+    pub event_types: EventTypeServiceClient<Transport>,
     /// Publishing.
-    pub events: EventServiceClient<Channel>,
+    pub events: EventServiceClient<Transport>,
     /// Deliveries and their outcomes.
-    pub deliveries: DeliveryServiceClient<Channel>,
+    pub deliveries: DeliveryServiceClient<Transport>,
+    /// API keys.
+    pub keys: KeyServiceClient<Transport>,
 }
 
 /// A webhook and what signs its deliveries.
@@ -46,11 +70,25 @@ impl Created {
 impl Client {
     /// Clients on `channel`.
     pub fn new(channel: Channel) -> Self {
+        Self::on(InterceptedService::new(channel, Shows(None)))
+    }
+
+    /// Clients on `channel` that show this API key with every call.
+    ///
+    /// # Panics
+    /// When no header can hold it.
+    pub fn keyed(channel: Channel, key: &str) -> Self {
+        let header = format!("Bearer {key}").parse().expect("a header can hold it");
+        Self::on(InterceptedService::new(channel, Shows(Some(header))))
+    }
+
+    fn on(channel: Transport) -> Self {
         Self {
             webhooks: WebhookServiceClient::new(channel.clone()),
             event_types: EventTypeServiceClient::new(channel.clone()),
             events: EventServiceClient::new(channel.clone()),
-            deliveries: DeliveryServiceClient::new(channel),
+            deliveries: DeliveryServiceClient::new(channel.clone()),
+            keys: KeyServiceClient::new(channel),
         }
     }
 

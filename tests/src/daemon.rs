@@ -15,7 +15,7 @@ use std::{
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -37,6 +37,7 @@ pub struct Setup {
     arguments: Vec<String>,
     file_bytes_max: Option<u64>,
     name: Option<&'static str>,
+    tls: Option<ClientTlsConfig>,
 }
 
 impl Setup {
@@ -48,7 +49,14 @@ impl Setup {
     /// A daemon with nothing but a data directory and an address.
     pub fn bare(binary: &str) -> Self {
         let data = tempfile::Builder::new().prefix("postrider-test-").tempdir().expect("a temporary directory");
-        Self { binary: binary.into(), data: Arc::new(data), arguments: Vec::new(), file_bytes_max: None, name: None }
+        Self {
+            binary: binary.into(),
+            data: Arc::new(data),
+            arguments: Vec::new(),
+            file_bytes_max: None,
+            name: None,
+            tls: None,
+        }
     }
 
     /// Adds a flag.
@@ -77,6 +85,13 @@ impl Setup {
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.name = Some(name);
+        self
+    }
+
+    /// Connections to the daemon are encrypted, and so made.
+    #[must_use]
+    pub fn tls(mut self, tls: ClientTlsConfig) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -122,7 +137,7 @@ impl Setup {
         let mut child = command.spawn().expect("the daemon's binary starts");
         let log = Log::follow(child.stderr.take().expect("stderr is a pipe"));
         let stdin = child.stdin.take();
-        Daemon { child, log, address: None, _stdin: stdin, _data: self.data.clone() }
+        Daemon { child, log, address: None, tls: self.tls.clone(), _stdin: stdin, _data: self.data.clone() }
     }
 }
 
@@ -132,6 +147,7 @@ pub struct Daemon {
     child: Child,
     log: Log,
     address: Option<SocketAddr>,
+    tls: Option<ClientTlsConfig>,
     _stdin: Option<ChildStdin>,
     _data: Arc<TempDir>,
 }
@@ -174,7 +190,12 @@ impl Daemon {
 
     /// A new connection to it.
     pub async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address())).expect("an address makes a URL");
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address())).expect("an address makes a URL");
+        let endpoint = match &self.tls {
+            Some(tls) => endpoint.tls_config(tls.clone()).expect("certificates of the test are good"),
+            None => endpoint,
+        };
         within("a connection to the daemon", Box::pin(endpoint.connect()))
             .await
             .expect("the daemon accepts connections")
@@ -211,9 +232,18 @@ impl Daemon {
 
     /// SIGTERM; returns at once.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// SIGHUP; returns at once.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
+    fn signal(&self, name: &str) {
         // The shell's own `kill` is the one way to send it that is everywhere and needs no unsafe code.
-        let status = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &self.pid().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
+        let status = Command::new("sh").args(["-c", "kill -\"$1\" \"$0\"", &self.pid().to_string(), name]).status();
+        assert!(status.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
     }
 
     /// Waits until the daemon has ended by itself.

@@ -165,6 +165,7 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         | ConfigAnswer::Updated(_)
         | ConfigAnswer::Deleted { .. }
         | ConfigAnswer::EventTypePut(_)
+        | ConfigAnswer::Key(_)
         | ConfigAnswer::EventTypeDeleted
         | ConfigAnswer::UnknownEventType(_)
         | ConfigAnswer::RequestReused

@@ -23,6 +23,7 @@ use tonic::{
 use tonic_prost::ProstEncoder;
 
 use super::{
+    auth::Caller,
     convert,
     explain::explain,
     history::History,
@@ -90,7 +91,8 @@ impl StreamingService<Incoming> for PublishEvents {
         if stop.is_cancelled() {
             return std::future::ready(Err(Failure::stopping().into()));
         }
-        let replies = publish_all(request.into_inner(), accept, stop);
+        let caller = Caller::of(request.extensions());
+        let replies = publish_all(request.into_inner(), accept, caller, stop);
         std::future::ready(Ok(Response::new(replies.map(|reply| reply.map(Into::into)).boxed())))
     }
 }
@@ -107,8 +109,9 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
             if stop.is_cancelled() {
                 return Err(Failure::stopping().into());
             }
+            let caller = Caller::of(request.extensions());
             let reply = match request.into_inner() {
-                Ok(request) => publish_one(&accept, request.event).await,
+                Ok(request) => publish_one(&accept, &caller, request.event).await,
                 Err(problem) => Reply::unreadable(&accept, &problem),
             };
             Ok(Response::new(reply.into()))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    key_service_server::KeyServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,8 @@ use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, webhooks::WebhookService,
+    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, keys::KeyService,
+    webhooks::WebhookService,
 };
 
 /// What the health service says about the server and each of its services. Cheap to clone.
@@ -67,6 +68,7 @@ impl Health {
             EventTypeServiceServer::<EventTypeService>::NAME,
             EventService::NAME,
             DeliveryServiceServer::<DeliveryService>::NAME,
+            KeyServiceServer::<KeyService>::NAME,
         ] {
             self.reporter.set_service_status(name, status).await;
         }

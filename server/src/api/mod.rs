@@ -3,6 +3,7 @@
 //! One file per service; `convert/` turns what callers write into the model's values and back; `status` alone picks codes.
 //! Deliberately absent: what lies below a connection (listening, accepting, TLS) and the decision when to stop.
 
+mod auth;
 mod convert;
 mod deliveries;
 mod event_types;
@@ -12,6 +13,7 @@ mod handshake;
 mod health;
 mod history;
 mod json;
+mod keys;
 mod page;
 mod publish;
 mod status;
@@ -27,23 +29,26 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
+    key_service_server::KeyServiceServer, tenant_service_server::TenantServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
-pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use self::{
-    convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    handshake::Asker, history::History, status::Failure, tenants::TenantService, webhooks::WebhookService,
+    auth::Gate, convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService,
+    events::EventService, handshake::Asker, history::History, keys::KeyService, status::Failure,
+    tenants::TenantService, webhooks::WebhookService,
 };
+pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use crate::{
     accept::Accept,
     clock::Clock,
     flow::Gates,
     limits::GRPC_MESSAGE_BYTES_MAX,
     model::{
+        credentials::Grant,
         ownership::Origin,
         target::{Target, TargetRules},
     },
@@ -62,6 +67,10 @@ pub struct Config {
     pub retention: Duration,
     /// Our name to receivers that are asked for their consent.
     pub origin: Origin,
+    /// Whether callers need credentials even if no API key was ever created.
+    pub require_auth: bool,
+    /// What clients' certificates are good for; with any, callers need credentials.
+    pub grants: Vec<Grant>,
 }
 
 /// Judges host names when a webhook is created.
@@ -116,6 +125,10 @@ impl Config {
         let history = History { store: store.clone(), clock, retention: self.retention };
         let events = EventService { store: store.clone(), history: history.clone(), accept, stop: stop.clone() };
         let tenants = TenantService { store: store.clone(), clock, stop: stop.clone() };
+        let keys = KeyService { store: store.clone(), clock, stop: stop.clone() };
+        let required = self.require_auth || !self.grants.is_empty();
+        let grants = self.grants.into_iter().map(Arc::new).collect();
+        let gate = Gate { store: store.clone(), clock, grants, required };
         let deliveries = DeliveryService { store, watch, clock, history, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -127,9 +140,10 @@ impl Config {
             .add_service(events)
             .add_service(TenantServiceServer::new(tenants).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(KeyServiceServer::new(keys).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));
-        let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).into();
+        let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).layer(gate).into();
         Api { routes, health }
     }
 }

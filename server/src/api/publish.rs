@@ -24,6 +24,7 @@ use tonic::Status;
 use tonic_types::pb;
 
 use super::{
+    auth::Caller,
     convert::{event, small},
     status::Failure,
 };
@@ -62,18 +63,21 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(event: Option<v1::Event>, accept: &Accept) -> Self {
+    fn new(event: Option<v1::Event>, accept: &Accept, caller: &Caller) -> Self {
         let mut own_id = event.as_ref().map_or_else(String::new, |event| event.id.clone());
         if own_id.len() > ID_BYTES_MAX {
             // Not an id, and perhaps as large as a message may be.
             own_id.clear();
         }
-        Self { own_id, event: event::event(event, accept.catalog(), || accept.schedules_until()) }
+        // Before anything else of it is looked at: what is wrong with an event may tell about its tenant.
+        let allowed = event.as_ref().map_or(Ok(()), |event| caller.check_tenant(&event.tenant));
+        let event = allowed.and_then(|()| event::event(event, accept.catalog(), || accept.schedules_until()));
+        Self { own_id, event }
     }
 
-    fn read(message: Incoming, accept: &Accept) -> Self {
+    fn read(message: Incoming, accept: &Accept, caller: &Caller) -> Self {
         match message {
-            Ok(request) => Self::new(request.event, accept),
+            Ok(request) => Self::new(request.event, accept, caller),
             Err(problem) => Self { own_id: String::new(), event: Err(Failure::unreadable(problem)) },
         }
     }
@@ -142,25 +146,27 @@ fn replies_of(slots: Vec<Slot>, answers: Vec<Result<Accepted, Rejected>>) -> Vec
     slots.into_iter().map(&mut reply).collect()
 }
 
-/// Publishes one event.
-pub(super) async fn publish_one(accept: &Accept, event: Option<v1::Event>) -> Reply {
+/// Publishes one event of a caller's.
+pub(super) async fn publish_one(accept: &Accept, caller: &Caller, event: Option<v1::Event>) -> Reply {
     let mut group = Group::default();
-    let entry = Entry::new(event, accept);
+    let entry = Entry::new(event, accept, caller);
     entry.count(accept);
     group.push(entry);
     let answers = accept.publish(group.events).await;
     replies_of(group.slots, answers).pop().expect("one event, one reply")
 }
 
-/// Publishes a stream of events; yields their replies in order, then how the stream ended if not well.
+/// Publishes a stream of a caller's events; yields their replies in order, then how the stream ended if not well.
 pub(super) fn publish_all(
     requests: impl Stream<Item = Result<Incoming, Status>> + Send + Unpin + 'static,
     accept: Accept,
+    caller: Caller,
     stop: CancellationToken,
 ) -> impl Stream<Item = Result<Reply, Status>> + Send + 'static {
     let publishing = Publishing {
         requests,
         accept,
+        caller,
         stop,
         carried: None,
         submitting: None,
@@ -178,6 +184,7 @@ pub(super) fn publish_all(
 struct Publishing<R> {
     requests: R,
     accept: Accept,
+    caller: Caller,
     stop: CancellationToken,
     /// Read, but too large for the group before.
     carried: Option<Entry>,
@@ -255,7 +262,7 @@ impl<R: Stream<Item = Result<Incoming, Status>> + Unpin> Publishing<R> {
     /// The event of a message; without one, nothing more is read.
     fn take(&mut self, message: Option<Result<Incoming, Status>>) -> Option<Entry> {
         match message {
-            Some(Ok(message)) => return Some(Entry::read(message, &self.accept)),
+            Some(Ok(message)) => return Some(Entry::read(message, &self.accept, &self.caller)),
             Some(Err(status)) => self.end = Some(Err(Failure::transport(&status))),
             None => self.end = Some(Ok(())),
         }

@@ -11,8 +11,8 @@ use tracing::warn;
 use super::convert::time;
 use crate::{
     accept::Rejected,
-    limits::{STATUS_MESSAGE_BYTES_MAX, STATUS_VIOLATION_BYTES_MAX, STATUS_VIOLATIONS_MAX},
-    model::time::Timestamp,
+    limits::{GRPC_MESSAGE_BYTES_MAX, STATUS_MESSAGE_BYTES_MAX, STATUS_VIOLATION_BYTES_MAX, STATUS_VIOLATIONS_MAX},
+    model::{credentials::Right, time::Timestamp},
     store::StoreError,
     watch::WatchError,
 };
@@ -196,6 +196,47 @@ impl Failure {
     pub(super) fn too_many_event_types() -> Self {
         let message = "there are as many event types, or as long schemas, as may be";
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_EVENT_TYPES, message)
+    }
+
+    /// Nobody we know, or not any more: one text, whatever it was.
+    pub(super) fn unauthenticated() -> Self {
+        let message = "the credentials are missing, unknown, expired or revoked; send an API key as metadata \
+                       `authorization: Bearer prk_…`";
+        Self::new(Code::Unauthenticated, reason::UNAUTHENTICATED, message)
+    }
+
+    /// The caller lacks a right.
+    pub(super) fn permission_denied(right: Right) -> Self {
+        let message = format!("this call needs the right to {}", right.name());
+        Self::new(Code::PermissionDenied, reason::PERMISSION_DENIED, message)
+    }
+
+    /// The caller may act for some tenants, and this concerns all of them.
+    pub(super) fn all_tenants_needed() -> Self {
+        let message = "this call needs credentials for all tenants";
+        Self::new(Code::PermissionDenied, reason::PERMISSION_DENIED, message)
+    }
+
+    /// The tenant is none of the caller's, whether it exists or not.
+    pub(super) fn tenant_not_found() -> Self {
+        let message = "there is no such tenant, or these credentials are not for it";
+        Self::new(Code::NotFound, reason::TENANT_NOT_FOUND, message)
+    }
+
+    /// There is no such API key.
+    pub(super) fn key_not_found() -> Self {
+        Self::new(Code::NotFound, reason::KEY_NOT_FOUND, "there is no such key, or it was revoked")
+    }
+
+    /// No more API keys fit.
+    pub(super) fn too_many_keys() -> Self {
+        Self::new(Code::ResourceExhausted, reason::TOO_MANY_KEYS, "there are as many keys as may be; revoke some")
+    }
+
+    /// A message is above the transport's limit.
+    pub(super) fn too_large() -> Self {
+        let message = format!("the message is larger than {GRPC_MESSAGE_BYTES_MAX} bytes");
+        Self::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, message)
     }
 
     /// As many test events are on their way as may be.

@@ -105,6 +105,7 @@ pub(super) fn command() -> Command {
                  given in several places, the flag wins over the variable, and that over the file. An empty variable \
                  counts as none. Lists are not merged; `none` is an empty one.\n\
                  Durations: 100ms, 15s, 5m, 24h, 30d. Sizes: 4096, 512KiB, 64MiB, 1GiB.\n\n\
+                 `postriderd keys` manages API keys while no daemon runs: see `postriderd keys --help`.\n\n\
                  Exit codes: 0 stopped in order, 64 wrong configuration, 69 the port cannot be bound, 73 the data directory \
                  cannot be opened, 70 anything else; 130 and 143 after a second SIGINT or SIGTERM.";
     let file = Arg::new(CONFIG_FILE)

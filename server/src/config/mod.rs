@@ -35,6 +35,7 @@ use crate::{
     },
     model::{
         address::AddressPolicy,
+        credentials::Grant,
         ids::Tenant,
         ownership::{InvalidOrigin, Origin},
         retry::RetryPolicy,
@@ -43,7 +44,7 @@ use crate::{
     ops, outcomes, retention, serve, shutdown,
     store::redb,
     telemetry::{self, LogFormat},
-    watch,
+    tls, watch,
 };
 
 pub use self::layers::{Environment, process_environment};
@@ -83,6 +84,10 @@ pub struct Config {
     pub policy_limits: api::PolicyLimits,
     /// The sender's name to receivers that are asked for their consent.
     pub origin: Origin,
+    /// Whether callers need credentials even if no API key was ever created.
+    pub require_auth: bool,
+    /// What clients' certificates are good for.
+    pub grants: Vec<Grant>,
     /// Threads of the runtime that everything but deliveries and commits runs on.
     pub workers: usize,
 }
@@ -159,8 +164,9 @@ impl Config {
         let insecure = reader.switch("insecure-listen");
         // What comes in between two looks is on top of the limit.
         let interval = if store.retention_bytes.is_some() { MILLISECOND * 100 } else { SECOND };
+        let require_auth = reader.switch("require-auth");
         Self {
-            serve: check_serve(reader, insecure),
+            serve: check_serve(reader, insecure, require_auth),
             ops: check_ops(reader, insecure),
             data: reader.one("data", |text| Ok(PathBuf::from(text))),
             accept: accept::Config {
@@ -181,6 +187,8 @@ impl Config {
             retention: retention::Config { interval },
             shutdown: shutdown::Config { grace: reader.duration("shutdown-grace", Duration::ZERO..=HOUR) },
             telemetry: check_telemetry(reader),
+            grants: check_grants(reader),
+            require_auth,
             workers: reader.one("worker-threads", threads),
             targets,
             opened,
@@ -202,10 +210,54 @@ const SLOW_AFTER: Duration = Duration::from_secs(5);
 /// The share of all permits that slow receivers may hold together, so that the others always find some.
 const SLOW_SHARE: f64 = 0.5;
 
-fn check_serve(reader: &mut Reader<'_>, insecure: bool) -> serve::Config {
+fn check_serve(reader: &mut Reader<'_>, insecure: bool, require_auth: bool) -> serve::Config {
     let address = reader.one("listen", reader::address);
-    check_reach(reader, "listen", address, insecure);
-    serve::Config { address, ..serve::Config::default() }
+    let tls = check_tls(reader);
+    let guarded = tls.is_some() && require_auth;
+    let how = "give it --tls-cert, --tls-key and --require-auth";
+    check_reach(reader, "listen", address, insecure || guarded, how);
+    serve::Config { address, tls, ..serve::Config::default() }
+}
+
+fn check_grants(reader: &mut Reader<'_>) -> Vec<Grant> {
+    let grants = reader.many("tls-client-rights", str::parse);
+    if !grants.is_empty() && !reader.is_given("tls-client-ca") {
+        reader.refuse("tls-client-rights", "means nothing without tls-client-ca");
+    }
+    grants
+}
+
+/// Certificates are read here, so that what is wrong with them is known before anything else happens.
+fn check_tls(reader: &mut Reader<'_>) -> Option<tls::Files> {
+    let mut path = |name| reader.one(name, |text| Ok((text != "none").then(|| PathBuf::from(text))));
+    let [certificate, key, client_ca] = ["tls-cert", "tls-key", "tls-client-ca"].map(&mut path);
+    let (certificate, key) = match (certificate, key) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => {
+            if client_ca.is_some() {
+                reader.refuse("tls-client-ca", "means nothing without tls-cert and tls-key");
+            }
+            return None;
+        }
+        (Some(_), None) => {
+            reader.refuse("tls-cert", "needs tls-key");
+            return None;
+        }
+        (None, Some(_)) => {
+            reader.refuse("tls-key", "needs tls-cert");
+            return None;
+        }
+    };
+    let files = tls::Files { certificate, key, client_ca };
+    if let Err(error) = files.check() {
+        let name = match error.which {
+            tls::Which::Certificate => "tls-cert",
+            tls::Which::Key => "tls-key",
+            tls::Which::ClientCa => "tls-client-ca",
+        };
+        reader.refuse(name, error);
+    }
+    Some(files)
 }
 
 fn check_ops(reader: &mut Reader<'_>, insecure: bool) -> ops::Config {
@@ -214,20 +266,19 @@ fn check_ops(reader: &mut Reader<'_>, insecure: bool) -> ops::Config {
         text => reader::address(text).map(Some).map_err(|problem| format!("{problem}, or none")),
     });
     if let Some(address) = address {
-        check_reach(reader, "ops", address, insecure);
+        check_reach(reader, "ops", address, insecure, "it has neither, so put a proxy in front");
     }
     ops::Config { address, ..ops::Config::default() }
 }
 
-/// Refuses an address that other machines can reach, unless the operator wants that.
-fn check_reach(reader: &mut Reader<'_>, name: &'static str, address: SocketAddr, insecure: bool) {
-    if !insecure && !address.ip().to_canonical().is_loopback() {
+/// Refuses an address that other machines can reach, unless it is guarded or the operator wants that. `how` says what would help.
+fn check_reach(reader: &mut Reader<'_>, name: &'static str, address: SocketAddr, allowed: bool, how: &str) {
+    if !allowed && !address.ip().to_canonical().is_loopback() {
         reader.refuse(
             name,
             format_args!(
-                "{address} can be reached by other machines, and there is neither TLS nor authentication in this version: \
-                 listen on a loopback address and put an authenticating proxy in front, or accept the risk with \
-                 --insecure-listen"
+                "{address} can be reached by other machines without TLS and credentials: {how}, listen on a loopback address, or \
+                 accept the risk with --insecure-listen"
             ),
         );
     }

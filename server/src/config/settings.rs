@@ -80,8 +80,46 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "insecure-listen",
         kind: Kind::Switch,
         default: "false",
-        help: "Allow addresses for --listen and --ops that other machines can reach. There is neither TLS nor authentication \
-               yet: whoever reaches the port of --listen reads, sends and deletes everything",
+        help: "Allow an address for --ops that other machines can reach, and one for --listen without TLS and --require-auth: \
+               whoever reaches that port reads along, and does everything as long as there are no keys",
+        group: SERVING,
+    },
+    Setting {
+        name: "require-auth",
+        kind: Kind::Switch,
+        default: "false",
+        help: "Take no call without credentials, not even before the first API key is created; from then on they are needed \
+               anyway",
+        group: SERVING,
+    },
+    Setting {
+        name: "tls-cert",
+        kind: Kind::One("FILE"),
+        default: "none",
+        help: "Serve gRPC over TLS with this certificate (PEM, with those between it and its authority); loaded again when it \
+               changes, and on SIGHUP",
+        group: SERVING,
+    },
+    Setting {
+        name: "tls-key",
+        kind: Kind::One("FILE"),
+        default: "none",
+        help: "The private key of tls-cert (PEM)",
+        group: SERVING,
+    },
+    Setting {
+        name: "tls-client-ca",
+        kind: Kind::One("FILE"),
+        default: "none",
+        help: "Take only clients that show a certificate of one of these authorities (PEM), in addition to their API keys",
+        group: SERVING,
+    },
+    Setting {
+        name: "tls-client-rights",
+        kind: Kind::Many("NAME=RIGHTS@TENANTS"),
+        default: "none",
+        help: "What a client may do without an API key if its certificate is for this DNS name or URI, such as \
+               billing.internal=publish+read@acme, or @* for all tenants",
         group: SERVING,
     },
     Setting {

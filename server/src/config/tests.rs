@@ -152,6 +152,43 @@ fn addresses_that_others_reach_need_consent() {
 }
 
 #[test]
+fn tls_and_required_credentials_make_other_addresses_safe() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let paths = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    std::fs::write(&paths[0], certificate.pem()).unwrap();
+    std::fs::write(&paths[1], key.serialize_pem()).unwrap();
+    let [cert, key] = paths.each_ref().map(|path| path.to_str().unwrap());
+    let tls = ["--tls-cert", cert, "--tls-key", key];
+    let outside = ["--listen", "0.0.0.0:1"];
+    let config = read(&[&outside[..], &tls, &["--require-auth"]].concat(), &[], None).unwrap();
+    assert!(config.require_auth && config.serve.tls.is_some());
+    let refused = |flags: &[&str], source: &str, message: &str| {
+        let Problems(problems) = read(flags, &[], None).unwrap_err();
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        assert!(problem.source == source && problem.message.contains(message), "{problem:?}");
+    };
+    refused(&[&outside[..], &tls].concat(), "--listen", "--require-auth");
+    refused(&[&outside[..], &["--require-auth"]].concat(), "--listen", "--tls-cert");
+    refused(
+        &["--ops", "0.0.0.0:1", "--tls-cert", cert, "--tls-key", key, "--require-auth"],
+        "--ops",
+        "--insecure-listen",
+    );
+    refused(&tls[..2], "--tls-cert", "tls-key");
+    refused(&tls[2..], "--tls-key", "tls-cert");
+    refused(&["--tls-client-ca", cert], "--tls-client-ca", "tls-cert");
+    refused(&["--tls-client-rights", "a=read@*"], "--tls-client-rights", "tls-client-ca");
+    let grants = ["--tls-client-ca", cert, "--tls-client-rights", "a=read@*,b=publish@x+y"];
+    let config = read(&[&tls[..], &grants].concat(), &[], None).unwrap();
+    assert_eq!(config.grants.iter().map(|grant| &*grant.name).collect::<Vec<_>>(), ["a", "b"]);
+    refused(&["--tls-cert", key, "--tls-key", key], "--tls-cert", "no certificate");
+    refused(&["--tls-cert", cert, "--tls-key", cert], "--tls-key", "no private key");
+    refused(&[&tls[..], &["--tls-client-ca", "/nonexistent.pem"]].concat(), "--tls-client-ca", "/nonexistent.pem");
+}
+
+#[test]
 fn metrics_and_health_are_served_only_where_asked_for() {
     let address = |flags: &[&str], variable: &str, file: &str| {
         read(flags, &[("POSTRIDER_OPS", variable)], Some(file)).map(|config| config.ops.address.map(|at| at.port()))

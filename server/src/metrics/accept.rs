@@ -78,6 +78,8 @@ pub enum Reason {
     UnknownEventType,
     /// The body does not hold to its type's schema.
     SchemaMismatch,
+    /// The tenant is not the caller's.
+    TenantNotFound,
     /// The id belongs to another event.
     EventIdReused,
     /// An event of the id was erased.
@@ -102,6 +104,7 @@ impl Reason {
         match told {
             reason::UNKNOWN_EVENT_TYPE => Self::UnknownEventType,
             reason::SCHEMA_MISMATCH => Self::SchemaMismatch,
+            reason::TENANT_NOT_FOUND => Self::TenantNotFound,
             _ => Self::InvalidField,
         }
     }
@@ -113,6 +116,7 @@ impl Label for Reason {
         Self::InvalidField,
         Self::UnknownEventType,
         Self::SchemaMismatch,
+        Self::TenantNotFound,
         Self::EventIdReused,
         Self::EventErased,
         Self::TenantBeingErased,
@@ -128,6 +132,7 @@ impl Label for Reason {
             Self::InvalidField => reason::INVALID_FIELD,
             Self::UnknownEventType => reason::UNKNOWN_EVENT_TYPE,
             Self::SchemaMismatch => reason::SCHEMA_MISMATCH,
+            Self::TenantNotFound => reason::TENANT_NOT_FOUND,
             Self::EventIdReused => reason::EVENT_ID_REUSED,
             Self::EventErased => reason::EVENT_ERASED,
             Self::TenantBeingErased => reason::TENANT_BEING_ERASED,
@@ -154,6 +159,7 @@ mod tests {
         super::super::label::check::<Novelty>();
         assert_eq!(Reason::of_content(reason::UNKNOWN_EVENT_TYPE), Reason::UnknownEventType);
         assert_eq!(Reason::of_content(reason::SCHEMA_MISMATCH), Reason::SchemaMismatch);
+        assert_eq!(Reason::of_content(reason::TENANT_NOT_FOUND), Reason::TenantNotFound);
         assert_eq!(Reason::of_content(reason::INVALID_FIELD), Reason::InvalidField);
     }
 }

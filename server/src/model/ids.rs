@@ -239,9 +239,20 @@ impl fmt::Display for ErasureId {
 }
 
 fn parse_hex(text: &str, prefix: &str) -> Option<[u8; 16]> {
-    let digits = text.strip_prefix(prefix)?;
-    let simple = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    simple.then(|| Uuid::try_parse(digits).ok().map(Uuid::into_bytes)).flatten()
+    parse_digits(text.strip_prefix(prefix)?)
+}
+
+/// Exactly so many bytes, two lower-case hexadecimal digits each.
+pub(super) fn parse_digits<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if digits.len() != 2 * N || !digits.bytes().all(is_digit) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// The store's number of a webhook, counted from 1, never reused. Below 2^40.

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod breaker;
 pub mod catalogue;
+pub mod credentials;
 pub mod delivery;
 pub mod erasure;
 pub mod event;

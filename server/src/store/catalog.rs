@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 
 use super::{
     event_types::EventTypes,
+    keyring::Keyring,
     listing::Names,
     troubles::FilterTroubles,
     types::{EventTypeStep, Targets},
@@ -33,6 +34,7 @@ pub struct Catalog {
     pub(super) inner: RwLock<Inner>,
     troubles: FilterTroubles,
     event_types: RwLock<EventTypes>,
+    keys: Keyring,
 }
 
 #[derive(Debug, Default)]
@@ -185,6 +187,11 @@ impl Catalog {
     /// Filters that said neither yes nor no.
     pub fn troubles(&self) -> &FilterTroubles {
         &self.troubles
+    }
+
+    /// The API keys there are.
+    pub fn keys(&self) -> &Keyring {
+        &self.keys
     }
 
     /// The registered event type that a tenant means by this name; without a tenant, any tenant's.

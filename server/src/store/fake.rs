@@ -8,10 +8,12 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery,
-    DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry,
-    OutcomeGroup, Owner, Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+    DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, Keyring,
+    LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish, Published, Repair, Repaired, RequestKey,
+    Store, StoreError,
 };
 use crate::model::{
+    credentials::ApiKey,
     erasure::Erasure,
     event::StoredEvent,
     failing::Failing,
@@ -120,6 +122,11 @@ impl FakeStore {
         self.log.lock().examined_max = max;
     }
 
+    /// The keys there are.
+    pub(crate) fn catalog_keys(&self) -> &Keyring {
+        self.catalog.keys()
+    }
+
     fn create(&self, change: ConfigChange) -> ConfigAnswer {
         let ConfigChange::CreateWebhook { spec, keys, request, time } = change else { unreachable!("a create") };
         let mut config = self.config.lock();
@@ -135,6 +142,25 @@ impl FakeStore {
             config.requests.insert(key, (hash, webhook.clone()));
         }
         ConfigAnswer::Created(webhook)
+    }
+}
+
+impl FakeStore {
+    fn change_key(&self, change: KeyChange) -> KeyAnswer {
+        match change {
+            KeyChange::Create { id, digest, spec, time } => {
+                let mut config = self.config.lock();
+                config.seq += 1;
+                let key = ApiKey { id, no: config.seq, digest, spec, create_time: time };
+                self.catalog.keys().step(KeyStep::Put(key.clone()));
+                KeyAnswer::Created(key)
+            }
+            KeyChange::Revoke { id } => {
+                let known = self.catalog.keys().find(id).is_some();
+                self.catalog.keys().step(KeyStep::Revoked(id));
+                if known { KeyAnswer::Revoked } else { KeyAnswer::NotFound }
+            }
+        }
     }
 }
 
@@ -253,6 +279,7 @@ impl Store for FakeStore {
             ConfigChange::CreateEventType { .. }
             | ConfigChange::UpdateEventType { .. }
             | ConfigChange::DeleteEventType { .. } => unreachable!("not asked"),
+            ConfigChange::Key(change) => return Ok(ConfigAnswer::Key(self.change_key(change.clone()))),
         };
         let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
         if expect.is_some_and(|version| version != found.webhook.version) {
@@ -269,7 +296,8 @@ impl Store for FakeStore {
             | ConfigChange::DeleteWebhook { .. }
             | ConfigChange::CreateEventType { .. }
             | ConfigChange::UpdateEventType { .. }
-            | ConfigChange::DeleteEventType { .. } => None,
+            | ConfigChange::DeleteEventType { .. }
+            | ConfigChange::Key(_) => None,
         };
         if let Some(webhook) = changed {
             self.catalog.put(ConfigSeq(config.seq), webhook.clone());

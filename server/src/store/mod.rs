@@ -13,6 +13,7 @@ mod erase;
 mod event_types;
 #[cfg(test)]
 pub(crate) mod fake;
+mod keyring;
 mod listing;
 pub mod redb;
 mod repair;
@@ -22,6 +23,7 @@ mod types;
 pub use catalog::{Catalog, Registered};
 pub use counts::Counts;
 pub use erase::{Erase, Erased};
+pub use keyring::{KeyAnswer, KeyChange, KeyStep, Keyring, KnownKey, Validity};
 pub use listing::{WebhookOrder, WebhookPlace, WebhookRun, folded};
 pub use repair::{Repair, Repaired};
 pub use troubles::FilterTroubles;

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
+use super::keyring::{KeyAnswer, KeyChange};
 use crate::model::{
     delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
     event::Event,
@@ -445,6 +446,8 @@ pub enum ConfigChange {
         /// Only if this is its version.
         expect: Option<u64>,
     },
+    /// Something about API keys.
+    Key(KeyChange),
     /// Delete a webhook and cancel what is pending for it.
     DeleteWebhook {
         /// Whose webhook.
@@ -498,6 +501,8 @@ pub enum ConfigAnswer {
     TooManyEventTypes,
     /// The webhook names an event type that there is not, or no more.
     UnknownEventType(EventTypeName),
+    /// What became of a change of API keys.
+    Key(KeyAnswer),
     /// The request id was used with another request.
     RequestReused,
     /// No more webhooks fit.

@@ -128,6 +128,7 @@ impl Committer {
         let shared = &self.shared;
         let mut storage = shared.storage.lock();
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
+        effects.keys.into_iter().for_each(|step| shared.catalog.keys().step(step));
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use postrider_server::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
+        credentials::{ApiKey, ApiKeyId},
         delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
         event::{Event, StoredEvent},
         event_type::{EventType, EventTypeKey},
@@ -19,8 +20,8 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint, LogEntry,
-        OutcomeGroup, Publish, Published, Repair, Repaired, Targets,
+        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint, KeyStep,
+        LogEntry, OutcomeGroup, Publish, Published, Repair, Repaired, Targets,
     },
 };
 
@@ -56,6 +57,9 @@ pub struct Image {
     /// With the number of their last change.
     pub(super) webhooks: BTreeMap<WebhookNo, (ConfigSeq, Webhook)>,
     pub(super) event_types: BTreeMap<EventTypeKey, EventType>,
+    pub(super) api_keys: BTreeMap<ApiKeyId, ApiKey>,
+    /// Whether one was ever created.
+    pub(super) locked: bool,
     /// Deleted ones: the number of the deletion, and its time.
     pub(super) tombstones: BTreeMap<WebhookNo, (ConfigSeq, Webhook, Timestamp)>,
     tenants: BTreeMap<Tenant, ConfigSeq>,
@@ -165,6 +169,8 @@ pub struct Effects {
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
     /// Changes of event types.
     pub event_types: Vec<EventTypeStep>,
+    /// Changes of API keys.
+    pub keys: Vec<KeyStep>,
     /// Entries added to the log.
     pub log: Vec<LogEntry>,
     /// Webhooks some of whose deliveries were cancelled.
@@ -185,6 +191,8 @@ impl Image {
             config_seq: 0,
             webhooks: BTreeMap::new(),
             event_types: BTreeMap::new(),
+            api_keys: BTreeMap::new(),
+            locked: false,
             tombstones: BTreeMap::new(),
             tenants: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -564,6 +572,7 @@ impl Image {
                 self.update_event_type(key, *expect, content, *time, effects)
             }
             ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(key, *expect, effects),
+            ConfigChange::Key(change) => ConfigAnswer::Key(self.change_key(change, effects)),
         }
     }
 

@@ -9,6 +9,7 @@ mod disk;
 mod erase;
 mod event_types;
 mod image;
+mod keys;
 mod reads;
 mod repair;
 mod retention;
@@ -82,6 +83,7 @@ impl MemoryStore {
                 catalog.set_pending(webhook.no, image.pending.get(&webhook.no).copied().unwrap_or(0));
             }
             catalog.load_event_types(image.event_types.values().cloned());
+            catalog.keys().load(image.api_keys.values().cloned(), image.locked);
             (Position(image.log.len() as u64), Sealer::new(image.key), Owner(image.openings))
         };
         let shared = Arc::new(Shared { storage, disk, catalog, head: watch::Sender::new(head) });

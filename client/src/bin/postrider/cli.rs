@@ -1,6 +1,11 @@
 //! Arguments, and which command they mean.
 
-use std::{ffi::OsString, process::exit, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::exit,
+    time::Duration,
+};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use postrider_client::Client;
@@ -12,6 +17,7 @@ use crate::{
     event_types::EventTypesArgs,
     events::EventsCommand,
     failure::{EXIT_CODES, Failure},
+    keys::KeysCommand,
     listen::ListenArgs,
     output::Format,
     publish::PublishArgs,
@@ -33,9 +39,21 @@ struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
-    /// The server, as http://HOST:PORT.
+    /// The server, as http://HOST:PORT or https://HOST:PORT.
     #[arg(long, global = true, env = "POSTRIDER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     server: String,
+    /// Read the API key from this file; without it, from the variable `POSTRIDER_API_KEY`.
+    #[arg(long, global = true, value_name = "PATH")]
+    api_key_file: Option<PathBuf>,
+    /// Trust an https server if its certificate comes from this authority (PEM), and not from those that this machine trusts.
+    #[arg(long, global = true, value_name = "PATH", env = "POSTRIDER_CA_CERT")]
+    ca_cert: Option<PathBuf>,
+    /// Show an https server this certificate (PEM).
+    #[arg(long, global = true, value_name = "PATH", env = "POSTRIDER_CLIENT_CERT", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// The private key of that certificate (PEM).
+    #[arg(long, global = true, value_name = "PATH", env = "POSTRIDER_CLIENT_KEY", requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Whose webhooks and events. Lists and `watch` take `-` for all tenants.
     #[arg(long, global = true, value_name = "NAME", default_value = "default", allow_hyphen_values = true)]
     tenant: String,
@@ -67,6 +85,9 @@ enum Command {
     /// Show, list, retry and cancel deliveries.
     #[command(subcommand)]
     Deliveries(DeliveriesCommand),
+    /// Create, list and revoke API keys: who may speak to the server.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Follow what becomes of deliveries.
     Watch(WatchArgs),
     /// Receive webhooks on this machine: verify them and print what arrives.
@@ -127,11 +148,17 @@ fn first_paragraph(text: &str) -> String {
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     let session = || {
-        let client = Client::builder(server_url(&global.server))
-            .tenant(&global.tenant)
-            .timeout(global.timeout)
-            .connect_lazy()
-            .map_err(|error| Failure::Usage(error.message().to_owned()))?;
+        let mut builder = Client::builder(server_url(&global.server)).tenant(&global.tenant).timeout(global.timeout);
+        if let Some(key) = api_key(global.api_key_file.as_deref())? {
+            builder = builder.api_key(key);
+        }
+        if let Some(path) = &global.ca_cert {
+            builder = builder.ca_certificates(read(path)?);
+        }
+        if let (Some(certificate), Some(key)) = (&global.client_cert, &global.client_key) {
+            builder = builder.client_certificate(read(certificate)?, read(key)?);
+        }
+        let client = builder.connect_lazy().map_err(|error| Failure::Usage(error.message().to_owned()))?;
         Ok::<_, Failure>(Session { client, format: global.output, timeout: global.timeout })
     };
     match command {
@@ -142,10 +169,32 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Events(command) => command.run(&session()?).await,
         Command::Tenants(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
+        Command::Keys(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,
         Command::Completions(args) => args.run(Cli::command()),
     }
+}
+
+/// The key to show: that in the file, or else that in the environment, if it has one. Never an argument, which everybody on
+/// this machine can see.
+fn api_key(file: Option<&Path>) -> Result<Option<String>, Failure> {
+    let Some(file) = file else { return Ok(key_in_environment()) };
+    let text = String::from_utf8(read(file)?);
+    let text = text.map_err(|_| Failure::Local(format!("{} is not text", file.display())))?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| Failure::Local(format!("cannot read {}: {error}", file.display())))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "clap would take it as an argument, too, and this is where arguments are read"
+)]
+fn key_in_environment() -> Option<String> {
+    std::env::var("POSTRIDER_API_KEY").ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty())
 }
 
 /// A duration that leaves time for an answer.
@@ -260,6 +309,17 @@ mod tests {
             ),
             ("postrider webhooks create --url U --event-type A --signature-scheme sha1", Some(InvalidValue)),
             ("postrider webhooks update WEBHOOK --signature-header-prefix svix", Some(MissingRequiredArgument)),
+            ("postrider keys create --name ci --rights publish,read --tenants a,b --expires 90d", None),
+            ("postrider keys create --name ci --rights operate --all-tenants", None),
+            ("postrider keys create --name ci --rights all --all-tenants", Some(InvalidValue)),
+            ("postrider keys create --name ci --rights read", Some(MissingRequiredArgument)),
+            ("postrider keys create --name ci --rights read --tenants a --all-tenants", Some(ArgumentConflict)),
+            ("postrider keys create --name ci --rights read --all-tenants --expires soon", Some(ValueValidation)),
+            ("postrider keys list --api-key-file key.txt", None),
+            ("postrider keys list --server https://h --ca-cert ca.pem --client-cert c.pem --client-key k.pem", None),
+            ("postrider keys list --client-cert c.pem", Some(MissingRequiredArgument)),
+            ("postrider keys revoke key_0193a5e2c4b87d3f9a1c5e7b", None),
+            ("postrider keys revoke WEBHOOK", Some(ValueValidation)),
             ("postrider triggers --timeout 1ms", None),
             ("postrider webhooks list --tenant -", None),
             (

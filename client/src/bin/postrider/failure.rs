@@ -13,7 +13,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  done
   1  the operation failed, or some of the events were rejected
   2  the command line is wrong, or confirmation is needed and there is no terminal to ask
-  3  there is no such webhook, delivery or event, or it is no longer retained
+  3  there is no such webhook, delivery, event or key, or it is no longer retained
   4  the server cannot be reached, is stopping, or did not answer in time
 
 With --output json a failed command also prints one line on standard output:
@@ -144,6 +144,9 @@ fn describe(error: &Error) -> String {
         line("reason", reason);
     } else if error.code() == Code::Unavailable {
         line("hint", "is postriderd running where --server or POSTRIDER_SERVER says?");
+    }
+    if error.code() == Code::Unauthenticated {
+        line("hint", "the key is read from --api-key-file or POSTRIDER_API_KEY");
     }
     if let Some(cursor) = error.metadata("oldest_cursor") {
         line("oldest cursor", cursor);

@@ -15,10 +15,19 @@ pub(crate) fn parse_erasure_id(text: &str) -> Result<String, &'static str> {
     parse(text, "ers_").ok_or("must be an erasure's id: ers_ and 32 hexadecimal digits (0-9, a-f)")
 }
 
+/// An API key's id.
+pub(crate) fn parse_key_id(text: &str) -> Result<String, &'static str> {
+    parse_digits(text, "key_", 24).ok_or("must be the id of an API key: key_ and 24 hexadecimal digits (0-9, a-f)")
+}
+
 fn parse(text: &str, prefix: &str) -> Option<String> {
+    parse_digits(text, prefix, 32)
+}
+
+fn parse_digits(text: &str, prefix: &str, count: usize) -> Option<String> {
     let digits = text.strip_prefix(prefix)?;
     let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    (digits.len() == 32 && digits.bytes().all(is_digit)).then(|| text.to_owned())
+    (digits.len() == count && digits.bytes().all(is_digit)).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -41,8 +50,10 @@ mod tests {
             (String::new(), false, false),
         ] {
             assert_eq!(parse_webhook_id(&text).is_ok(), webhook, "{text}");
+            assert!(parse_key_id(&text).is_err(), "{text}");
             assert_eq!(parse_delivery_id(&text).is_ok(), delivery, "{text}");
             assert!(parse_erasure_id(&text).is_err(), "{text}");
         }
+        assert!(parse_key_id(&format!("key_{}", &digits[..24])).is_ok());
     }
 }

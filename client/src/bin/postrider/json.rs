@@ -6,9 +6,9 @@ use postrider_client::{
     Update,
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, Erasure,
-        ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent,
-        Outcome, Ownership, RetryPolicy, Signature, SignatureScheme, Webhook, WebhookMatch, WebhookStats,
-        authorization::Scheme, event,
+        ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict,
+        OperationalEvent, Outcome, Ownership, RetryPolicy, Right, Signature, SignatureScheme, Webhook, WebhookMatch,
+        WebhookStats, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -77,6 +77,19 @@ fn stats(stats: &WebhookStats) -> Value {
         "cancelled": stats.cancelled,
         "last_delivered_time": time(stats.last_delivered_time.as_ref()),
         "last_failed_time": time(stats.last_failed_time.as_ref()),
+    })
+}
+
+/// An API key; its text is no part of it.
+pub(crate) fn key(key: &Key) -> Value {
+    json!({
+        "id": key.id,
+        "name": key.name,
+        "tenants": key.tenants,
+        "rights": key.rights.iter().map(|right| named(*right, Right::as_str_name)).collect::<Vec<_>>(),
+        "create_time": time(key.create_time.as_ref()),
+        "expire_time": time(key.expire_time.as_ref()),
+        "last_use_time": time(key.last_use_time.as_ref()),
     })
 }
 

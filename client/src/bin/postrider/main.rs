@@ -10,6 +10,7 @@ mod events;
 mod failure;
 mod ids;
 mod json;
+mod keys;
 mod listen;
 mod output;
 mod publish;

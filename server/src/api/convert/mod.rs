@@ -7,6 +7,7 @@ pub(super) mod erase;
 pub(super) mod event;
 pub(super) mod event_type;
 pub(super) mod explain;
+pub(super) mod key;
 pub(super) mod listing;
 mod mask;
 mod ordering;

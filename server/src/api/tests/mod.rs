@@ -5,7 +5,7 @@ mod history;
 mod listing;
 mod publish;
 mod request;
-mod services;
+pub(super) mod services;
 
 use std::sync::Arc;
 
@@ -16,10 +16,11 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     accept::{self, Accept},
+    api::auth::Caller,
     clock::Clock,
     limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, DELIVER_AHEAD_MAX},
     metrics::AcceptMetrics,
-    store::fake::FakeStore,
+    store::{Validity, fake::FakeStore},
     tasks::Tasks,
 };
 
@@ -30,7 +31,7 @@ fn accept(store: &Arc<FakeStore>) -> Accept {
 }
 
 /// An event that is right.
-fn event(id: &str) -> v1::Event {
+pub(super) fn event(id: &str) -> v1::Event {
     v1::Event {
         id: id.into(),
         r#type: "ADD_TAG".into(),
@@ -45,6 +46,11 @@ fn told(status: &Status) -> (Code, String, Vec<String>) {
     let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
     let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
     (status.code(), reason, violations.into_iter().map(|violation| violation.field).collect())
+}
+
+/// Who may do everything.
+fn anybody() -> Caller {
+    Caller::Anybody(Validity::default())
 }
 
 fn stop() -> CancellationToken {

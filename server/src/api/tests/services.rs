@@ -25,6 +25,7 @@ use crate::{
     metrics::WatchMetrics,
     model::{
         address::AddressPolicy,
+        credentials::Grant,
         delivery::{AttemptResult, DeliveryState},
         ids::{DeliveryId, DeliveryKey, EventSeq, EventTypeName, WebhookId, WebhookNo},
         ownership::{Origin, Question, Refusal},
@@ -290,7 +291,11 @@ async fn a_watch_ends_with_unavailable_when_told() {
     assert_eq!(service.watch_deliveries(request).await.map(|_| ()).unwrap_err().code(), Code::Unavailable);
 }
 
-async fn api(store: &Arc<FakeStore>) -> Api {
+pub(in crate::api) async fn api(store: &Arc<FakeStore>) -> Api {
+    api_with(store, false, Vec::new()).await
+}
+
+pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool, grants: Vec<Grant>) -> Api {
     let deps = Deps {
         store: store.clone(),
         accept: accept(store),
@@ -305,7 +310,8 @@ async fn api(store: &Arc<FakeStore>) -> Api {
     };
     let retention = Duration::from_hours(720);
     let (target_rules, policy_limits) = (rules().targets, rules().policy);
-    Config { target_rules, policy_limits, retention, origin: Origin::default() }.build(deps).await
+    let origin = Origin::default();
+    Config { target_rules, policy_limits, retention, origin, require_auth, grants }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {
@@ -405,6 +411,7 @@ async fn unknown_methods_are_unimplemented_and_health_starts_out_not_serving() {
         "postrider.v1.EventTypeService",
         "postrider.v1.EventService",
         "postrider.v1.DeliveryService",
+        "postrider.v1.KeyService",
     ]);
     for (serving, expected) in [(None, 2), (Some(true), 1), (Some(false), 2)] {
         if let Some(serving) = serving {

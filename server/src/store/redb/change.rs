@@ -26,7 +26,10 @@ use crate::{
         ids::{ConfigSeq, EventSeq, Position, WebhookNo},
         webhook::Webhook,
     },
-    store::types::{ConfigStep, EventTypeStep, Hint, LogEntry},
+    store::{
+        keyring::KeyStep,
+        types::{ConfigStep, EventTypeStep, Hint, LogEntry},
+    },
 };
 
 /// The hot store's tables, open for writing.
@@ -37,6 +40,7 @@ pub(super) struct Tables<'txn> {
     pub(super) webhook_ids: Table<'txn, [u8; 16], u64>,
     pub(super) config_log: Table<'txn, u64, u64>,
     pub(super) event_types: Table<'txn, &'static [u8], &'static [u8]>,
+    pub(super) api_keys: Table<'txn, [u8; 12], &'static [u8]>,
     pub(super) requests: Table<'txn, &'static [u8], &'static [u8]>,
     pub(super) requests_by_time: Table<'txn, (i64, &'static [u8]), ()>,
     pub(super) event_chunks: Table<'txn, u64, &'static [u8]>,
@@ -72,6 +76,7 @@ impl<'txn> Tables<'txn> {
             webhook_ids: txn.open_table(tables::WEBHOOK_IDS)?,
             config_log: txn.open_table(tables::CONFIG_LOG)?,
             event_types: txn.open_table(tables::EVENT_TYPES)?,
+            api_keys: txn.open_table(tables::API_KEYS)?,
             requests: txn.open_table(tables::REQUESTS)?,
             requests_by_time: txn.open_table(tables::REQUESTS_BY_TIME)?,
             event_chunks: txn.open_table(tables::EVENT_CHUNKS)?,
@@ -127,6 +132,7 @@ pub(super) struct Change<'a> {
     pub(super) shown: Vec<Option<LogEntry>>,
     pub(super) steps: Vec<(ConfigSeq, ConfigStep)>,
     pub(super) event_types: Vec<EventTypeStep>,
+    pub(super) keys: Vec<KeyStep>,
     pub(super) removed: HashSet<WebhookNo>,
     pub(super) fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     pub(super) cancels_started: Vec<u64>,
@@ -175,6 +181,7 @@ impl<'a> Change<'a> {
             shown: Vec::new(),
             steps: Vec::new(),
             event_types: Vec::new(),
+            keys: Vec::new(),
             removed: HashSet::new(),
             fan_outs: Vec::new(),
             cancels_started: Vec::new(),

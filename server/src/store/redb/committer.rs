@@ -27,6 +27,7 @@ use crate::{
     model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
     store::{
         erase::Erased,
+        keyring::KeyStep,
         repair::Repaired,
         types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
     },
@@ -92,6 +93,7 @@ struct Effects {
     shown: Vec<Option<LogEntry>>,
     steps: Vec<(ConfigSeq, ConfigStep)>,
     event_types: Vec<EventTypeStep>,
+    keys: Vec<KeyStep>,
     fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     cancels_started: Vec<u64>,
     cancels_done: usize,
@@ -180,6 +182,7 @@ impl Committer {
         self.counters = effects.counters;
         *shared.counters.lock() = effects.counters;
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
+        effects.keys.into_iter().for_each(|step| shared.catalog.keys().step(step));
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {
@@ -328,6 +331,7 @@ impl Effects {
             shown: change.shown,
             steps: change.steps,
             event_types: change.event_types,
+            keys: change.keys,
             fan_outs: change.fan_outs,
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,

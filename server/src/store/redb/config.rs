@@ -70,6 +70,7 @@ impl Change<'_> {
                 self.update_event_type(tables, &key, expect, content, time)
             }
             ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(tables, &key, expect),
+            ConfigChange::Key(change) => Ok(ConfigAnswer::Key(self.change_key(tables, change)?)),
         }
     }
 

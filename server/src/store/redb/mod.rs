@@ -26,6 +26,7 @@ mod held;
 #[cfg(test)]
 mod images;
 mod inbox;
+mod keys;
 mod mover;
 mod open;
 mod operational;

@@ -21,7 +21,7 @@ use super::{
     erase,
     error::{EngineError, OpenError},
     reads,
-    records::{CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
+    records::{ApiKeyRecord, CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
     space::Space,
@@ -205,6 +205,13 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     }
     event_types.retain(|known| !known.key.tenant.as_ref().is_some_and(|tenant| shared.erasing.has_tenant(tenant)));
     shared.catalog.load_event_types(event_types);
+
+    let mut keys = Vec::new();
+    for row in txn.open_table(tables::API_KEYS)?.iter()? {
+        keys.push(ApiKeyRecord::decode_from(row?.1.value())?.api_key()?);
+    }
+    let locked = txn.open_table(tables::META)?.get(meta::LOCKED)?.is_some();
+    shared.catalog.keys().load(keys, locked);
 
     let pending = load_pending(&txn)?;
     for no in existing {

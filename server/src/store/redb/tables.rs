@@ -43,6 +43,8 @@ pub(super) mod meta {
     pub(crate) const SEAL_KEY: &str = "seal_key";
     /// How often the store was opened, u64 little-endian: the owner token of this opening.
     pub(crate) const OPENINGS: &str = "openings";
+    /// There from the creation of the first API key on, whatever becomes of it: a config number, u64 little-endian.
+    pub(crate) const LOCKED: &str = "locked";
     /// `CountersRecord`, rewritten by every commit.
     pub(crate) const COUNTERS: &str = "counters";
 }
@@ -61,6 +63,9 @@ pub(super) const CONFIG_LOG: TableDefinition<'_, u64, u64> = TableDefinition::ne
 
 /// Registered event types. Key: tenant (empty: every tenant's), 0, name. Value: `EventTypeRecord`. From creation to deletion.
 pub(super) const EVENT_TYPES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("event_types");
+
+/// API keys. Key: the key's id. Value: `ApiKeyRecord`. From creation until it is revoked.
+pub(super) const API_KEYS: TableDefinition<'_, [u8; 12], &[u8]> = TableDefinition::new("api_keys");
 
 /// Replies to requests that carried an id. Key: tenant, 0, request id. Value: `RequestRecord`. 24 h.
 pub(super) const REQUESTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("requests");

@@ -1,5 +1,6 @@
 //! What rows hold, as protobuf: fields can be added, never renumbered. One file per kind of record.
 
+mod api_key;
 mod counts;
 mod delivery;
 mod erase;
@@ -16,6 +17,7 @@ mod segment;
 mod signing;
 mod webhook;
 
+pub(super) use api_key::ApiKeyRecord;
 pub(super) use counts::{CountsRecord, millis};
 pub(super) use delivery::DeliveryRecord;
 pub(super) use erase::ErasureRecord;

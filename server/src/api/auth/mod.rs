@@ -1,0 +1,21 @@
+//! Who may speak, decided in one place: a layer around all services.
+//!
+//! ```text
+//!  call ─▶ rules: is there one? ─▶ gate: who is it, may they do this? ─▶ tenants: for whom? ─▶ service
+//!                                                                                                 │
+//!  caller ◀── lasting: a stream ends when its caller's credentials do ◀──────────────────────────┘
+//! ```
+//!
+//! Services see requests only of those who may make them, for tenants they may act for. What the layer cannot see is who each
+//! event of a publish stream belongs to: there it hands the service the [`Caller`], who is asked for every one.
+//!
+//! Deliberately absent: sessions, passwords, and rights that include other rights.
+
+mod caller;
+mod gate;
+mod lasting;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub(super) use self::{caller::Caller, gate::Gate};
