@@ -145,6 +145,17 @@ struct Seen {
     problem: Option<String>,
 }
 
+impl Seen {
+    /// Says what is wrong with what was looked at, once, and to whoever asks.
+    fn report(&mut self, problem: &TlsError, is_asked: bool) {
+        let text = problem.to_string();
+        if is_asked || self.problem.as_ref() != Some(&text) {
+            error!(error = %text, "new certificates are not taken; connections are served with the old ones");
+        }
+        self.problem = Some(text);
+    }
+}
+
 impl Certificates {
     /// Loads them. Blocks.
     pub fn open(files: Files) -> Result<Self, TlsError> {
@@ -204,15 +215,7 @@ impl Certificates {
             }
             Err(problem) => problem,
         };
-        self.report(seen, &problem, is_asked);
-    }
-
-    fn report(&self, seen: &mut Seen, problem: &TlsError, is_asked: bool) {
-        let text = problem.to_string();
-        if is_asked || seen.problem.as_ref() != Some(&text) {
-            error!(error = %text, "new certificates are not taken; connections are served with the old ones");
-        }
-        seen.problem = Some(text);
+        seen.report(&problem, is_asked);
     }
 }
 

@@ -243,7 +243,7 @@ async fn keys_are_in_no_log_and_not_on_the_disk() {
     for key in [&admin, &created.api_key] {
         canaries.push(key[29..].to_owned());
         let digest = <sha2::Sha256 as sha2::Digest>::digest(key.as_bytes());
-        canaries.push(digest.iter().map(|byte| format!("{byte:02x}")).collect());
+        canaries.push(digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")));
         canaries.push(format!("{:?}", &digest[..8]).trim_matches(['[', ']']).to_owned());
         canaries.push(base64::Engine::encode(&base64::engine::general_purpose::STANDARD_NO_PAD, &digest[..30]));
     }

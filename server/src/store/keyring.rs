@@ -199,7 +199,9 @@ impl Keyring {
                 inner.put(key);
             }
         }
-        gone.into_iter().for_each(|id| inner.revoke(id));
+        for id in gone {
+            inner.revoke(id);
+        }
         if locked || !inner.known.is_empty() {
             self.open.end();
         }

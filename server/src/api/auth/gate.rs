@@ -111,9 +111,8 @@ impl Gate {
         };
         let lease = rule.streams.then(|| Lease::of(&caller, self.clock)).flatten();
         match rule.whose {
-            Whose::Nobodys => {}
             Whose::Named(tenants) if !caller.is_for_all() => request = check_tenants(request, tenants, &caller).await?,
-            Whose::Named(_) => {}
+            Whose::Named(_) | Whose::Nobodys => {}
             Whose::Everybodys if !caller.is_for_all() => return Err(Failure::all_tenants_needed().into()),
             Whose::Everybodys | Whose::EachMessages => drop(request.extensions_mut().insert(caller)),
         }

@@ -148,7 +148,7 @@ async fn a_server_that_requires_credentials_does_so_from_the_beginning() {
 async fn what_is_wrong_with_credentials_is_not_told() {
     let world = World::new().await;
     let good = world.key(&[], &[Right::Read], None);
-    let expiring = world.key(&[], &[Right::Read], Some(Duration::from_secs(60)));
+    let expiring = world.key(&[], &[Right::Read], Some(Duration::from_mins(1)));
     let revoked = world.key(&[], &[Right::Read], None);
     assert_eq!(told(world.call(LIST, &list(""), &[&bearer(&expiring)]).await).0, Code::Ok);
     world.store.catalog_keys().step(KeyStep::Revoked(revoked.id()));

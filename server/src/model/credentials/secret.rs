@@ -140,7 +140,7 @@ mod tests {
     fn the_digest_is_that_of_sha_256() {
         let text = format!("prk_{}_{}", "0".repeat(24), "A".repeat(43));
         let digest = ApiKeySecret::parse(&text).unwrap().digest();
-        let hex: String = digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = digest.as_bytes().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         assert_eq!(hex, "091522e7516b64ad2b83802486fa230f58b546791fb10a76dd48ecf1fcc9717b");
     }
 
@@ -150,7 +150,7 @@ mod tests {
         let digest = key.digest();
         let shown = format!("{key:?} {digest:?} {:?}", Some(&key));
         assert!(!shown.contains(&key.reveal()[30..]), "{shown}");
-        let hex: String = digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = digest.as_bytes().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         assert!(!shown.contains(&hex[..8]), "{shown}");
     }
 }
