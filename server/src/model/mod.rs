@@ -12,6 +12,8 @@ pub mod event_type;
 pub mod failing;
 pub mod ids;
 pub mod json_object;
+pub mod keyring;
+pub mod master_key;
 pub mod operational;
 pub mod ordering;
 pub mod policy;

@@ -21,7 +21,7 @@ use super::{
     error::EngineError,
     heartbeat::Heartbeat,
     inbox::Inbox,
-    records::CountersRecord,
+    records::{CountersRecord, Vault},
     segments::Segments,
     space::Space,
 };
@@ -31,6 +31,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{
         ids::{EventSeq, Position, WebhookNo},
+        keyring::Keyring,
         ordering::OrderKey,
         seal::Sealer,
         time::Timestamp,
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) catalog: Catalog,
     pub(super) sealer: Sealer,
+    pub(super) keyring: Keyring,
     pub(super) owner: Owner,
     pub(super) news: Arc<News>,
     pub(super) inbox: Inbox,
@@ -106,6 +108,7 @@ pub(super) struct Opened {
     pub(super) segments: Segments,
     pub(super) counters: CountersRecord,
     pub(super) sealer: Sealer,
+    pub(super) keyring: Keyring,
     pub(super) owner: Owner,
 }
 
@@ -120,6 +123,7 @@ impl Shared {
             clock,
             catalog: Catalog::default(),
             sealer: opened.sealer,
+            keyring: opened.keyring,
             owner: opened.owner,
             news,
             segments: opened.segments,
@@ -150,6 +154,11 @@ impl Shared {
             return Err(EngineError::Unavailable);
         }
         Ok((hot.begin_read()?, as_of))
+    }
+
+    /// What opens webhooks.
+    pub(super) fn webhook_vault(&self) -> Vault<'_> {
+        Vault::webhooks(&self.keyring)
     }
 
     /// After a commit: reads from this one on see it.

@@ -1,8 +1,10 @@
 //! What rows hold, as protobuf: fields can be added, never renumbered. One file per kind of record.
 
 mod delivery;
+mod encrypted;
 mod event;
 mod event_type;
+mod keys;
 mod log;
 mod operational;
 mod policy;
@@ -13,8 +15,10 @@ mod signing;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
+pub(super) use encrypted::Vault;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use event_type::EventTypeRecord;
+pub(super) use keys::KeysRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
 pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
