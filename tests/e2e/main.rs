@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bench;
+mod canary;
 mod default_start;
 mod delete;
 mod directory;
@@ -11,6 +12,7 @@ mod fan_out;
 mod grpcurl;
 mod listing;
 mod main_job;
+mod master_key;
 mod operational;
 mod ops;
 mod ordered;
