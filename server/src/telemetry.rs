@@ -2,8 +2,8 @@
 //!
 //! Invariant: no body, secret or query of a URL is logged, at any level. This crate sees to that for what it says itself. Crates
 //! below us know no such rule, so theirs start at `info` whatever level is asked for. Naming one of them in the filter opens it up to
-//! `debug`, which tells of connections and frames. At `trace` some tell more: h2 of headers that it refuses, hyper-util and
-//! reqwest of requests and of what is written, rustls of whole handshakes with their tickets; that level of theirs stays shut.
+//! `debug`, which tells of connections and frames. At `trace` some tell more: rustls shows whole handshakes with their session tickets,
+//! h2 values of headers that it refuses, reqwest what it writes where it is told to; that level of theirs stays shut.
 
 use std::io::{self, IsTerminal as _};
 
