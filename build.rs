@@ -36,8 +36,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".postrider.v1.Event.body")
         // Sorted: the same settings have the same bytes.
         .btree_map(".postrider.v1.Webhook")
-        // Theirs show no secret.
-        .skip_debug([".postrider.v1.BasicCredentials", ".postrider.v1.BearerToken", ".postrider.v1.CreateKeyResponse"])
+        // Theirs show no secret: see `proto/lib.rs`.
+        .skip_debug([
+            ".postrider.v1.BasicCredentials",
+            ".postrider.v1.BearerToken",
+            ".postrider.v1.CreateKeyResponse",
+            ".postrider.v1.CreateWebhookRequest",
+            ".postrider.v1.CreateWebhookResponse",
+            ".postrider.v1.RotateSecretRequest",
+            ".postrider.v1.RotateSecretResponse",
+            ".postrider.v1.Webhook",
+        ])
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())

@@ -13,7 +13,10 @@ pub mod v1 {
 mod debug {
     use std::fmt;
 
-    use crate::v1::{BasicCredentials, BearerToken, CreateKeyResponse};
+    use crate::v1::{
+        BasicCredentials, BearerToken, CreateKeyResponse, CreateWebhookRequest, CreateWebhookResponse,
+        RotateSecretRequest, RotateSecretResponse, Webhook,
+    };
 
     impl fmt::Debug for BasicCredentials {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,6 +33,48 @@ mod debug {
     impl fmt::Debug for CreateKeyResponse {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("CreateKeyResponse").field("key", &self.key).finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for CreateWebhookRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut shown = f.debug_struct("CreateWebhookRequest");
+            shown.field("webhook", &self.webhook).field("request_id", &self.request_id).finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for CreateWebhookResponse {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("CreateWebhookResponse").field("webhook", &self.webhook).finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for RotateSecretRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut shown = f.debug_struct("RotateSecretRequest");
+            shown.field("tenant", &self.tenant).field("id", &self.id).field("overlap", &self.overlap);
+            shown.field("etag", &self.etag).finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for RotateSecretResponse {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("RotateSecretResponse").field("webhook", &self.webhook).finish_non_exhaustive()
+        }
+    }
+
+    /// What tells a webhook from others. URLs without their query, headers by name.
+    impl fmt::Debug for Webhook {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let url = self.url.split_once('?').map_or(&*self.url, |(url, _)| url);
+            let headers: Vec<_> = self.headers.keys().collect();
+            let mut shown = f.debug_struct("Webhook");
+            shown.field("id", &self.id).field("tenant", &self.tenant).field("url", &url);
+            shown.field("event_types", &self.event_types).field("display_name", &self.display_name);
+            shown.field("enabled", &self.enabled).field("disable_reason", &self.disable_reason());
+            shown.field("etag", &self.etag).field("create_time", &self.create_time);
+            shown.field("update_time", &self.update_time).field("pending_deliveries", &self.pending_deliveries);
+            shown.field("headers", &headers).field("authorization", &self.authorization).finish_non_exhaustive()
         }
     }
 }
@@ -126,4 +171,36 @@ pub mod error_info {
     pub const TOO_MANY_KEYS: &str = "TOO_MANY_KEYS";
     /// The server is stopping.
     pub const STOPPING: &str = "STOPPING";
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::v1::{
+        Authorization, BasicCredentials, CreateWebhookRequest, CreateWebhookResponse, RotateSecretRequest,
+        RotateSecretResponse, Webhook, authorization::Scheme,
+    };
+
+    #[test]
+    fn messages_show_no_secret() {
+        let canary = || "canary".to_owned();
+        let basic = BasicCredentials { username: "ravi".into(), password: canary() };
+        let webhook = Some(Webhook {
+            url: "https://receiver.example/hook?token=canary".into(),
+            headers: [("x-key".to_owned(), canary())].into(),
+            query: [("token".to_owned(), canary())].into(),
+            authorization: Some(Authorization { scheme: Some(Scheme::Basic(basic)) }),
+            ..Webhook::default()
+        });
+        let create =
+            CreateWebhookRequest { webhook: webhook.clone(), signing_secret: canary(), request_id: "r1".into() };
+        let created = CreateWebhookResponse { webhook: webhook.clone(), signing_secret: canary() };
+        let rotate =
+            RotateSecretRequest { id: "wh_1".into(), signing_secret: canary(), ..RotateSecretRequest::default() };
+        let rotated = RotateSecretResponse { webhook, signing_secret: canary() };
+        let shown = format!("{create:?} {created:?} {rotate:?} {rotated:?}");
+        assert!(!shown.contains("canary"), "{shown}");
+        for part in ["https://receiver.example/hook", "x-key", "ravi", "r1", "wh_1"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::{
     keys::{self, KeysError},
     limits::READER_THREADS,
     shutdown::{Signal, Signals},
+    store::redb::{self, KeySource, OpenError, RotateError, Rotated},
 };
 
 /// Many small things are allocated on one thread and freed on another: a tenth less CPU for each delivery than with the
@@ -27,6 +28,7 @@ mod code {
     pub(super) const UNAVAILABLE: u8 = 69;
     pub(super) const SOFTWARE: u8 = 70;
     pub(super) const CANNOT_CREATE: u8 = 73;
+    pub(super) const CONFIG: u8 = 78;
 }
 
 /// The first word of a command line that is about API keys.
@@ -39,6 +41,7 @@ pub fn run() -> ExitCode {
     }
     let config = match Command::read(env::args_os(), &process_environment) {
         Ok(Command::Run(config)) => *config,
+        Ok(Command::RotateMasterKey(config, new)) => return rotate_master_key(&config, new.as_ref()),
         Ok(Command::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -145,6 +148,27 @@ async fn supervise(config: Config) -> u8 {
     }
 }
 
+/// Replaces the master key of a data directory that no daemon uses.
+fn rotate_master_key(config: &Config, new: Option<&KeySource>) -> ExitCode {
+    config.telemetry.start();
+    match redb::rotate(&config.data, &config.store, new) {
+        Ok(Rotated { rows, key }) => {
+            info!(
+                rows,
+                key, "secrets are encrypted with the new master key; the old one opens nothing here any longer"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            error!("{error}");
+            ExitCode::from(match error {
+                RotateError::Open(error) => open_code(&error),
+                RotateError::SameKey | RotateError::OtherKey(_) => code::CONFIG,
+            })
+        }
+    }
+}
+
 fn end_at_once(signal: Signal) -> u8 {
     error!(?signal, "ended by a second signal; attempts under way will be repeated");
     signal.exit_code()
@@ -153,8 +177,19 @@ fn end_at_once(signal: Signal) -> u8 {
 fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Bind { .. } => code::UNAVAILABLE,
-        StartError::Open(_) => code::CANNOT_CREATE,
+        StartError::Open(error) => open_code(error),
         StartError::Tls(_) => code::USAGE,
         StartError::Deliver(_) => code::SOFTWARE,
+    }
+}
+
+fn open_code(error: &OpenError) -> u8 {
+    match error {
+        OpenError::Key(_) => code::CONFIG,
+        OpenError::InUse(_)
+        | OpenError::NewerSchema { .. }
+        | OpenError::OlderSchema { .. }
+        | OpenError::Unusable { .. }
+        | OpenError::Broken { .. } => code::CANNOT_CREATE,
     }
 }

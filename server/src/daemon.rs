@@ -295,6 +295,7 @@ fn announce(config: &Config, address: SocketAddr, locked: bool) {
         version = env!("CARGO_PKG_VERSION"),
         listen.address = %address,
         data = %config.data.display(),
+        master_key = config.store.master_key.place(&config.data),
         delivery.loops = config.deliver.loops,
         delivery.in_flight_max = config.dispatch.in_flight_max,
         delivery.webhook_in_flight_max = config.dispatch.webhook_in_flight_max,

@@ -234,6 +234,8 @@ pub const TARGETS_MAX: usize = 100_000;
 /// Most rows a transaction writes for one request; wider work is committed as a decision and runs in slices. Unit tests get by
 /// with few, so that slices are many.
 pub const REQUEST_ROWS_MAX: usize = if cfg!(test) { 8 } else { 1_000 };
+/// Most webhooks, or answered requests, that one transaction encrypts with another master key.
+pub const ROTATION_ROWS_MAX: usize = REQUEST_ROWS_MAX / 4;
 /// Most events waiting in one publish stream for their commit.
 pub const STREAM_EVENTS_IN_FLIGHT_MAX: usize = 1_024;
 /// Most events a publish stream hands to the store as one batch.

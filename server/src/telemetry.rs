@@ -1,11 +1,14 @@
 //! Logs: structured, on standard error.
 //!
-//! Invariant: no body, secret or query of a URL is logged by this crate at any level. Crates below us know no such rule, so
-//! theirs start at `info` whatever level is asked for; naming one of them in the filter opens it.
+//! Invariant: no body, secret or query of a URL is logged, at any level. This crate sees to that for what it says itself. Crates
+//! below us know no such rule, so theirs start at `info` whatever level is asked for. Naming one of them in the filter opens it up to
+//! `debug`, which tells of connections and frames. At `trace` some tell more: rustls shows whole handshakes with their session tickets,
+//! h2 values of headers that it refuses, reqwest what it writes where it is told to; that level of theirs stays shut.
 
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// What is logged, and how.
 #[derive(Debug, Clone)]
@@ -32,8 +35,29 @@ pub enum LogFormat {
 pub struct Filter(String);
 
 /// Crates that see what must not be logged.
-const GUARDED: &str = "h2=info,hyper=info,hyper_util=info,reqwest=info,rustls=info,tonic=info,hickory_resolver=info,\
-                       hickory_proto=info";
+const GUARDED: &[&str] = &[
+    "axum",
+    "h2",
+    "hickory_net",
+    "hickory_proto",
+    "hickory_resolver",
+    "hyper",
+    "hyper_rustls",
+    "hyper_util",
+    "reqwest",
+    "rustls",
+    "rustls_platform_verifier",
+    "tokio_rustls",
+    "tonic",
+    "tower",
+    "tower_http",
+];
+
+/// Whether something may be logged if its level is asked for.
+fn is_harmless(metadata: &Metadata<'_>) -> bool {
+    let name = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::DEBUG || !GUARDED.contains(&name)
+}
 
 impl Filter {
     /// Takes directives in the notation of `tracing_subscriber`: `info`, or `info,postrider_server::deliver=debug`.
@@ -44,14 +68,16 @@ impl Filter {
 
     fn build(&self) -> EnvFilter {
         // Later directives replace earlier ones of the same target.
-        EnvFilter::new(format!("{GUARDED},{}", self.0))
+        let guarded: String = GUARDED.iter().flat_map(|name| [*name, "=info,"]).collect();
+        EnvFilter::new(guarded + &self.0)
     }
 }
 
 impl Config {
     /// Logs from now on, for the whole process. If something else does already, as in tests, that stays.
     pub fn start(&self) {
-        let builder = tracing_subscriber::fmt().with_env_filter(self.filter.build()).with_writer(io::stderr);
+        let logs = tracing_subscriber::registry().with(self.filter.build()).with(filter_fn(is_harmless));
+        let lines = fmt::layer().with_writer(io::stderr);
         let terminal = io::stderr().is_terminal();
         let json = match self.format {
             LogFormat::Auto => !terminal,
@@ -59,9 +85,9 @@ impl Config {
             LogFormat::Json => true,
         };
         let started = if json {
-            builder.json().flatten_event(true).with_current_span(false).try_init()
+            logs.with(lines.json().flatten_event(true).with_current_span(false)).try_init()
         } else {
-            builder.with_ansi(terminal).try_init()
+            logs.with(lines.with_ansi(terminal)).try_init()
         };
         if let Err(error) = started {
             tracing::debug!(%error, "logs go where they went before");

@@ -4,6 +4,7 @@
 mod attempts;
 mod bad_input;
 mod bench;
+mod canary;
 mod credentials;
 mod default_start;
 mod delete;
@@ -15,6 +16,7 @@ mod grpcurl;
 mod life;
 mod listing;
 mod main_job;
+mod master_key;
 mod operational;
 mod ops;
 mod ordered;

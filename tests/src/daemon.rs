@@ -30,11 +30,13 @@ use crate::{
 const LOG_LINES_KEPT: usize = 200;
 
 /// How to start a daemon. Starting it several times continues on the same data directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Setup {
     binary: PathBuf,
     data: Arc<TempDir>,
     arguments: Vec<String>,
+    variables: Vec<(&'static str, String)>,
+    log_lines_kept: usize,
     file_bytes_max: Option<u64>,
     name: Option<&'static str>,
     tls: Option<ClientTlsConfig>,
@@ -53,6 +55,8 @@ impl Setup {
             binary: binary.into(),
             data: Arc::new(data),
             arguments: Vec::new(),
+            variables: Vec::new(),
+            log_lines_kept: LOG_LINES_KEPT,
             file_bytes_max: None,
             name: None,
             tls: None,
@@ -63,6 +67,27 @@ impl Setup {
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Adds an argument that is no flag with a value.
+    #[must_use]
+    pub fn argument(mut self, text: &str) -> Self {
+        self.arguments.push(text.to_owned());
+        self
+    }
+
+    /// Sets a variable of its environment, which is empty otherwise.
+    #[must_use]
+    pub fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    /// Keeps the whole log.
+    #[must_use]
+    pub fn with_whole_log(mut self) -> Self {
+        self.log_lines_kept = usize::MAX;
         self
     }
 
@@ -128,6 +153,7 @@ impl Setup {
             // What the developer's shell sets for a daemon of theirs is not for this one.
             .env_clear()
             .env("RUST_BACKTRACE", "1")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(if self.name.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -135,7 +161,7 @@ impl Setup {
             command.arg0(name);
         }
         let mut child = command.spawn().expect("the daemon's binary starts");
-        let log = Log::follow(child.stderr.take().expect("stderr is a pipe"));
+        let log = Log::follow(child.stderr.take().expect("stderr is a pipe"), self.log_lines_kept);
         let stdin = child.stdin.take();
         Daemon { child, log, address: None, tls: self.tls.clone(), _stdin: stdin, _data: self.data.clone() }
     }
@@ -167,6 +193,22 @@ impl Daemon {
             while health.next_status().await != Some(ServingStatus::Serving) {}
         };
         within("health SERVING", serving).await;
+    }
+
+    /// Waits until it serves or ends. Whether it serves.
+    pub async fn serves(&mut self) -> bool {
+        let serves = self.log.address().await.is_some();
+        if serves {
+            self.serving().await;
+        }
+        serves
+    }
+
+    /// Waits until its log has a line with this text, or it has ended.
+    pub async fn logged(&self, text: &str) {
+        let lines = self.log.lines.clone();
+        let told = |_: &Progress| lines.lock().iter().any(|line| line.contains(text)).then_some(());
+        self.log.wait_for(text, told).await;
     }
 
     /// Where it listens.
@@ -319,10 +361,11 @@ struct Progress {
     address: Option<SocketAddr>,
     ops: Option<SocketAddr>,
     ended: bool,
+    lines: u64,
 }
 
 impl Log {
-    fn follow(stderr: ChildStderr) -> Self {
+    fn follow(stderr: ChildStderr, lines_kept: usize) -> Self {
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let (sender, progress) = watch::channel(Progress::default());
         let log = Self { lines: lines.clone(), progress };
@@ -335,11 +378,14 @@ impl Log {
                 if let Some(address) = address_in(&line, "ops.address") {
                     sender.send_modify(|progress| progress.ops = Some(address));
                 }
-                let mut lines = lines.lock();
-                if lines.len() == LOG_LINES_KEPT {
-                    lines.pop_front();
+                {
+                    let mut lines = lines.lock();
+                    if lines.len() == lines_kept {
+                        lines.pop_front();
+                    }
+                    lines.push_back(line);
                 }
-                lines.push_back(line);
+                sender.send_modify(|progress| progress.lines += 1);
             }
             sender.send_modify(|progress| progress.ended = true);
         });

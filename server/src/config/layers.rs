@@ -63,6 +63,8 @@ pub(super) type Layers = BTreeMap<&'static str, Given>;
 pub(super) enum Request {
     /// Go on with these settings.
     Run(Layers),
+    /// Replace the master key with the one that is in this file, or in this variable.
+    RotateMasterKey(Layers, [Option<Given>; 2]),
     /// Print this and end well: help, version or completions.
     Print(String),
 }
@@ -95,7 +97,37 @@ pub(super) fn read(
     }
     read_environment(environment, &mut layers, problems);
     read_flags(&flags, &mut layers);
-    Request::Run(layers)
+    match flags.subcommand() {
+        Some((ROTATE_MASTER_KEY, flags)) => {
+            let new_key = new_key(flags, environment, problems);
+            Request::RotateMasterKey(layers, new_key)
+        }
+        Some(_) | None => Request::Run(layers),
+    }
+}
+
+/// The command that replaces the master key.
+const ROTATE_MASTER_KEY: &str = "rotate-master-key";
+/// Its flag.
+const NEW_MASTER_KEY_FILE: &str = "new-master-key-file";
+
+fn rotate_command() -> Command {
+    let about = "Encrypts all secrets in the data directory with another master key, while no daemon uses it";
+    let help = "File with the new master key; POSTRIDER_NEW_MASTER_KEY can give the key itself. Without either, a new one is made \
+                in the data directory, if the present one is there";
+    let file = Arg::new(NEW_MASTER_KEY_FILE).long(NEW_MASTER_KEY_FILE).value_name("FILE").help(help);
+    Command::new(ROTATE_MASTER_KEY).about(about).arg(file)
+}
+
+/// Where the key is that is to replace another: a file, or a variable.
+fn new_key(flags: &ArgMatches, environment: Environment<'_>, problems: &mut Vec<Problem>) -> [Option<Given>; 2] {
+    let given = |source, value| Given { source, values: vec![value] };
+    let file = flags.try_get_one::<String>(NEW_MASTER_KEY_FILE).ok().flatten().cloned();
+    let text = variable("POSTRIDER_NEW_MASTER_KEY".into(), environment, problems);
+    [
+        file.map(|file| given(Source::Flag(NEW_MASTER_KEY_FILE), file)),
+        text.map(|text| given(Source::Variable("POSTRIDER_NEW_MASTER_KEY".into()), text)),
+    ]
 }
 
 /// The command line, made from the table of settings.
@@ -107,33 +139,38 @@ pub(super) fn command() -> Command {
                  Durations: 100ms, 15s, 5m, 24h, 30d. Sizes: 4096, 512KiB, 64MiB, 1GiB.\n\n\
                  `postriderd keys` manages API keys while no daemon runs: see `postriderd keys --help`.\n\n\
                  Exit codes: 0 stopped in order, 64 wrong configuration, 69 the port cannot be bound, 73 the data directory \
-                 cannot be opened, 70 anything else; 130 and 143 after a second SIGINT or SIGTERM.";
+                 cannot be opened, 78 not with this master key, 70 anything else; 130 and 143 after a second SIGINT or SIGTERM.";
     let file = Arg::new(CONFIG_FILE)
         .long(CONFIG_FILE)
         .value_name("FILE")
-        .help("Read settings from this TOML file [env: POSTRIDER_CONFIG]");
+        .help("Read settings from this TOML file [env: POSTRIDER_CONFIG]")
+        .global(true);
     let completions = Arg::new(COMPLETIONS)
         .long(COMPLETIONS)
         .value_name("SHELL")
         .value_parser(value_parser!(Shell))
         .help("Print a script that completes these flags in a shell, and end");
-    let settings = SETTINGS.iter().map(|setting| {
+    let secrets = SETTINGS.iter().filter(|setting| setting.kind == Kind::Secret);
+    let secrets: Vec<_> = secrets.map(|setting| format!("{}: {}.", setting.variable(), setting.help)).collect();
+    let settings = SETTINGS.iter().filter(|setting| setting.kind != Kind::Secret).map(|setting| {
         let help = format!("{} [default: {}] [env: {}]", setting.help, setting.default, setting.variable());
-        let arg = Arg::new(setting.name).long(setting.name).help(help).help_heading(setting.group);
+        let arg = Arg::new(setting.name).long(setting.name).help(help).help_heading(setting.group).global(true);
         match setting.kind {
             Kind::One(value) => arg.value_name(value),
             Kind::Many(value) => arg.value_name(value).action(ArgAction::Append),
             Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL"),
+            Kind::Secret => unreachable!("it is no flag"),
         }
     });
     Command::new("postriderd")
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
-        .after_help(after)
+        .after_help(format!("{after}\n\n{}", secrets.join("\n")))
         .max_term_width(120)
         .arg(file)
         .arg(completions)
         .args(settings)
+        .subcommand(rotate_command())
 }
 
 /// What makes a shell complete the command line.

@@ -16,6 +16,7 @@
 //! accord for every service they know by name.
 
 mod layers;
+mod master_key;
 mod reader;
 mod settings;
 
@@ -42,7 +43,7 @@ use crate::{
         target::TargetRules,
     },
     ops, outcomes, retention, serve, shutdown,
-    store::redb,
+    store::redb::{self, KeySource},
     telemetry::{self, LogFormat},
     tls, watch,
 };
@@ -97,6 +98,8 @@ pub struct Config {
 pub enum Command {
     /// To run the daemon so.
     Run(Box<Config>),
+    /// To replace the master key, by this one or by one that is made in the data directory.
+    RotateMasterKey(Box<Config>, Option<KeySource>),
     /// To print this and end: help, the version, or completions for a shell.
     Print(String),
 }
@@ -131,12 +134,16 @@ impl Command {
     /// Reads the command line, whose first argument is the program's name, the environment and the configuration file.
     pub fn read(args: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        let layers = match layers::read(args, environment, &mut problems) {
+        let command = match layers::read(args, environment, &mut problems) {
             Request::Print(text) => return Ok(Self::Print(text)),
-            Request::Run(layers) => layers,
+            Request::Run(layers) => Self::Run(Box::new(Config::check(&layers, &mut problems))),
+            Request::RotateMasterKey(layers, new) => {
+                let config = Config::check(&layers, &mut problems);
+                let new = master_key::new_source(&config.store.master_key, new, &mut problems);
+                Self::RotateMasterKey(Box::new(config), new)
+            }
         };
-        let config = Config::check(&layers, &mut problems);
-        if problems.is_empty() { Ok(Self::Run(Box::new(config))) } else { Err(Problems(problems)) }
+        if problems.is_empty() { Ok(command) } else { Err(Problems(problems)) }
     }
 }
 
@@ -146,6 +153,9 @@ impl Config {
         let args = [OsString::from("postriderd")].into_iter().chain(flags.into_iter().map(Into::into));
         match Command::read(args, &|_| None)? {
             Command::Run(config) => Ok(*config),
+            Command::RotateMasterKey(..) => {
+                Err(Problems(vec![Problem::new("command line", "is not that of a daemon")]))
+            }
             Command::Print(text) => Err(Problems(vec![Problem::new("command line", text)])),
         }
     }
@@ -286,6 +296,7 @@ fn check_reach(reader: &mut Reader<'_>, name: &'static str, address: SocketAddr,
 
 fn check_store(reader: &mut Reader<'_>) -> redb::Config {
     redb::Config {
+        master_key: master_key::source(reader),
         hot_bytes_max: reader.one("store-hot", |text| reader::bytes(text, &(64 << 10..=1 << 40))),
         disk_reserve: reader
             .one("disk-reserve", |text| reader::bytes(text, &(0..=1 << 40)))

@@ -54,6 +54,18 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Reads a value that is in no message.
+    pub(super) fn secret<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<(&'a Source, T)> {
+        let given = self.layers.get(name)?;
+        let parsed = given.values.first().map_or_else(|| Err("is empty".into()), |value| parse(value));
+        let refused = |problem| self.problems.push(Problem::new(&given.source, problem));
+        parsed.map_err(refused).ok().map(|value| (&given.source, value))
+    }
+
     /// Reads a list; each of its wrong entries is a problem of its own.
     pub(super) fn many<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let setting = settings::known(name);

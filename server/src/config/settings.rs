@@ -9,6 +9,8 @@ pub(super) enum Kind {
     Many(&'static str),
     /// On or off.
     Switch,
+    /// A value that nobody else may read: neither a flag, which every process can see, nor a key of a file, but a variable alone.
+    Secret,
 }
 
 /// One setting.
@@ -262,6 +264,29 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: KEEPING,
     },
     Setting {
+        name: "master-key-file",
+        kind: Kind::One("FILE"),
+        default: "none",
+        help: "File with the master key, which secrets are encrypted with: the base64 of 32 bytes, readable by its owner alone; \
+               none: master.key in the data directory, made at the first start",
+        group: KEEPING,
+    },
+    Setting {
+        name: "master-key",
+        kind: Kind::Secret,
+        default: "none",
+        help: "The master key itself, instead of its file; as a variable only",
+        group: KEEPING,
+    },
+    Setting {
+        name: "require-master-key",
+        kind: Kind::Switch,
+        default: "false",
+        help: "Refuse to start unless --master-key-file or POSTRIDER_MASTER_KEY gives the master key, so that it never lies \
+               beside what it opens",
+        group: KEEPING,
+    },
+    Setting {
         name: "retention",
         kind: Kind::One("DURATION"),
         default: "30d",
@@ -340,12 +365,16 @@ pub(super) const SETTINGS: &[Setting] = &[
 /// The one thing that is no key of the file: where the file is.
 pub(super) const CONFIG_FILE: &str = "config";
 
-/// Refuses what an operator probably did not mean to write: the file key of the file itself.
+/// Refuses what an operator probably did not mean to write: the file key of the file itself, and secrets.
 pub(super) fn in_file(key: &str) -> Result<&'static Setting, String> {
     if key == CONFIG_FILE {
         return Err("a configuration file cannot name another one".into());
     }
-    find(key)
+    let setting = find(key)?;
+    if setting.kind == Kind::Secret {
+        return Err(format!("is not taken from a file that others may read: use the variable {}", setting.variable()));
+    }
+    Ok(setting)
 }
 
 #[cfg(test)]
@@ -370,5 +399,7 @@ mod tests {
         }
         assert!(in_file("zzz").unwrap_err().contains("--help"));
         assert!(in_file("config").unwrap_err().contains("another"));
+        assert!(in_file("master-key").unwrap_err().contains("POSTRIDER_MASTER_KEY"));
+        assert!(in_file("master-key-file").is_ok());
     }
 }

@@ -17,6 +17,7 @@ fn read(flags: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Resul
     let variables: HashMap<&str, &str> = variables.iter().copied().collect();
     match Command::read(args, &|name| variables.get(name).map(OsString::from))? {
         Command::Run(config) => Ok(*config),
+        Command::RotateMasterKey(..) => panic!("asked to rotate"),
         Command::Print(text) => panic!("asked to print: {text}"),
     }
 }
@@ -31,11 +32,10 @@ fn defaults_are_safe_and_documented() {
     assert_eq!(config.origin, Origin::default());
     let help = layers::command().render_long_help().to_string();
     for setting in settings::SETTINGS {
-        assert!(
-            help.contains(&format!("--{}", setting.name)) && help.contains(&setting.variable()),
-            "{}",
-            setting.name
-        );
+        let is_flag = layers::command().get_arguments().any(|arg| arg.get_id() == setting.name);
+        assert_eq!(is_flag, setting.kind != settings::Kind::Secret, "{}", setting.name);
+        let flag = format!("--{}", setting.name);
+        assert!((!is_flag || help.contains(&flag)) && help.contains(&setting.variable()), "{}", setting.name);
     }
     layers::command().debug_assert();
 }
@@ -231,4 +231,61 @@ fn help_and_version_are_printed() {
         let args = ["postriderd", flag].map(OsString::from);
         assert!(matches!(Command::read(args, &|_| None), Ok(Command::Print(text)) if text.contains("postriderd")));
     }
+}
+
+#[test]
+fn the_master_key_has_one_source() {
+    let source = |flags: &[&str], variable: &str, file: &str| {
+        read(flags, &[("POSTRIDER_MASTER_KEY", variable)], Some(file)).map(|config| config.store.master_key)
+    };
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    assert_eq!(source(&[], "", "").unwrap(), KeySource::Directory);
+    assert_eq!(source(&[], "", "master-key-file = '/k'").unwrap(), KeySource::File("/k".into()));
+    assert!(matches!(source(&[], key, "").unwrap(), KeySource::Given("POSTRIDER_MASTER_KEY", _)));
+    assert!(source(&["--require-master-key", "--master-key-file", "/k"], "", "").is_ok());
+    assert!(source(&["--require-master-key"], key, "").is_ok());
+    let refused = |flags: &[&str], variable: &str, file: &str, place: &str, message: &str| {
+        let Problems(problems) = source(flags, variable, file).unwrap_err();
+        let shown = format!("{problems:?}");
+        assert_eq!(problems.len(), 1, "{shown}");
+        assert!(problems[0].source.ends_with(place) && problems[0].message.contains(message), "{shown}");
+        assert!(!shown.contains("AAAA"), "{shown}");
+    };
+    refused(&["--require-master-key"], "", "", "--require-master-key", "--master-key-file");
+    refused(&["--master-key-file", "/k"], key, "", "--master-key-file", "leave one of them out");
+    refused(&[], "AAAA", "", "POSTRIDER_MASTER_KEY", "base64 of 32 bytes");
+    refused(&[], "", &format!("master-key = '{key}'"), "master-key", "POSTRIDER_MASTER_KEY");
+    refused(&["--master-key=x"], "", "", "command line", "--master-key");
+}
+
+#[test]
+fn a_rotation_takes_the_same_settings_wherever_they_stand() {
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let rotation = |args: &str, new: &str| {
+        let args = args.split(' ').map(OsString::from);
+        let variable = |name: &str| (name == "POSTRIDER_NEW_MASTER_KEY").then(|| new.into());
+        match Command::read(args, &variable)? {
+            Command::RotateMasterKey(config, new) => Ok((*config, new)),
+            other @ (Command::Run(_) | Command::Print(_)) => panic!("{other:?}"),
+        }
+    };
+    for args in ["d rotate-master-key --data /x --log debug", "d --data /x --log debug rotate-master-key"] {
+        let (config, new) = rotation(args, "").unwrap();
+        assert_eq!(config.data, PathBuf::from("/x"));
+        assert_eq!(config.telemetry.filter, telemetry::Filter::parse("debug").unwrap());
+        assert_eq!((config.store.master_key, new), (KeySource::Directory, None));
+    }
+    let (config, new) = rotation("d rotate-master-key --master-key-file /a --new-master-key-file /b", "").unwrap();
+    assert_eq!((config.store.master_key, new), (KeySource::File("/a".into()), Some(KeySource::File("/b".into()))));
+    let (_, new) = rotation("d rotate-master-key --master-key-file /a", key).unwrap();
+    assert!(matches!(new, Some(KeySource::Given("POSTRIDER_NEW_MASTER_KEY", _))));
+    let refused = |args: &str, new: &str| {
+        let Problems(problems) = rotation(args, new).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(!format!("{problems:?}").contains("AAAA"), "{problems:?}");
+        problems[0].message.clone()
+    };
+    assert!(refused("d rotate-master-key --master-key-file /a", "").contains("--new-master-key-file"));
+    assert!(refused("d rotate-master-key --new-master-key-file /a", key).contains("leave one"));
+    assert!(refused("d rotate-master-key", "AAAA").contains("base64"));
 }

@@ -15,6 +15,8 @@ pub mod exchange;
 pub mod failing;
 pub mod ids;
 pub mod json_object;
+pub mod keyring;
+pub mod master_key;
 pub mod operational;
 pub mod ordering;
 pub mod ownership;

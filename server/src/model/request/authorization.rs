@@ -5,10 +5,11 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 use thiserror::Error;
+use zeroize::Zeroize as _;
 
 use crate::limits::{PASSWORD_BYTES_MAX, TOKEN_BYTES_MAX, USERNAME_BYTES_MAX};
 
-/// Who we are to a receiver. `Debug` never shows password or token.
+/// Who we are to a receiver. `Debug` never shows password or token, and memory that held them is cleared.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Authorization {
     /// RFC 7617, as UTF-8.
@@ -78,6 +79,15 @@ impl Authorization {
         let mut value = HeaderValue::try_from(text).expect("base64 and visible ASCII can be sent");
         value.set_sensitive(true);
         value
+    }
+}
+
+impl Drop for Authorization {
+    fn drop(&mut self) {
+        match self {
+            Self::Basic { password, .. } => password.zeroize(),
+            Self::Bearer { token } => token.zeroize(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::CryptoRng;
 use sha2::Sha256;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// What the text form of a secret starts with.
 const PREFIX: &str = "whsec_";
@@ -27,26 +28,26 @@ const MAC_BASE64_BYTES: usize = 44;
 #[error("must be `whsec_` and the standard base64 of {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes")]
 pub struct InvalidSecret;
 
-/// The symmetric secret of one webhook. `Debug` never shows it.
+/// The symmetric secret of one webhook. `Debug` never shows it, and memory that held it is cleared.
 #[derive(Clone)]
 pub struct Secret {
     /// The bytes alone. HMAC after the key went in would save two of the hash's block operations per signature, a fraction of a
     /// microsecond, and take several times as much memory, for every webhook there is.
-    bytes: Box<[u8]>,
+    bytes: Zeroizing<Box<[u8]>>,
 }
 
 impl Secret {
     /// A new secret of 32 random bytes.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
-        let mut bytes = [0; GENERATED_BYTES];
-        rng.fill_bytes(&mut bytes);
-        Self::from_bytes(&bytes).expect("the length is within bounds")
+        let mut bytes = Zeroizing::new([0; GENERATED_BYTES]);
+        rng.fill_bytes(&mut *bytes);
+        Self::from_bytes(&*bytes).expect("the length is within bounds")
     }
 
     /// Reads the text form: `whsec_` and padded standard base64 of 24 to 64 bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
         let encoded = text.strip_prefix(PREFIX).ok_or(InvalidSecret)?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| InvalidSecret)?;
+        let bytes = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| InvalidSecret)?);
         Self::from_bytes(&bytes)
     }
 
@@ -55,7 +56,7 @@ impl Secret {
         if !(SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&bytes.len()) {
             return Err(InvalidSecret);
         }
-        Ok(Self { bytes: bytes.into() })
+        Ok(Self { bytes: Zeroizing::new(bytes.into()) })
     }
 
     /// The bytes to keep in the store.
@@ -65,7 +66,7 @@ impl Secret {
 
     /// The text form, for the one reply that shows it.
     pub fn reveal(&self) -> String {
-        format!("{PREFIX}{}", STANDARD.encode(&self.bytes))
+        format!("{PREFIX}{}", STANDARD.encode(&**self.bytes))
     }
 
     /// The signature of one attempt: `v1,` and 44 characters. `timestamp` is in seconds since the Unix epoch.

@@ -8,6 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rand::CryptoRng;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// What the text form of a key pair starts with.
 const PREFIX: &str = "whsk_";
@@ -21,12 +22,13 @@ const SEED_BYTES: usize = 32;
 #[error("must be `whsk_` and the standard base64 of an ed25519 key: 32 bytes of seed and the 32 of the public key")]
 pub struct InvalidKeyPair;
 
-/// The ed25519 key pair of one webhook. `Debug` shows the public key alone.
+/// The ed25519 key pair of one webhook. `Debug` shows the public key alone. Memory that held the seed is cleared, but not what ring
+/// made of it.
 #[derive(Clone)]
 pub struct KeyPair(Arc<Inner>);
 
 struct Inner {
-    seed: [u8; SEED_BYTES],
+    seed: Zeroizing<[u8; SEED_BYTES]>,
     /// Made from the seed once, not for every signature.
     expanded: Ed25519KeyPair,
 }
@@ -34,15 +36,15 @@ struct Inner {
 impl KeyPair {
     /// A new one.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
-        let mut seed = [0; SEED_BYTES];
-        rng.fill_bytes(&mut seed);
-        Self::from_seed(&seed).expect("any 32 bytes will do")
+        let mut seed = Zeroizing::new([0; SEED_BYTES]);
+        rng.fill_bytes(&mut *seed);
+        Self::from_seed(&*seed).expect("any 32 bytes will do")
     }
 
     /// Reads the text form: `whsk_` and padded standard base64 of seed and public key, which must belong together.
     pub fn parse(text: &str) -> Result<Self, InvalidKeyPair> {
         let encoded = text.strip_prefix(PREFIX).ok_or(InvalidKeyPair)?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| InvalidKeyPair)?;
+        let bytes = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| InvalidKeyPair)?);
         let (seed, public) = bytes.split_at_checked(SEED_BYTES).ok_or(InvalidKeyPair)?;
         let pair = Self::from_seed(seed)?;
         if pair.0.expanded.public_key().as_ref() == public { Ok(pair) } else { Err(InvalidKeyPair) }
@@ -51,13 +53,14 @@ impl KeyPair {
     /// From the 32 bytes kept in the store.
     pub fn from_seed(seed: &[u8]) -> Result<Self, InvalidKeyPair> {
         let seed: [u8; SEED_BYTES] = seed.try_into().map_err(|_| InvalidKeyPair)?;
-        let expanded = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| InvalidKeyPair)?;
+        let seed = Zeroizing::new(seed);
+        let expanded = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| InvalidKeyPair)?;
         Ok(Self(Arc::new(Inner { seed, expanded })))
     }
 
     /// The bytes to keep in the store.
     pub fn seed(&self) -> &[u8] {
-        &self.0.seed
+        &*self.0.seed
     }
 
     /// What receivers verify with: `whpk_` and base64 of 32 bytes.

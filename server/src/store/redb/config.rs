@@ -8,7 +8,8 @@ use super::{
     error::EngineError,
     event_types::unknown_type,
     ordered,
-    records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, WebhookRecord},
+    records::{CancelledRecord, DeliveryRecord, LogRecord, RequestRecord, TombstoneRecord, Vault, WebhookRecord},
+    shared::Shared,
     tables::delivery_row,
 };
 use crate::{
@@ -82,11 +83,11 @@ impl Change<'_> {
         request: Option<RequestKey>,
         time: Timestamp,
     ) -> Result<ConfigAnswer, EngineError> {
-        let request = request.map(|request| (request_key(&spec.tenant, &request.id), request.hash.to_le_bytes()));
+        let request = request.map(|request| (request_key(&spec.tenant, &request.id), request.hash));
         if let Some((key, hash)) = &request
             && let Some(known) = known_request(tables, key, time)?
         {
-            return answer_again(known, hash);
+            return answer_again(self.shared, known, *hash);
         }
         let created = self.steps.iter().filter(|(_, step)| matches!(step, ConfigStep::Put(_))).count();
         if self.shared.catalog.len() + created >= self.shared.config.webhooks_max {
@@ -102,11 +103,7 @@ impl Change<'_> {
         let webhook = spec.register(no, WebhookId::generate(), keys, time);
         tables.webhook_ids.insert(webhook.id.as_bytes(), webhook.no.0)?;
         if let Some((key, hash)) = request {
-            let record = RequestRecord {
-                hash: hash.to_vec(),
-                time: time.micros(),
-                webhook: Some(WebhookRecord::new(&webhook, 0)),
-            };
+            let record = RequestRecord::new(hash, time, &webhook, Vault::requests(&self.shared.keyring));
             tables.requests.insert(key.as_slice(), record.encode_to_vec().as_slice())?;
             tables.requests_by_time.insert((time.micros(), key.as_slice()), ())?;
         }
@@ -123,7 +120,9 @@ impl Change<'_> {
         expect: u64,
         change: impl FnOnce(&Webhook) -> Webhook,
     ) -> Result<ConfigAnswer, EngineError> {
-        let Some((webhook, _)) = find_webhook(tables, tenant, id)? else { return Ok(ConfigAnswer::NotFound) };
+        let Some((webhook, _)) = find_webhook(self.shared, tables, tenant, id)? else {
+            return Ok(ConfigAnswer::NotFound);
+        };
         if webhook.version != expect {
             return Ok(ConfigAnswer::VersionMismatch);
         }
@@ -151,7 +150,9 @@ impl Change<'_> {
         expect: Option<u64>,
         time: Timestamp,
     ) -> Result<ConfigAnswer, EngineError> {
-        let Some((webhook, before)) = find_webhook(tables, tenant, id)? else { return Ok(ConfigAnswer::NotFound) };
+        let Some((webhook, before)) = find_webhook(self.shared, tables, tenant, id)? else {
+            return Ok(ConfigAnswer::NotFound);
+        };
         let no = webhook.no.0;
         if expect.is_some_and(|version| version != webhook.version) {
             return Ok(ConfigAnswer::VersionMismatch);
@@ -276,14 +277,19 @@ impl Change<'_> {
 }
 
 /// A webhook of the tenant as this transaction has it, and its row in the log of configuration.
-fn find_webhook(tables: &Tables<'_>, tenant: &Tenant, id: WebhookId) -> Result<Option<(Webhook, u64)>, EngineError> {
+fn find_webhook(
+    shared: &Shared,
+    tables: &Tables<'_>,
+    tenant: &Tenant,
+    id: WebhookId,
+) -> Result<Option<(Webhook, u64)>, EngineError> {
     let Some(no) = tables.webhook_ids.get(id.as_bytes())?.map(|no| no.value()) else { return Ok(None) };
     let Some(record) = tables.webhooks.get(no)?.map(|bytes| WebhookRecord::decode_from(bytes.value())).transpose()?
     else {
         return Ok(None);
     };
     let seq = record.config_seq;
-    let webhook = record.webhook()?;
+    let webhook = record.webhook(shared.webhook_vault())?;
     Ok((webhook.tenant == *tenant).then_some((webhook, seq)))
 }
 
@@ -292,11 +298,9 @@ pub(super) fn request_key(tenant: &Tenant, id: &str) -> Vec<u8> {
 }
 
 /// The answer to a request whose id was used before.
-pub(super) fn answer_again(known: RequestRecord, hash: &[u8]) -> Result<ConfigAnswer, EngineError> {
-    match known.webhook {
-        Some(webhook) if known.hash == hash => Ok(ConfigAnswer::Created(webhook.webhook()?)),
-        Some(_) | None => Ok(ConfigAnswer::RequestReused),
-    }
+pub(super) fn answer_again(shared: &Shared, known: RequestRecord, hash: u128) -> Result<ConfigAnswer, EngineError> {
+    let created = known.answer(hash, Vault::requests(&shared.keyring))?;
+    Ok(created.map_or(ConfigAnswer::RequestReused, ConfigAnswer::Created))
 }
 
 /// What was answered under this key, if that is not too long ago. Forgets it otherwise.

@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use ::redb::{BackendError, Database, DatabaseError, StorageBackend, backends::FileBackend};
+use ::redb::{BackendError, CompactionError, Database, DatabaseError, StorageBackend, backends::FileBackend};
 
 use super::space::Space;
 
@@ -169,6 +169,11 @@ impl OpenFile {
     #[cfg(test)]
     pub(super) fn check_integrity(&mut self) -> Result<bool, DatabaseError> {
         self.database.check_integrity()
+    }
+
+    /// Moves pages to the beginning of the file and cuts off what is unused behind them.
+    pub(super) fn compact(&mut self) -> Result<bool, CompactionError> {
+        self.database.compact()
     }
 
     /// Closes the file, and says what went wrong with that.

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
-use super::{disk::is_no_room, records::Corrupt, tables::SCHEMA_VERSION};
+use super::{disk::is_no_room, key_source::KeyError, records::Corrupt, tables::SCHEMA_VERSION};
 use crate::store::StoreError;
 
 /// The engine could not do its work.
@@ -107,6 +107,9 @@ pub enum OpenError {
         /// Why.
         error: io::Error,
     },
+    /// Its master key is not there, or is another one.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A file in it is damaged, or the disk failed.
     #[error("the store in {dir} cannot be opened: {why}")]
     Broken {

@@ -26,6 +26,7 @@ mod held;
 #[cfg(test)]
 mod images;
 mod inbox;
+mod key_source;
 mod keys;
 mod mover;
 mod open;
@@ -37,6 +38,7 @@ mod reads;
 mod records;
 mod repair;
 mod report;
+mod rotation;
 mod segments;
 mod shared;
 mod space;
@@ -51,6 +53,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use error::OpenError;
+pub use key_source::{FileProblem, KeyError, KeySource};
+pub use rotation::{RotateError, Rotated, rotate};
 use tokio::{
     sync::{Semaphore, watch},
     task::spawn_blocking,
@@ -88,6 +92,8 @@ use crate::{
 /// Settings of the embedded engine.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where the key is that secrets are encrypted with.
+    pub master_key: KeySource,
     /// Page cache of the hot store.
     pub cache_bytes: usize,
     /// Newest and last read events kept in memory.
@@ -115,6 +121,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            master_key: KeySource::default(),
             cache_bytes: 16 * 1024 * 1024,
             chunk_cache_bytes: 16 * 1024 * 1024,
             log_cache_bytes: 8 * 1024 * 1024,

@@ -20,8 +20,11 @@ use super::{
     drops::{Drop, Drops},
     erase,
     error::{EngineError, OpenError},
+    key_source::{KeyError, KeySource},
     reads,
-    records::{ApiKeyRecord, CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
+    records::{
+        ApiKeyRecord, Corrupt, CountersRecord, DropRecord, EventTypeRecord, KeysRecord, SegmentRecord, WebhookRecord,
+    },
     segments::Segments,
     shared::{FanOut, Opened, Shared},
     space::Space,
@@ -32,6 +35,7 @@ use crate::{
     flow::News,
     model::{
         ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        keyring::Keyring,
         seal::Sealer,
     },
     store::types::Owner,
@@ -68,12 +72,7 @@ pub(super) fn open(
         let in_use = matches!(error, DatabaseError::DatabaseAlreadyOpen);
         if in_use { OpenError::InUse(dir.to_owned()) } else { broken(dir, &error.into()) }
     })?;
-    let facts = prepare(&hot, clock).map_err(|error| broken(dir, &error))?;
-    let facts = match facts {
-        Ok(facts) => facts,
-        Err(found) if found < SCHEMA_VERSION => return Err(OpenError::OlderSchema { dir: dir.to_owned(), found }),
-        Err(found) => return Err(OpenError::NewerSchema { dir: dir.to_owned(), found }),
-    };
+    let facts = prepare(&hot, clock, &config.master_key, dir).map_err(|refusal| refusal.of(dir))?;
     write_marker(&*disk, &marker).map_err(unusable)?;
     let segments = load_segments(&hot, disk.clone(), space.clone(), dir).map_err(|error| broken(dir, &error))?;
     let opened = Opened {
@@ -84,6 +83,7 @@ pub(super) fn open(
         segments,
         counters: facts.counters,
         sealer: Sealer::new(facts.seal_key),
+        keyring: facts.keyring,
         owner: Owner(facts.openings),
     };
     let shared = Arc::new(Shared::new(config, clock, news, opened));
@@ -125,38 +125,124 @@ fn write_marker(disk: &dyn Disk, marker: &Path) -> io::Result<()> {
 
 struct Facts {
     seal_key: [u8; 16],
+    keyring: Keyring,
     openings: u64,
     counters: CountersRecord,
 }
 
-/// Checks the schema, or lays it down; counts the opening. The inner error is the version of another schema.
-fn prepare(hot: &Database, clock: Clock) -> Result<Result<Facts, u64>, EngineError> {
-    let txn = begin(hot)?;
-    let facts = {
-        // The schema first: tables of another one may not open as ours.
-        let number = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes);
-        let found = txn.open_table(tables::META)?.get(meta::SCHEMA)?.map(|bytes| number(bytes.value()));
-        if let Some(found) = found.filter(|&found| found != SCHEMA_VERSION) {
-            return Ok(Err(found));
+/// Why a store that can be read is not opened.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It has another schema, of this version.
+    Schema(u64),
+    /// Its master key is not there.
+    Key(KeyError),
+    /// It cannot be read after all.
+    Engine(EngineError),
+}
+
+impl Refusal {
+    /// For people, who have to know which directory it is.
+    pub(super) fn of(self, dir: &Path) -> OpenError {
+        let dir = dir.to_owned();
+        match self {
+            Self::Schema(found) if found < SCHEMA_VERSION => OpenError::OlderSchema { dir, found },
+            Self::Schema(found) => OpenError::NewerSchema { dir, found },
+            Self::Key(error) => OpenError::Key(error),
+            Self::Engine(error) => broken(&dir, &error),
         }
+    }
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}
+
+impl From<EngineError> for Refusal {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<Corrupt> for Refusal {
+    fn from(error: Corrupt) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+/// What `meta` says under this name is a number.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(u64::MAX, u64::from_le_bytes)
+}
+
+/// Refuses a store of another schema before its tables are opened, which may not open as ours. Whether there is a store at all.
+pub(super) fn check_schema(txn: &::redb::WriteTransaction) -> Result<bool, Refusal> {
+    let meta = txn.open_table(tables::META).map_err(EngineError::from)?;
+    let found = meta.get(meta::SCHEMA).map_err(EngineError::from)?.map(|bytes| number(bytes.value()));
+    match found {
+        Some(found) if found != SCHEMA_VERSION => Err(Refusal::Schema(found)),
+        found => Ok(found.is_some()),
+    }
+}
+
+/// The keys that the store is encrypted with.
+pub(super) fn stored_keys(tables: &Tables<'_>) -> Result<KeysRecord, EngineError> {
+    match tables.meta.get(meta::KEYS)? {
+        Some(bytes) => Ok(KeysRecord::decode_from(bytes.value())?),
+        None => Err(Corrupt::new("check value of the master key", "it is missing").into()),
+    }
+}
+
+/// Finds the key of a store that has one, and refuses to go on with another.
+fn keyring(tables: &Tables<'_>, source: &KeySource, dir: &Path) -> Result<Keyring, Refusal> {
+    let stored = stored_keys(tables)?;
+    if stored.is_rotating() {
+        return Err(KeyError::Rotating.into());
+    }
+    let key = source.fitting(dir, |key| Ok::<_, Refusal>(stored.current(key)?.is_some()))?;
+    let no = stored.current(&key)?.expect("it fits");
+    Ok(Keyring::new(no, &key))
+}
+
+/// Makes or finds the key of a new store.
+fn first_keyring(tables: &mut Tables<'_>, source: &KeySource, dir: &Path) -> Result<Keyring, Refusal> {
+    let key = source.first(dir)?;
+    let record = KeysRecord::new(&key);
+    tables.meta.insert(meta::KEYS, record.encode_to_vec().as_slice()).map_err(EngineError::from)?;
+    let no = record.current(&key)?.expect("it was made with this key");
+    Ok(Keyring::new(no, &key))
+}
+
+/// Checks the schema, or lays it down; finds the master key; counts the opening. Nothing is written if anything is refused.
+fn prepare(hot: &Database, clock: Clock, source: &KeySource, dir: &Path) -> Result<Facts, Refusal> {
+    let txn = begin(hot)?;
+    let exists = check_schema(&txn)?;
+    let facts = {
         let mut tables = Tables::open(&txn)?;
-        let openings = tables.meta.get(meta::OPENINGS)?.map_or(0, |bytes| number(bytes.value())) + 1;
-        let seal_key = tables.meta.get(meta::SEAL_KEY)?.and_then(|bytes| bytes.value().try_into().ok());
-        let seal_key = seal_key.unwrap_or_else(rand::random::<[u8; 16]>);
-        let counters = match tables.meta.get(meta::COUNTERS)? {
-            Some(bytes) => CountersRecord::decode_from(bytes.value())?,
-            // Numbers count from 1: 0 means none.
-            None => CountersRecord { next_event: 1, log_from: 1, ..CountersRecord::default() },
-        };
-        tables.meta.insert(meta::SCHEMA, SCHEMA_VERSION.to_le_bytes().as_slice())?;
-        tables.meta.insert(meta::SEAL_KEY, seal_key.as_slice())?;
-        tables.meta.insert(meta::OPENINGS, openings.to_le_bytes().as_slice())?;
-        let opened = CountersRecord { last_commit: clock.wall().micros(), ..counters };
-        tables.meta.insert(meta::COUNTERS, opened.encode_to_vec().as_slice())?;
-        Facts { seal_key, openings, counters }
+        let keyring = if exists { keyring(&tables, source, dir)? } else { first_keyring(&mut tables, source, dir)? };
+        count_opening(&mut tables, keyring, clock)?
     };
-    txn.commit()?;
-    Ok(Ok(facts))
+    txn.commit().map_err(EngineError::from)?;
+    Ok(facts)
+}
+
+fn count_opening(tables: &mut Tables<'_>, keyring: Keyring, clock: Clock) -> Result<Facts, EngineError> {
+    let openings = tables.meta.get(meta::OPENINGS)?.map_or(0, |bytes| number(bytes.value())) + 1;
+    let seal_key = tables.meta.get(meta::SEAL_KEY)?.and_then(|bytes| bytes.value().try_into().ok());
+    let seal_key = seal_key.unwrap_or_else(rand::random::<[u8; 16]>);
+    let counters = match tables.meta.get(meta::COUNTERS)? {
+        Some(bytes) => CountersRecord::decode_from(bytes.value())?,
+        // Numbers count from 1: 0 means none.
+        None => CountersRecord { next_event: 1, log_from: 1, ..CountersRecord::default() },
+    };
+    tables.meta.insert(meta::SCHEMA, SCHEMA_VERSION.to_le_bytes().as_slice())?;
+    tables.meta.insert(meta::SEAL_KEY, seal_key.as_slice())?;
+    tables.meta.insert(meta::OPENINGS, openings.to_le_bytes().as_slice())?;
+    let opened = CountersRecord { last_commit: clock.wall().micros(), ..counters };
+    tables.meta.insert(meta::COUNTERS, opened.encode_to_vec().as_slice())?;
+    Ok(Facts { seal_key, keyring, openings, counters })
 }
 
 fn load_segments(hot: &Database, disk: Arc<dyn Disk>, space: Arc<Space>, dir: &Path) -> Result<Segments, EngineError> {
@@ -185,7 +271,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     for row in webhooks.iter()? {
         let record = WebhookRecord::decode_from(row?.1.value())?;
         let seq = ConfigSeq(record.config_seq);
-        let webhook = record.webhook()?;
+        let webhook = record.webhook(shared.webhook_vault())?;
         if shared.is_webhook_erased(&webhook.tenant, webhook.no.0) {
             continue;
         }
@@ -248,6 +334,6 @@ fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTree
     Ok(fan_outs)
 }
 
-fn broken(dir: &Path, error: &EngineError) -> OpenError {
+pub(super) fn broken(dir: &Path, error: &EngineError) -> OpenError {
     OpenError::Broken { dir: dir.to_owned(), why: error.to_string() }
 }

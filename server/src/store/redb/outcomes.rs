@@ -169,7 +169,9 @@ impl Change<'_> {
         }
         self.counters.config_seq += 1;
         let seq = self.counters.config_seq;
-        tables.webhooks.insert(no, WebhookRecord::new(&webhook, seq).encode_to_vec().as_slice())?;
+        tables
+            .webhooks
+            .insert(no, WebhookRecord::new(&webhook, seq, self.shared.webhook_vault()).encode_to_vec().as_slice())?;
         tables.config_log.insert(seq, no)?;
         self.steps.push((ConfigSeq(seq), ConfigStep::Put(webhook)));
         Ok(())

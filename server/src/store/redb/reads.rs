@@ -349,7 +349,7 @@ pub(super) fn config_since(shared: &Shared, after: ConfigSeq, limit: usize) -> R
         }
         let (seq, no) = row?;
         let step = match webhooks.get(no.value())? {
-            Some(bytes) => ConfigStep::Put(WebhookRecord::decode_from(bytes.value())?.webhook()?),
+            Some(bytes) => ConfigStep::Put(WebhookRecord::decode_from(bytes.value())?.webhook(shared.webhook_vault())?),
             None => ConfigStep::Removed(WebhookNo(no.value())),
         };
         page.steps.push((ConfigSeq(seq.value()), step));
@@ -383,5 +383,5 @@ pub(super) fn answered(
     let known = txn.open_table(tables::REQUESTS)?.get(request_key(tenant, &request.id).as_slice())?;
     let known = known.map(|bytes| RequestRecord::decode_from(bytes.value())).transpose()?;
     let known = known.filter(|known| now.since(Timestamp::from_micros(known.time)) < REQUEST_ID_WINDOW);
-    known.map(|known| answer_again(known, &request.hash.to_le_bytes())).transpose()
+    known.map(|known| answer_again(shared, known, request.hash)).transpose()
 }

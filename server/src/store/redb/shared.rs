@@ -23,7 +23,7 @@ use super::{
     error::EngineError,
     heartbeat::Heartbeat,
     inbox::Inbox,
-    records::CountersRecord,
+    records::{CountersRecord, Vault},
     segments::Segments,
     space::Space,
     volume::Volume,
@@ -34,6 +34,7 @@ use crate::{
     metrics::StoreMetrics,
     model::{
         ids::{EventSeq, Position, WebhookNo},
+        keyring::Keyring,
         ordering::OrderKey,
         seal::Sealer,
         time::Timestamp,
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) catalog: Catalog,
     pub(super) sealer: Sealer,
+    pub(super) keyring: Keyring,
     pub(super) owner: Owner,
     pub(super) news: Arc<News>,
     pub(super) inbox: Inbox,
@@ -128,6 +130,7 @@ pub(super) struct Opened {
     pub(super) segments: Segments,
     pub(super) counters: CountersRecord,
     pub(super) sealer: Sealer,
+    pub(super) keyring: Keyring,
     pub(super) owner: Owner,
 }
 
@@ -142,6 +145,7 @@ impl Shared {
             clock,
             catalog: Catalog::default(),
             sealer: opened.sealer,
+            keyring: opened.keyring,
             owner: opened.owner,
             news,
             segments: opened.segments,
@@ -182,6 +186,11 @@ impl Shared {
     pub(super) fn renew_readers(&self) -> Weak<()> {
         let before = std::mem::take(&mut *self.readers.write());
         Arc::downgrade(&before)
+    }
+
+    /// What opens webhooks.
+    pub(super) fn webhook_vault(&self) -> Vault<'_> {
+        Vault::webhooks(&self.keyring)
     }
 
     /// After a commit: reads from this one on see it.

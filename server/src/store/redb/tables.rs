@@ -13,7 +13,7 @@ use super::error::EngineError;
 use crate::model::ids::DeliveryKey;
 
 /// Version of all layouts here and in `records/`. A store with another one is refused: version 1, which had deliveries by
-/// webhook, and version 2, which counted only what was pending, were never released.
+/// webhook, and version 2, which counted only what was pending and whose secrets were not encrypted, were never released.
 pub(super) const SCHEMA_VERSION: u64 = 3;
 
 /// Key of a delivery among those of its webhook: webhook number, event number, replay.
@@ -41,6 +41,8 @@ pub(super) mod meta {
     pub(crate) const SCHEMA: &str = "schema";
     /// The key that seals ids and cursors, 16 random bytes.
     pub(crate) const SEAL_KEY: &str = "seal_key";
+    /// `KeysRecord`: which master key its secrets are encrypted with.
+    pub(crate) const KEYS: &str = "keys";
     /// How often the store was opened, u64 little-endian: the owner token of this opening.
     pub(crate) const OPENINGS: &str = "openings";
     /// There from the creation of the first API key on, whatever becomes of it: a config number, u64 little-endian.

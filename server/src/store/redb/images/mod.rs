@@ -21,18 +21,22 @@ mod verify;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use rand::{SeedableRng as _, rngs::StdRng};
+
 use self::{
     disk::SimulatedDisk,
     model::{Model, RETENTION},
     verify::Violation,
 };
-use super::{Config, RedbStore, disk::OpenFile, open_on, space::Space};
-use crate::{clock::Clock, store::Store as _};
+use super::{Config, KeySource, RedbStore, disk::OpenFile, open_on, space::Space};
+use crate::{clock::Clock, model::master_key::MasterKey, store::Store as _};
 
 const DATA: &str = "/var/data";
 
 fn config() -> Config {
     Config {
+        // There is no file of one on a simulated disk.
+        master_key: KeySource::Given("the test", MasterKey::generate(&mut StdRng::seed_from_u64(1))),
         cache_bytes: 1 << 20,
         // What is read comes from the tables.
         chunk_cache_bytes: 0,

@@ -1,11 +1,11 @@
-//! What a webhook's requests look like.
+//! What a webhook's requests look like, but for its headers and credentials: see `encrypted.rs`.
 
 use std::{collections::BTreeMap, fmt};
 
-use prost::{Message, Oneof};
+use prost::Message;
 
 use super::Corrupt;
-use crate::model::request::{Authorization, BodyFormat, ExtraFields, Headers, Method, Query, RequestShape};
+use crate::model::request::{BodyFormat, ExtraFields, Method, Query, RequestShape};
 
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
@@ -13,8 +13,6 @@ pub(super) struct RequestShapeRecord {
     /// 0: POST; 1: PUT; 2: PATCH; 3: GET; 4: HEAD; 5: DELETE.
     #[prost(uint32, tag = "1")]
     method: u32,
-    #[prost(btree_map = "string, string", tag = "2")]
-    headers: BTreeMap<String, String>,
     #[prost(btree_map = "string, string", tag = "3")]
     query: BTreeMap<String, String>,
     /// A JSON object; empty: no fields.
@@ -23,45 +21,13 @@ pub(super) struct RequestShapeRecord {
     /// 0: JSON; 1: form.
     #[prost(uint32, tag = "5")]
     body_format: u32,
-    #[prost(oneof = "AuthorizationRecord", tags = "6, 7")]
-    authorization: Option<AuthorizationRecord>,
     #[prost(bool, tag = "8")]
     no_retry_on_timeout: bool,
-}
-
-#[derive(Clone, PartialEq, Oneof)]
-#[prost(skip_debug)]
-enum AuthorizationRecord {
-    #[prost(message, tag = "6")]
-    Basic(BasicRecord),
-    #[prost(string, tag = "7")]
-    Bearer(String),
-}
-
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-struct BasicRecord {
-    #[prost(string, tag = "1")]
-    username: String,
-    #[prost(string, tag = "2")]
-    password: String,
 }
 
 impl fmt::Debug for RequestShapeRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestShapeRecord").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for AuthorizationRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthorizationRecord").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for BasicRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BasicRecord").finish_non_exhaustive()
     }
 }
 
@@ -76,14 +42,12 @@ impl RequestShapeRecord {
                 Method::Head => 4,
                 Method::Delete => 5,
             },
-            headers: shape.headers.texts().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             query: shape.query.parameters().clone(),
             body: shape.body.to_json(),
             body_format: match shape.body_format {
                 BodyFormat::Json => 0,
                 BodyFormat::Form => 1,
             },
-            authorization: shape.authorization.as_ref().map(AuthorizationRecord::new),
             no_retry_on_timeout: !shape.retry_on_timeout,
         }
     }
@@ -106,32 +70,12 @@ impl RequestShapeRecord {
         let body = if self.body.is_empty() { Ok(ExtraFields::default()) } else { ExtraFields::parse(&self.body) };
         Ok(RequestShape {
             method,
-            headers: Headers::from_stored(self.headers).map_err(|error| Corrupt::new("webhook's headers", error))?,
             query: Query::new(self.query).map_err(|error| Corrupt::new("webhook's query", error))?,
             body: body.map_err(|error| Corrupt::new("webhook's body fields", error))?,
             body_format,
-            authorization: self.authorization.map(AuthorizationRecord::authorization).transpose()?,
             retry_on_timeout: !self.no_retry_on_timeout,
+            ..RequestShape::default()
         })
-    }
-}
-
-impl AuthorizationRecord {
-    fn new(authorization: &Authorization) -> Self {
-        match authorization {
-            Authorization::Basic { username, password } => {
-                Self::Basic(BasicRecord { username: (**username).into(), password: (**password).into() })
-            }
-            Authorization::Bearer { token } => Self::Bearer((**token).into()),
-        }
-    }
-
-    fn authorization(self) -> Result<Authorization, Corrupt> {
-        let read = match self {
-            Self::Basic(BasicRecord { username, password }) => Authorization::basic(&username, &password),
-            Self::Bearer(token) => Authorization::bearer(&token),
-        };
-        read.map_err(|error| Corrupt::new("webhook's authorization", error))
     }
 }
 
@@ -142,17 +86,14 @@ mod tests {
     #[test]
     fn everything_is_kept() {
         let full = RequestShape {
-            headers: Headers::new([("X-A".into(), "1".into()), ("x-b".into(), String::new())]).unwrap(),
             query: Query::new([("a b".to_owned(), "ü&".to_owned())].into()).unwrap(),
-            body: ExtraFields::parse(r#"{"n":1.5,"é":[null]}"#).unwrap(),
+            body: ExtraFields::parse(r#"{"n":1.5,"é":["s3cret"]}"#).unwrap(),
             body_format: BodyFormat::Form,
-            authorization: Some(Authorization::basic("ravi", "s3cret").unwrap()),
             retry_on_timeout: false,
             ..RequestShape::default()
         };
-        let bearer = Some(Authorization::bearer("s3cret").unwrap());
         let methods = [Method::Post, Method::Put, Method::Patch, Method::Get, Method::Head, Method::Delete];
-        let shapes = methods.map(|method| RequestShape { method, authorization: bearer.clone(), ..full.clone() });
+        let shapes = methods.map(|method| RequestShape { method, ..full.clone() });
         for shape in shapes.into_iter().chain([full, RequestShape::default()]) {
             let record = RequestShapeRecord::new(&shape);
             assert!(!format!("{record:?}").contains("s3cret"));
@@ -167,7 +108,6 @@ mod tests {
             RequestShapeRecord { method: 9, ..RequestShapeRecord::default() },
             RequestShapeRecord { body_format: 9, ..RequestShapeRecord::default() },
             RequestShapeRecord { body: "[]".into(), ..RequestShapeRecord::default() },
-            RequestShapeRecord { headers: [("a".into(), "\n".into())].into(), ..RequestShapeRecord::default() },
         ];
         for record in broken {
             assert!(record.shape().is_err());

@@ -1,5 +1,7 @@
 //! How a webhook's deliveries are signed, and with what besides its secret.
 
+use std::fmt;
+
 use prost::Message;
 
 use super::Corrupt;
@@ -46,8 +48,16 @@ impl SignatureRecord {
     }
 }
 
+/// Keys that were replaced, the newest first. Never on disk but encrypted.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PreviousKeysRecord {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) keys: Vec<PreviousRecord>,
+}
+
 /// A key that was replaced: a secret or, instead, what its key pair is made from.
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub(super) struct PreviousRecord {
     #[prost(bytes = "vec", tag = "1")]
     secret: Vec<u8>,
@@ -69,6 +79,12 @@ impl PreviousRecord {
     pub(super) fn previous(&self) -> Result<Previous, Corrupt> {
         let key = if self.seed.is_empty() { Key::Secret(secret(&self.secret)?) } else { Key::Pair(pair(&self.seed)?) };
         Ok(Previous { key, until: Timestamp::from_micros(self.until) })
+    }
+}
+
+impl fmt::Debug for PreviousRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreviousRecord").field("until", &self.until).finish_non_exhaustive()
     }
 }
 

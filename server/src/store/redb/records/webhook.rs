@@ -6,11 +6,12 @@ use prost::Message;
 
 use super::{
     Corrupt, decode,
+    encrypted::{EncryptedRecord, Vault},
     ownership::OwnershipRecord,
     policy,
     protection::ProtectionRecord,
     request::RequestShapeRecord,
-    signing::{PreviousRecord, SignatureRecord, pair, secret},
+    signing::SignatureRecord,
 };
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
@@ -18,7 +19,7 @@ use crate::model::{
     protection::Protection,
     request::RequestShape,
     scope::{LabelFilter, PayloadFilter, Scope},
-    signing::{Keys, Scheme},
+    signing::Scheme,
     target::Target,
     time::Timestamp,
     webhook::{DisableReason, Settings, Subscription, Switch, Webhook},
@@ -45,21 +46,17 @@ pub(in super::super) struct WebhookRecord {
     create_time: i64,
     #[prost(sint64, tag = "11")]
     update_time: i64,
-    #[prost(bytes = "vec", tag = "12")]
-    secret: Vec<u8>,
     /// Its row in `CONFIG_LOG`.
     #[prost(uint64, tag = "13")]
     pub(in super::super) config_seq: u64,
-    /// What its ed25519 key pair is made from; empty if it has none.
-    #[prost(bytes = "vec", tag = "20")]
-    key_pair_seed: Vec<u8>,
-    /// Keys that were replaced, the newest first.
-    #[prost(message, repeated, tag = "21")]
-    previous_keys: Vec<PreviousRecord>,
+    /// Its keys, headers and credentials.
+    #[prost(message, optional, tag = "22")]
+    encrypted: Option<EncryptedRecord>,
 }
 
 impl WebhookRecord {
-    pub(in super::super) fn new(webhook: &Webhook, config_seq: u64) -> Self {
+    pub(in super::super) fn new(webhook: &Webhook, config_seq: u64, vault: Vault<'_>) -> Self {
+        let drawer = vault.drawer(webhook.tenant.as_str(), webhook.id.as_bytes());
         let (switch, disable_time) = match webhook.switch {
             Switch::Enabled => (0, 0),
             Switch::Disabled { reason: DisableReason::Requested, since } => (1, since.micros()),
@@ -76,10 +73,8 @@ impl WebhookRecord {
             version: webhook.version,
             create_time: webhook.create_time.micros(),
             update_time: webhook.update_time.micros(),
-            secret: webhook.keys.secret().as_bytes().to_vec(),
             config_seq,
-            key_pair_seed: webhook.keys.pair().map_or_else(Vec::new, |pair| pair.seed().to_vec()),
-            previous_keys: webhook.keys.previous().iter().map(PreviousRecord::new).collect(),
+            encrypted: Some(EncryptedRecord::new(&webhook.keys, webhook.settings.request.as_deref(), drawer)),
         }
     }
 
@@ -87,7 +82,14 @@ impl WebhookRecord {
         decode("webhook", bytes)
     }
 
-    pub(in super::super) fn webhook(self) -> Result<Webhook, Corrupt> {
+    /// Encrypts with the present key what is with another. Whether something was.
+    pub(in super::super) fn renew(&mut self, vault: Vault<'_>) -> Result<bool, Corrupt> {
+        let drawer = vault.drawer(&self.tenant, &self.id);
+        self.encrypted.as_mut().map_or(Ok(false), |encrypted| encrypted.renew(drawer))
+    }
+
+    pub(in super::super) fn webhook(self, vault: Vault<'_>) -> Result<Webhook, Corrupt> {
+        let drawer = vault.drawer(&self.tenant, &self.id);
         let since = Timestamp::from_micros(self.disable_time);
         let switch = match self.switch {
             0 => Switch::Enabled,
@@ -96,12 +98,15 @@ impl WebhookRecord {
             3 => Switch::Disabled { reason: DisableReason::Failing, since },
             other => return Err(Corrupt::new("webhook's switch", other)),
         };
-        let settings = self.settings.unwrap_or_default().settings()?;
-        let pair = (!self.key_pair_seed.is_empty()).then(|| pair(&self.key_pair_seed)).transpose()?;
-        if settings.scheme() == Scheme::StandardV1a && pair.is_none() {
+        let mut settings = self.settings.unwrap_or_default().settings()?;
+        let encrypted = self.encrypted.unwrap_or_default();
+        let keys = encrypted.keys(drawer)?;
+        if settings.scheme() == Scheme::StandardV1a && keys.pair().is_none() {
             return Err(Corrupt::new("webhook's key pair", "it is missing"));
         }
-        let previous = self.previous_keys.iter().map(PreviousRecord::previous).collect::<Result<_, _>>()?;
+        if encrypted.is_of_requests() {
+            encrypted.complete(settings.request.get_or_insert_default(), drawer)?;
+        }
         Ok(Webhook {
             no: WebhookNo(self.no),
             id: webhook_id(&self.id)?,
@@ -111,7 +116,7 @@ impl WebhookRecord {
             version: self.version,
             create_time: Timestamp::from_micros(self.create_time),
             update_time: Timestamp::from_micros(self.update_time),
-            keys: Keys::new(secret(&self.secret)?, pair, previous),
+            keys,
         })
     }
 }
@@ -281,18 +286,44 @@ impl DropRecord {
 /// A reply that a repeated request gets again.
 #[derive(Clone, PartialEq, Message)]
 pub(in super::super) struct RequestRecord {
-    /// Hash of the request, 16 bytes little-endian.
-    #[prost(bytes = "vec", tag = "1")]
-    pub(in super::super) hash: Vec<u8>,
     /// When it was answered.
     #[prost(sint64, tag = "2")]
     pub(in super::super) time: i64,
     /// What was created.
     #[prost(message, optional, tag = "3")]
-    pub(in super::super) webhook: Option<WebhookRecord>,
+    webhook: Option<WebhookRecord>,
+    /// Hash of the request, 16 bytes little-endian, encrypted: it is over what is secret, too, and a password may be guessed.
+    #[prost(bytes = "vec", tag = "4")]
+    hash: Vec<u8>,
 }
 
+/// The hash of a request, in errors and in what is authenticated.
+const REQUEST_HASH: &str = "request's hash";
+
 impl RequestRecord {
+    pub(in super::super) fn new(hash: u128, time: Timestamp, webhook: &Webhook, vault: Vault<'_>) -> Self {
+        let drawer = vault.drawer(webhook.tenant.as_str(), webhook.id.as_bytes());
+        Self {
+            time: time.micros(),
+            webhook: Some(WebhookRecord::new(webhook, 0, vault)),
+            hash: drawer.put(REQUEST_HASH, &hash.to_le_bytes()),
+        }
+    }
+
+    /// What a request with this hash created; `None` if it was another request.
+    pub(in super::super) fn answer(self, hash: u128, vault: Vault<'_>) -> Result<Option<Webhook>, Corrupt> {
+        let Some(webhook) = self.webhook else { return Ok(None) };
+        let known = vault.drawer(&webhook.tenant, &webhook.id).take(REQUEST_HASH, &self.hash)?;
+        if known.as_slice() == hash.to_le_bytes() { webhook.webhook(vault).map(Some) } else { Ok(None) }
+    }
+
+    /// Encrypts with the present key what is with another. Whether something was.
+    pub(in super::super) fn renew(&mut self, vault: Vault<'_>) -> Result<bool, Corrupt> {
+        let Some(webhook) = &mut self.webhook else { return Ok(false) };
+        let hash = vault.drawer(&webhook.tenant, &webhook.id).renew(REQUEST_HASH, &mut self.hash)?;
+        Ok(webhook.renew(vault)? | hash)
+    }
+
     pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
         decode("request", bytes)
     }
