@@ -92,7 +92,8 @@ fn manage_keys() -> ExitCode {
             eprintln!("postriderd keys: {error}");
             ExitCode::from(match error {
                 KeysError::Usage { .. } => code::USAGE,
-                KeysError::Open(_) | KeysError::Nothing(_) => code::CANNOT_CREATE,
+                KeysError::Open(error) => open_code(&error),
+                KeysError::Nothing(_) => code::CANNOT_CREATE,
                 KeysError::NotFound | KeysError::TooMany => code::REFUSED,
                 KeysError::Store(_) | KeysError::Runtime(_) => code::SOFTWARE,
             })

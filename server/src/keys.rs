@@ -133,14 +133,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
     let args = [OsString::from("postriderd keys")].into_iter().chain(args);
     let Cli { place, command } = Cli::try_parse_from(args)
         .map_err(|error| KeysError::Usage { text: error.render().to_string(), is_help: !error.use_stderr() })?;
-    let data = place.data(environment)?;
+    let config::Config { data, store, .. } = place.config(environment)?;
     let makes = matches!(command, Command::Create(_));
     if !makes && !data.join("hot.redb").exists() {
         return Err(KeysError::Nothing(data));
     }
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let clock = Clock::start();
-        let store = redb::open(&data, redb::Config::default(), Arc::new(News::default()), clock)?;
+        let store = redb::open(&data, store, Arc::new(News::default()), clock)?;
         let said = command.carry_out(&store, clock.now()).await;
         store.close().await?;
         said
@@ -148,14 +148,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
 }
 
 impl Place {
-    /// The daemon's data directory, as its own settings say.
-    fn data(&self, environment: Environment<'_>) -> Result<PathBuf, KeysError> {
+    /// The daemon's own settings: where its data is, and what opens that.
+    fn config(&self, environment: Environment<'_>) -> Result<config::Config, KeysError> {
         let mut args = vec![OsString::from("postriderd")];
         for (flag, value) in [("--data", &self.data), ("--config", &self.config)] {
             args.extend(value.iter().flat_map(|value| [flag.into(), value.clone().into_os_string()]));
         }
         match config::Command::read(args, environment) {
-            Ok(config::Command::Run(config)) => Ok(config.data),
+            Ok(config::Command::Run(config) | config::Command::RotateMasterKey(config, _)) => Ok(*config),
             Ok(config::Command::Print(text)) => Err(KeysError::Usage { text, is_help: true }),
             Err(problems) => Err(KeysError::Usage { text: format!("postriderd: {problems}\n"), is_help: false }),
         }

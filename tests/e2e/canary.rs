@@ -12,10 +12,11 @@ use postrider_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         Authorization, BasicCredentials, BearerToken, CreateEventTypeRequest, CreateWebhookRequest, DeliveryState,
-        Event, EventType, ExplainEventRequest, GetDeliveryRequest, GetEventRequest, GetWebhookRequest,
-        ListDeliveriesRequest, ListEventTypesRequest, ListWebhooksRequest, RetryDeliveryRequest, RotateSecretRequest,
-        SendTestEventRequest, Signature, SignatureScheme, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook,
-        authorization::Scheme, event::Payload, explain_event_request::Subject, watch_deliveries_request::Start,
+        EraseTenantRequest, Event, EventType, ExplainEventRequest, GetDeliveryRequest, GetErasureRequest,
+        GetEventRequest, GetWebhookRequest, ListDeliveriesRequest, ListEventTypesRequest, ListKeysRequest,
+        ListWebhooksRequest, RetryDeliveryRequest, RotateSecretRequest, SendTestEventRequest, Signature,
+        SignatureScheme, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, authorization::Scheme, event::Payload,
+        explain_event_request::Subject, watch_deliveries_request::Start,
     },
 };
 use postrider_tests::{
@@ -138,7 +139,7 @@ async fn create(client: &Client, webhook: Webhook, signing_secret: String, reque
 /// Replies of everything that reads or changes something, by the name of the call.
 async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (id, tenant) = (webhook.id(), String::new());
-    let Client { mut webhooks, mut event_types, mut events, mut deliveries } = client.clone();
+    let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut keys, mut tenants } = client.clone();
     let mut replies = Vec::new();
     macro_rules! ask {
         ($client:ident.$method:ident($name:literal, $request:expr)) => {
@@ -165,6 +166,7 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(deliveries.get_delivery("GetDelivery", GetDeliveryRequest { tenant: tenant.clone(), id: delivery_id.into() }));
     ask!(deliveries.list_deliveries("ListDeliveries", ListDeliveriesRequest::default()));
     ask!(deliveries.retry_delivery("RetryDelivery", RetryDeliveryRequest { tenant, id: delivery_id.into() }));
+    ask!(keys.list_keys("ListKeys", ListKeysRequest::default()));
     let request = WatchDeliveriesRequest {
         start: Some(Start::FromBeginning(true)),
         operational_events: true,
@@ -174,6 +176,11 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     let shown = watch.message().await.expect("it goes on").expect("it goes on");
     assert!(!shown.updates.is_empty(), "{shown:?}");
     replies.push(("WatchDeliveries", shown.encode_to_vec()));
+    // Of a tenant of its own: the rest is still to be looked at.
+    let erased = "erased".to_owned();
+    let request = EraseTenantRequest { tenant: erased.clone(), ..EraseTenantRequest::default() };
+    let erasure = tenants.erase_tenant(request).await.expect("it begins").into_inner().erasure.expect("one began");
+    ask!(tenants.get_erasure("GetErasure", GetErasureRequest { tenant: erased, id: erasure.id }));
     replies
 }
 

@@ -8,8 +8,8 @@ use postrider_proto::v1::{
     WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, delivery_service_client::DeliveryServiceClient,
     delivery_update::Update, event_service_client::EventServiceClient,
     event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
-    publish_events_response::Result as Reply, watch_deliveries_request::Start,
-    webhook_service_client::WebhookServiceClient,
+    publish_events_response::Result as Reply, tenant_service_client::TenantServiceClient,
+    watch_deliveries_request::Start, webhook_service_client::WebhookServiceClient,
 };
 use tonic::{
     Request, Status, Streaming,
@@ -49,6 +49,8 @@ pub struct Client {
     pub deliveries: DeliveryServiceClient<Transport>,
     /// API keys.
     pub keys: KeyServiceClient<Transport>,
+    /// What is everything of a tenant.
+    pub tenants: TenantServiceClient<Transport>,
 }
 
 /// A webhook and what signs its deliveries.
@@ -88,7 +90,8 @@ impl Client {
             event_types: EventTypeServiceClient::new(channel.clone()),
             events: EventServiceClient::new(channel.clone()),
             deliveries: DeliveryServiceClient::new(channel.clone()),
-            keys: KeyServiceClient::new(channel),
+            keys: KeyServiceClient::new(channel.clone()),
+            tenants: TenantServiceClient::new(channel),
         }
     }
 

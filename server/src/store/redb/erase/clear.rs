@@ -270,7 +270,13 @@ impl Change<'_> {
             for &no in slice {
                 let record = tables.webhooks.get(no)?.map(|bytes| WebhookRecord::decode_from(bytes.value()));
                 if let Some(record) = record.transpose()? {
-                    self.delete_webhook(tables, &job.tenant, record.webhook()?.id, None, job.time)?;
+                    self.delete_webhook(
+                        tables,
+                        &job.tenant,
+                        record.webhook(self.shared.webhook_vault())?.id,
+                        None,
+                        job.time,
+                    )?;
                 }
             }
             return Ok(Stage::Clearing(done + slice.len() as u64));
