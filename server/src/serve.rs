@@ -302,7 +302,9 @@ mod tests {
     async fn a_stalled_handshake_makes_room_and_a_good_one_is_served() {
         let (_folder, certificates, connector) = certificates();
         let handshake_timeout = Duration::from_millis(50);
-        let config = Config { connections_max: 1, handshake_timeout, ..Config::default() };
+        // Nothing else would end them within the test.
+        let keepalive_timeout = Duration::from_mins(1);
+        let config = Config { connections_max: 1, handshake_timeout, keepalive_timeout, ..Config::default() };
         let server = config.bind().await.unwrap();
         let address = server.address();
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());

@@ -77,6 +77,19 @@ impl Caller {
         }
     }
 
+    /// Whether what the caller showed can lose its worth while a connection lasts.
+    pub(super) fn can_end(&self) -> bool {
+        matches!(self, Self::Key(_))
+    }
+
+    /// Whether it has.
+    pub(super) fn has_ended(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Key(known) => known.validity().is_over() || known.key.has_expired(now),
+            Self::Anybody(_) | Self::Certificate(_) | Self::Nobody => false,
+        }
+    }
+
     /// Until when what the caller began may go on: as long as this holds, and until then.
     pub(super) fn lasts(&self) -> Option<(Validity, Option<Timestamp>)> {
         match self {

@@ -110,8 +110,17 @@ impl Gate {
             }
         };
         let lease = rule.streams.then(|| Lease::of(&caller, self.clock)).flatten();
+        // A call begins when its request is there: one that is held open until its key is revoked comes too late.
+        let is_limited = matches!(rule.whose, Whose::Named(_)) && !caller.is_for_all();
+        let mut body = Bytes::new();
+        if is_limited || (caller.can_end() && !rule.streams) {
+            (request, body) = read(request).await?;
+        }
+        if caller.has_ended(self.clock.now()) {
+            return Err(Failure::unauthenticated().into());
+        }
         match rule.whose {
-            Whose::Named(tenants) if !caller.is_for_all() => request = check_tenants(request, tenants, &caller).await?,
+            Whose::Named(tenants) if is_limited => check_tenants(&body, tenants, &caller)?,
             Whose::Named(_) | Whose::Nobodys => {}
             Whose::Everybodys if !caller.is_for_all() => return Err(Failure::all_tenants_needed().into()),
             Whose::Everybodys | Whose::EachMessages => drop(request.extensions_mut().insert(caller)),
@@ -172,12 +181,18 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case(BEARER).then(|| key.trim_start_matches(' '))
 }
 
-/// Fails if the request names a tenant that is none of the caller's; returns it as it was.
-async fn check_tenants<B>(
-    request: Request<B>,
+/// Fails if a request with this body names a tenant that is none of the caller's.
+fn check_tenants(
+    body: &[u8],
     tenants: fn(&[u8]) -> Result<Vec<String>, DecodeError>,
     caller: &Caller,
-) -> Result<Request<B>, Failure>
+) -> Result<(), Failure> {
+    let message = first_message(body).ok_or_else(|| Failure::unreadable("it is incomplete or compressed"))?;
+    tenants(message).map_err(Failure::unreadable)?.iter().try_for_each(|tenant| caller.check_tenant(tenant))
+}
+
+/// Waits for the whole body of a request; returns it beside the request as it was.
+async fn read<B>(request: Request<B>) -> Result<(Request<B>, Bytes), Failure>
 where
     B: Body<Data = Bytes> + From<Bytes>,
     B::Error: Into<BoxError>,
@@ -185,11 +200,7 @@ where
     let (head, body) = request.into_parts();
     let read = Limited::new(body, FRAME_HEAD_BYTES + GRPC_MESSAGE_BYTES_MAX).collect().await;
     let body = read.map_err(|error| unread(&error))?.to_bytes();
-    let message = first_message(&body).ok_or_else(|| Failure::unreadable("it is incomplete or compressed"))?;
-    for tenant in tenants(message).map_err(Failure::unreadable)? {
-        caller.check_tenant(&tenant)?;
-    }
-    Ok(Request::from_parts(head, body.into()))
+    Ok((Request::from_parts(head, body.clone().into()), body))
 }
 
 /// A request that could not be read to its end.

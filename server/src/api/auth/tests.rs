@@ -347,6 +347,25 @@ async fn a_stream_ends_with_the_credentials_it_was_opened_with() {
     assert_eq!(next_of_watch(&world, &[&bearer(&key)], expire).await.code(), Code::Unauthenticated);
 }
 
+/// A call that is held open is no way to outlive a key.
+#[tokio::test]
+async fn a_request_that_comes_after_its_key_is_revoked_comes_too_late() {
+    let world = World::new().await;
+    for tenants in [&[][..], &["acme"]] {
+        let key = world.key(tenants, &[Right::Read], None);
+        let (sender, frames) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Status>>(1);
+        let body = Body::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(frames)));
+        let shown = bearer(&key);
+        let shown = [shown.as_str()];
+        let mut call = Box::pin(world.send(LIST, body, &shown));
+        assert!(futures::poll!(&mut call).is_pending());
+        world.store.catalog_keys().step(KeyStep::Revoked(key.id()));
+        sender.send(Ok(Frame::data(frame(&list("acme").encode_to_vec())))).await.expect("it is waited for");
+        drop(sender);
+        assert_eq!(told(call.await).0, Code::Unauthenticated, "{tenants:?}");
+    }
+}
+
 #[tokio::test]
 async fn health_is_open_and_unknown_calls_are_unimplemented() {
     let world = World::new().await;
