@@ -1,6 +1,6 @@
 //! A store in memory for the tests of what stands on the seam: it keeps no promise but the shapes.
 
-use std::{collections::HashMap, future::pending, sync::Arc};
+use std::{collections::{HashMap, VecDeque}, future::pending, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -9,12 +9,13 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
     FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
-    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+    Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store, StoreError,
 };
 use crate::model::{
     event::StoredEvent,
     failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
+    replay::Replay,
     seal::Sealer,
     time::Timestamp,
     webhook::Webhook,
@@ -41,6 +42,13 @@ pub(crate) struct FakeStore {
     pub(crate) repaired: Mutex<Repaired>,
     /// What [`Store::lanes`] does.
     pub(crate) lanes: Mutex<Lanes>,
+    /// What [`Store::replays`] has.
+    pub(crate) replays: Replays,
+    /// What [`Store::replay`] was asked, and what it answers, in turn; afterwards that it is stale.
+    pub(crate) replay_changes: Mutex<Vec<ReplayChange>>,
+    pub(crate) replay_answers: Mutex<VecDeque<Result<ReplayAnswer, StoreError>>>,
+    /// What [`Store::replayable`] answers, in turn.
+    pub(crate) replay_pages: Mutex<VecDeque<Result<ReplayPage, StoreError>>>,
 }
 
 /// What a [`FakeStore`] does when it is asked for lanes.
@@ -90,6 +98,10 @@ impl FakeStore {
             repairs: Mutex::default(),
             repaired: Mutex::new(Repaired::Retried),
             lanes: Mutex::new(Lanes::Tell(Vec::new())),
+            replays: Replays::default(),
+            replay_changes: Mutex::default(),
+            replay_answers: Mutex::default(),
+            replay_pages: Mutex::default(),
         })
     }
 
@@ -257,6 +269,23 @@ impl Store for FakeStore {
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
         self.repairs.lock().push(repair);
         Ok(*self.repaired.lock())
+    }
+
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        self.replay_changes.lock().push(change);
+        self.replay_answers.lock().pop_front().unwrap_or(Ok(ReplayAnswer::Stale))
+    }
+
+    async fn replayable(&self, _: &Replay, _: EventSeq, _: usize) -> Result<ReplayPage, StoreError> {
+        let page = self.replay_pages.lock().pop_front();
+        match page {
+            Some(page) => page,
+            None => pending().await,
+        }
+    }
+
+    fn replays(&self) -> &Replays {
+        &self.replays
     }
 
     async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {
