@@ -329,10 +329,8 @@ mod tests {
         let target = Target::from_stored("https://receiver.example/").unwrap();
         let only = Subscription::to([EventTypeName::new("ADD_TAG")].into());
         let filter = PayloadFilter::compile("body.n == 1").unwrap();
-        let settings = Settings {
-            scope: Scope::new(LabelFilter::default(), Some(filter)),
-            ..Settings::new(target, only)
-        };
+        let settings =
+            Settings { scope: Scope::new(LabelFilter::default(), Some(filter)), ..Settings::new(target, only) };
         let states = ReplaySpec { states: vec![DeliveryState::Failed], ..spec() };
         let event = |event_type: &str, body: &'static str, deliver_at: Option<u64>| StoredEvent {
             seq: EventSeq(1),

@@ -12,11 +12,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{task::yield_now, time::sleep_until};
 use tokio_util::sync::CancellationToken;

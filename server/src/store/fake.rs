@@ -1,21 +1,29 @@
 //! A store in memory for the tests of what stands on the seam: it keeps no promise but the shapes.
 
-use std::{collections::{HashMap, VecDeque}, future::pending, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::pending,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
     FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
-    Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store, StoreError,
+    Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store,
+    StoreError,
 };
 use crate::model::{
     event::StoredEvent,
     failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
-    replay::Replay,
+    replay::{Replay, ReplayState},
     seal::Sealer,
     time::Timestamp,
     webhook::Webhook,
@@ -44,8 +52,8 @@ pub(crate) struct FakeStore {
     pub(crate) lanes: Mutex<Lanes>,
     /// What [`Store::replays`] has.
     pub(crate) replays: Replays,
-    /// What [`Store::replay`] was asked, and what it answers, in turn; afterwards that it is stale.
-    pub(crate) replay_changes: Mutex<Vec<ReplayChange>>,
+    /// What [`Store::replay`] was asked and when, and what it answers, in turn; afterwards it does what it is asked.
+    pub(crate) replay_changes: Mutex<Vec<(Instant, ReplayChange)>>,
     pub(crate) replay_answers: Mutex<VecDeque<Result<ReplayAnswer, StoreError>>>,
     /// What [`Store::replayable`] answers, in turn.
     pub(crate) replay_pages: Mutex<VecDeque<Result<ReplayPage, StoreError>>>,
@@ -272,8 +280,29 @@ impl Store for FakeStore {
     }
 
     async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError> {
-        self.replay_changes.lock().push(change);
-        self.replay_answers.lock().pop_front().unwrap_or(Ok(ReplayAnswer::Stale))
+        self.replay_changes.lock().push((Instant::now(), change.clone()));
+        if let Some(answer) = self.replay_answers.lock().pop_front() {
+            return answer;
+        }
+        let known = |no| self.replays.get(no).map(|replay| Replay::clone(&replay)).expect("it was put there");
+        match change {
+            ReplayChange::Step(step) => {
+                let replay = known(step.replay);
+                if replay.next != step.from {
+                    return Ok(ReplayAnswer::Stale);
+                }
+                self.replays.put([(step.replay, Some(replay.stepped(&step, step.events.len() as u64, 0)))]);
+            }
+            ReplayChange::Drop { replay, .. } => {
+                self.replays.put([(replay, Some(Replay { drops: false, ..known(replay) }))]);
+            }
+            ReplayChange::Fail { replay, why, time } => {
+                self.replays.put([(replay, Some(known(replay).ended(ReplayState::Failed(why), time)))]);
+            }
+            ReplayChange::Forget { replays } => self.replays.put(replays.into_iter().map(|no| (no, None))),
+            ReplayChange::Start { .. } | ReplayChange::Cancel { .. } => unreachable!("not asked"),
+        }
+        Ok(ReplayAnswer::Done)
     }
 
     async fn replayable(&self, _: &Replay, _: EventSeq, _: usize) -> Result<ReplayPage, StoreError> {

@@ -33,9 +33,10 @@ pub(in crate::api) fn start(
         violations.add("request_id", "must be an id: [A-Za-z0-9_-]{1,64}");
     }
     let types = Types::of(catalog, tenant.as_ref());
-    let event_types = delivery::each(&mut violations, "event_types", &request.event_types, |violations, field, name| {
-        event_type(violations, types, || field, name)
-    });
+    let event_types =
+        delivery::each(&mut violations, "event_types", &request.event_types, |violations, field, name| {
+            event_type(violations, types, || field, name)
+        });
     let states = states(&mut violations, &request.states);
     let start = request.start_time.and_then(|time| timestamp(&mut violations, "start_time", time));
     let asked_end = request.end_time.and_then(|time| timestamp(&mut violations, "end_time", time));
@@ -151,13 +152,11 @@ mod tests {
     use tonic_types::StatusExt as _;
 
     use super::*;
-    use crate::{
-        model::{
-            ids::{ConfigSeq, WebhookNo},
-            signing::Secret,
-            target::Target,
-            webhook::{Settings, Subscription, WebhookSpec},
-        },
+    use crate::model::{
+        ids::{ConfigSeq, WebhookNo},
+        signing::Secret,
+        target::Target,
+        webhook::{Settings, Subscription, WebhookSpec},
     };
 
     const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);

@@ -297,7 +297,11 @@ pub(super) fn answer_again(known: RequestRecord, hash: &[u8]) -> Result<ConfigAn
 }
 
 /// What was answered under this key, if that is not too long ago. Forgets it otherwise.
-pub(super) fn known_request(tables: &mut Tables<'_>, key: &[u8], now: Timestamp) -> Result<Option<RequestRecord>, EngineError> {
+pub(super) fn known_request(
+    tables: &mut Tables<'_>,
+    key: &[u8],
+    now: Timestamp,
+) -> Result<Option<RequestRecord>, EngineError> {
     let Some(known) = tables.requests.get(key)?.map(|bytes| RequestRecord::decode_from(bytes.value())).transpose()?
     else {
         return Ok(None);

@@ -103,7 +103,12 @@ impl Change<'_> {
     }
 
     /// Sees to it that an event outlives its segment.
-    pub(super) fn keep_event(&self, tables: &mut Tables<'_>, seq: EventSeq, event: &EventRecord) -> Result<(), EngineError> {
+    pub(super) fn keep_event(
+        &self,
+        tables: &mut Tables<'_>,
+        seq: EventSeq,
+        event: &EventRecord,
+    ) -> Result<(), EngineError> {
         if seq.0 >= self.counters.hot_events_from || tables.rescued.get(seq.0)?.is_some() {
             return Ok(());
         }

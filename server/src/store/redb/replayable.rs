@@ -2,14 +2,7 @@
 
 use ::redb::ReadableTable as _;
 
-use super::{
-    error::EngineError,
-    reads,
-    records::EventRecord,
-    shared::Shared,
-    tables,
-    views::Viewer,
-};
+use super::{error::EngineError, reads, records::EventRecord, shared::Shared, tables, views::Viewer};
 use crate::{
     limits::{ACCEPT_DISORDER_MAX, REPLAY_EXAMINED_MAX, REPLAY_READ_BYTES_MAX},
     model::{
@@ -20,12 +13,7 @@ use crate::{
 };
 
 /// Events that the replay may take, from `from` on.
-pub(super) fn page(
-    shared: &Shared,
-    replay: &Replay,
-    from: EventSeq,
-    limit: usize,
-) -> Result<ReplayPage, EngineError> {
+pub(super) fn page(shared: &Shared, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, EngineError> {
     let viewer = if replay.spec.states.is_empty() { None } else { Some(Viewer::new(shared)?) };
     let page = ReplayPage { events: Vec::new(), next: from, examined: 0, reached: None };
     let mut look = Look { spec: &replay.spec, last: replay.last, viewer, limit, looked: 0, bytes: 0, page };

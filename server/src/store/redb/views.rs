@@ -246,8 +246,7 @@ impl<'a> Viewer<'a> {
     /// An event's deliveries, those of replays included, by webhook.
     fn deliveries_of(&self, record: &EventRecord, event: EventSeq) -> Result<Vec<DeliveryKey>, EngineError> {
         let targets = record.targets()?;
-        let mut keys: Vec<_> =
-            targets.into_iter().map(|webhook| DeliveryKey { webhook, event, replay: 0 }).collect();
+        let mut keys: Vec<_> = targets.into_iter().map(|webhook| DeliveryKey { webhook, event, replay: 0 }).collect();
         if self.replayed {
             add_replayed(&self.hot, event, &mut keys)?;
             for segment in self.shared.segments.all().iter().filter(|it| it.record.may_have_replay(event.0)) {
