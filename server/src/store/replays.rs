@@ -299,7 +299,7 @@ mod tests {
         put(&replays, [stopped(all[0].clone(), at(50)), Replay { drops: true, ..stopped(all[1].clone(), at(50)) }]);
         assert!(changes.has_changed().unwrap());
         assert_eq!(numbers(replays.active()), [2, 3, 4]);
-        assert_eq!(replays.ended_before(at(50), 9), []);
+        assert!(replays.ended_before(at(50), 9).is_empty());
         assert_eq!(replays.ended_before(at(51), 9), [1], "not while its deliveries are being cancelled");
         replays.put([(1, None)]);
         assert_eq!(replays.find(&a, all[0].id), None);
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn what_is_pending_for_a_webhook_is_counted_over_its_replays() {
         let replays = Replays::default();
-        let mut made = |no, webhook, created, delivered| {
+        let made = |no, webhook, created, delivered| {
             let mut one = stopped(replay(no, "a", webhook), at(50));
             (one.progress.created, one.progress.delivered) = (created, delivered);
             put(&replays, [one]);

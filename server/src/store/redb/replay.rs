@@ -5,7 +5,7 @@
 //! scheduled: what it carries is old, but it goes behind what was due before it. In an ordered webhook it takes its place in its
 //! key's queue, by the number of its event.
 //!
-//! Invariant: [`tables::REPLAYED`] names exactly the replayed deliveries that are pending.
+//! Invariant: [`REPLAYED`](super::tables::REPLAYED) names exactly the replayed deliveries that are pending.
 
 use std::collections::btree_map::Entry;
 
@@ -21,7 +21,7 @@ use super::{
     reads,
     records::{DeliveryRecord, EventRecord, ReplayRecord, RequestRecord, SegmentRecord},
     shared::Shared,
-    tables::{self, delivery_row, lane_row},
+    tables::{delivery_row, lane_row},
 };
 use crate::{
     limits::REPLAY_CANCEL_DELIVERIES_MAX,
@@ -228,7 +228,7 @@ impl Change<'_> {
         let Some(webhook) = self.replay_mut(no).map(|replay| replay.spec.webhook) else { return Ok(()) };
         let rows = tables.replayed.range((no, 0)..=(no, u64::MAX))?.take(REPLAY_CANCEL_DELIVERIES_MAX);
         let key = |event| DeliveryKey { webhook, event: EventSeq(event), replay: no };
-        let keys: Vec<_> = rows.map(|row| row.map(|(row, ())| key(row.value().1))).collect::<Result<_, _>>()?;
+        let keys: Vec<_> = rows.map(|row| row.map(|(row, _)| key(row.value().1))).collect::<Result<_, _>>()?;
         let cancelled = self.cancel_named_of(tables, webhook, &keys, time)?;
         if let Some(replay) = self.replay_mut(no) {
             // Those that cannot be named are being cancelled with the webhook's others.

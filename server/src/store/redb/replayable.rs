@@ -1,7 +1,5 @@
 //! Which events a replay may take: a look at a bounded number of them, in the order of their numbers.
 
-use ::redb::ReadableTable as _;
-
 use super::{error::EngineError, reads, records::EventRecord, shared::Shared, tables, views::Viewer};
 use crate::{
     limits::{ACCEPT_DISORDER_MAX, REPLAY_EXAMINED_MAX, REPLAY_READ_BYTES_MAX},

@@ -81,9 +81,9 @@ pub(in super::super) struct SegmentRecord {
     pub(in super::super) sealed: bool,
     /// The range of events whose replayed deliveries it holds.
     #[prost(uint64, tag = "30")]
-    replays_from: u64,
+    pub(in super::super) replays_from: u64,
     #[prost(uint64, tag = "31")]
-    replays_until: u64,
+    pub(in super::super) replays_until: u64,
 }
 
 impl SegmentRecord {
