@@ -165,6 +165,22 @@ impl Image {
         true
     }
 
+    /// A replay that has succeeded, with an event that it was to send again and did not.
+    pub fn not_replayed(&self) -> Option<(u32, DeliveryKey)> {
+        let succeeded = self.replays.values().filter(|replay| replay.state == ReplayState::Succeeded);
+        succeeded.filter(|replay| replay.spec.states.is_empty()).find_map(|replay| {
+            let (_, webhook) = self.webhooks.get(&replay.spec.webhook)?;
+            let wanted = self.events.range(replay.first..=replay.last).filter(|(_, stored)| {
+                stored.event.tenant == replay.spec.tenant
+                    && replay.spec.is_within(stored.accept_time)
+                    && webhook.settings.subscription.wants(&stored.event.event_type)
+            });
+            let key = |event: &EventSeq| DeliveryKey { webhook: webhook.no, event: *event, replay: replay.no };
+            let mut missing = wanted.map(|(event, _)| key(event)).filter(|key| !self.deliveries.contains_key(key));
+            missing.next().map(|key| (replay.no, key))
+        })
+    }
+
     pub(super) fn replayable(&self, replay: &Replay, from: EventSeq, limit: usize) -> ReplayPage {
         let spec = &replay.spec;
         let end = EventSeq(replay.last.0 + 1);

@@ -93,11 +93,8 @@ async fn a_watch_ends_when_the_server_stops_or_the_replay_is_forgotten() {
             store.replays.put([(1, None)]);
         }
         let ended = told(&follower.next().await.unwrap().unwrap_err());
-        let (code, why) = if stops {
-            (Code::Unavailable, reason::STOPPING)
-        } else {
-            (Code::NotFound, reason::REPLAY_NOT_FOUND)
-        };
+        let (code, why) =
+            if stops { (Code::Unavailable, reason::STOPPING) } else { (Code::NotFound, reason::REPLAY_NOT_FOUND) };
         assert_eq!((ended.0, &ended.1[..]), (code, why));
         assert!(follower.next().await.is_none());
     }

@@ -348,7 +348,10 @@ mod tests {
     fn rows(store: &RedbStore) -> [u64; 2] {
         let hot = store.shared.hot.read().clone().unwrap();
         let txn = hot.begin_read().unwrap();
-        [txn.open_table(tables::RESCUED).unwrap().len().unwrap(), txn.open_table(tables::REPLAYED).unwrap().len().unwrap()]
+        [
+            txn.open_table(tables::RESCUED).unwrap().len().unwrap(),
+            txn.open_table(tables::REPLAYED).unwrap().len().unwrap(),
+        ]
     }
 
     async fn deliver(store: &RedbStore, no: WebhookNo, hints: &[Hint]) {
