@@ -153,7 +153,7 @@ async fn a_late_webhook_gets_what_it_wants_of_the_past() {
     let receiver = Receiver::answering(200).await;
     let labelled = |id: String, event_type: &str, waba: &str, n: usize| Event {
         labels: [("waba".to_owned(), waba.to_owned())].into(),
-        ..event(&id, event_type, &format!("{{\"n\": {n}}}"))
+        ..event(&id, event_type, format!("{{\"n\": {n}}}"))
     };
     let mut events = Vec::new();
     for n in 0..40 {

@@ -26,9 +26,14 @@ pub(crate) async fn replay(world: Arc<World>, clock: Clock, store: Arc<dyn Store
         let Some(change) = change(&world, clock, store.as_ref()) else { continue };
         let what = format!("{change:?}");
         match store.replay(change).await {
-            Ok(ReplayAnswer::Put(_) | ReplayAnswer::Stale | ReplayAnswer::TooMany | ReplayAnswer::WebhookDeleted) => {}
-            Err(StoreError::Failed(_) | StoreError::Full | StoreError::Closed) => {}
-            Ok(other) => {
+            Ok(ReplayAnswer::Put(_) | ReplayAnswer::Stale | ReplayAnswer::TooMany | ReplayAnswer::WebhookDeleted)
+            | Err(StoreError::Failed(_) | StoreError::Full | StoreError::Closed) => {}
+            Ok(
+                other @ (ReplayAnswer::Done
+                | ReplayAnswer::Busy
+                | ReplayAnswer::Unreadable
+                | ReplayAnswer::RequestReused),
+            ) => {
                 return world.record.lock().violate(clock.now(), format_args!("{what} is answered {other:?}"));
             }
         }

@@ -49,7 +49,7 @@ impl v1::replay_service_server::ReplayService for ReplayService {
     ) -> Result<Response<v1::ReplayEventsResponse>, Status> {
         refuse_if(&self.stop)?;
         let time = self.clock.now();
-        let (spec, request) = replay::start(request.into_inner(), self.store.catalog(), time, self.retention)?;
+        let (spec, request) = replay::start(request.get_ref(), self.store.catalog(), time, self.retention)?;
         let answer = self.store.replay(ReplayChange::Start { spec, request, time }).await.map_err(Failure::from)?;
         let replay = changed(answer)?;
         info!(replay.id = %replay.id, webhook.id = %replay.spec.webhook_id, tenant = %replay.spec.tenant, "started a replay");

@@ -33,6 +33,8 @@ use crate::{
 
 /// Pages without anything to send after which what was looked at is written down.
 const PAGES_PER_STEP: u32 = 64;
+/// While there is room for fewer pending deliveries, none are made: each step is a commit.
+const ROOM_MIN: usize = 25;
 /// Pause before a replay that the store does not let go on is tried again.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before events that could not be read are read again, and how often.
@@ -179,10 +181,11 @@ impl Replaying {
         let Some(known) = self.store.catalog().webhook(replay.spec.webhook) else { return Next::Changed };
         let pending = self.store.replays().pending(replay.spec.webhook);
         let room = usize::try_from(REPLAY_PENDING_MAX.saturating_sub(pending)).unwrap_or(usize::MAX);
-        let limit = replay.spec.batch().min(room);
-        if limit == 0 {
+        let batch = replay.spec.batch();
+        if room < batch.min(ROOM_MIN) {
             return Next::Changed;
         }
+        let limit = batch.min(room);
         let scan = self.place(replay).scan.filter(|scan| scan.from == replay.next);
         let mut scan = scan.unwrap_or_else(|| Scan::of(replay));
         let page = match self.store.replayable(replay, scan.next, limit).await {

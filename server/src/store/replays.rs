@@ -126,6 +126,8 @@ struct Inner {
     by_id: HashMap<ReplayId, u32>,
     /// Those about which something is to be done.
     active: BTreeMap<u32, Arc<Replay>>,
+    /// How many deliveries are pending, where that is not 0.
+    pending: BTreeMap<(WebhookNo, u32), u64>,
 }
 
 impl Inner {
@@ -133,7 +135,24 @@ impl Inner {
         self.active.remove(&no);
         if let Some(replay) = self.by_no.remove(&no) {
             self.by_id.remove(&replay.id);
+            self.pending.remove(&(replay.spec.webhook, no));
         }
+    }
+
+    fn insert(&mut self, replay: Arc<Replay>) {
+        let no = replay.no;
+        if replay.is_active() {
+            self.active.insert(no, replay.clone());
+        } else {
+            self.active.remove(&no);
+        }
+        let place = (replay.spec.webhook, no);
+        match replay.progress.pending() {
+            0 => drop(self.pending.remove(&place)),
+            pending => drop(self.pending.insert(place, pending)),
+        }
+        self.by_id.insert(replay.id, no);
+        self.by_no.insert(no, replay);
     }
 }
 
@@ -180,9 +199,7 @@ impl Replays {
 
     /// Deliveries that replays have pending for a webhook.
     pub fn pending(&self, webhook: WebhookNo) -> u64 {
-        let inner = self.inner.read();
-        let of_webhook = inner.by_no.values().filter(|replay| replay.spec.webhook == webhook);
-        of_webhook.map(|replay| replay.progress.pending()).sum()
+        self.inner.read().pending.range((webhook, 0)..=(webhook, u32::MAX)).map(|(_, pending)| pending).sum()
     }
 
     /// Those that ended before a time, at most so many.
@@ -218,32 +235,20 @@ impl Replays {
     /// For the engine: these changed, or are gone.
     pub fn put(&self, changed: impl IntoIterator<Item = (u32, Option<Replay>)>) {
         let mut inner = self.inner.write();
-        let mut any = false;
         for (no, replay) in changed {
-            any = true;
-            let Some(replay) = replay.map(Arc::new) else {
-                inner.remove(no);
-                continue;
-            };
-            if replay.is_active() {
-                inner.active.insert(no, replay.clone());
-            } else {
-                inner.active.remove(&no);
+            match replay {
+                Some(replay) => inner.insert(Arc::new(replay)),
+                None => inner.remove(no),
             }
-            inner.by_id.insert(replay.id, no);
-            inner.by_no.insert(no, replay);
         }
         drop(inner);
-        if any {
-            self.changes.send_modify(|changes| *changes += 1);
-        }
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// For the engine: these are all there are.
     pub fn load(&self, all: impl IntoIterator<Item = Replay>) {
         *self.inner.write() = Inner::default();
         self.put(all.into_iter().map(|replay| (replay.no, Some(replay))));
-        self.changes.send_modify(|changes| *changes += 1);
     }
 }
 

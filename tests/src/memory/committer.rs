@@ -128,7 +128,9 @@ impl Committer {
         let shared = &self.shared;
         let mut storage = shared.storage.lock();
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
-        shared.replays.put(effects.replays);
+        if !effects.replays.is_empty() {
+            shared.replays.put(effects.replays);
+        }
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {

@@ -440,15 +440,12 @@ impl Image {
         row.http_status = outcome.http_status;
         row.error_class = outcome.error_class;
         row.entries.push(self.log.len());
-        match outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
-            Some(next) => {
-                row.due = next;
-                due.scheduled.insert((next, key.event, key.replay));
-            }
-            None => {
-                self.ended(key.webhook, 1, effects);
-                self.replayed_moved(key, DeliveryState::Pending, outcome.state, effects);
-            }
+        if let Some(next) = outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
+            row.due = next;
+            due.scheduled.insert((next, key.event, key.replay));
+        } else {
+            self.ended(key.webhook, 1, effects);
+            self.replayed_moved(key, DeliveryState::Pending, outcome.state, effects);
         }
         if lets_go {
             self.pass_on(key.webhook, (key.event, key.replay), effects);

@@ -21,7 +21,7 @@ use crate::{
 
 /// What is to be sent again, and what guards against starting it twice.
 pub(in crate::api) fn start(
-    request: v1::ReplayEventsRequest,
+    request: &v1::ReplayEventsRequest,
     catalog: &Catalog,
     now: Timestamp,
     retention: Duration,
@@ -61,7 +61,7 @@ pub(in crate::api) fn start(
     }
     let webhook = known.webhook.no;
     let guard = (!request.request_id.is_empty())
-        .then(|| RequestKey { hash: request_hash(&request), id: request.request_id.clone() });
+        .then(|| RequestKey { hash: request_hash(request), id: request.request_id.clone() });
     Ok((ReplaySpec { tenant, webhook, webhook_id, event_types, states, start, end, per_second }, guard))
 }
 
@@ -175,6 +175,7 @@ mod tests {
         (catalog, id)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
     fn ago(hours: i64) -> Option<prost_types::Timestamp> {
         Some(time(Timestamp::from_micros(NOW.micros() - hours * 3_600_000_000)))
     }
@@ -184,11 +185,11 @@ mod tests {
         let (catalog, webhook_id) = catalog();
         let good = v1::ReplayEventsRequest { webhook_id, ..v1::ReplayEventsRequest::default() };
         let check = |request: v1::ReplayEventsRequest, code: Code, why: &str, fields: &[&str]| {
-            let status = start(request, &catalog, NOW, RETENTION).expect_err("refused").into_status();
+            let status = start(&request, &catalog, NOW, RETENTION).expect_err("refused").into_status();
             let details = status.get_error_details();
             assert_eq!((status.code(), &details.error_info().unwrap().reason[..]), (code, why), "{status}");
             let named = details.bad_request().map(|bad| bad.field_violations.iter().map(|it| &it.field[..]).collect());
-            assert_eq!(named.unwrap_or_else(Vec::new), fields, "{status}");
+            assert_eq!(named.unwrap_or_default(), fields, "{status}");
         };
         let invalid = (Code::InvalidArgument, reason::INVALID_FIELD);
         let pending = v1::DeliveryState::Pending.into();
@@ -220,18 +221,18 @@ mod tests {
     fn what_is_left_open_is_filled_in() {
         let (catalog, webhook_id) = catalog();
         let good = v1::ReplayEventsRequest { webhook_id, ..v1::ReplayEventsRequest::default() };
-        let (spec, guard) = start(good.clone(), &catalog, NOW, RETENTION).unwrap();
+        let (spec, guard) = start(&good, &catalog, NOW, RETENTION).unwrap();
         assert_eq!((spec.start, spec.end, spec.per_second), (None, NOW, REPLAY_PER_SECOND_DEFAULT));
         assert_eq!((spec.webhook, guard.is_none()), (WebhookNo(7), true));
         let late = v1::ReplayEventsRequest { end_time: ago(-5), start_time: ago(100), per_second: 7, ..good.clone() };
-        let (spec, _) = start(late, &catalog, NOW, RETENTION).unwrap();
+        let (spec, _) = start(&late, &catalog, NOW, RETENTION).unwrap();
         assert_eq!((spec.end, spec.per_second), (NOW, 7), "never what comes after the call");
         assert_eq!(time(spec.start.unwrap()), ago(100).unwrap(), "some of it is retained");
 
         let hash = |request: v1::ReplayEventsRequest, later: i64| {
             let request = v1::ReplayEventsRequest { request_id: "r".into(), ..request };
             let now = Timestamp::from_micros(NOW.micros() + later);
-            start(request, &catalog, now, RETENTION).unwrap().1.unwrap().hash
+            start(&request, &catalog, now, RETENTION).unwrap().1.unwrap().hash
         };
         assert_eq!(hash(good.clone(), 0), hash(good.clone(), 5), "whenever it is repeated");
         let other = v1::ReplayEventsRequest { per_second: 5, ..good.clone() };

@@ -58,7 +58,7 @@ async fn a_watch_says_what_changes_now_and_then_and_ends_with_the_replay() {
     };
     assert_eq!(next().await, Some((Duration::ZERO, 0, v1::ReplayState::Running)), "how it stands");
     // Much in short makes one message.
-    let (_, message) = tokio::join!(
+    let ((), message) = tokio::join!(
         async {
             for created in 1..=50 {
                 replay.progress.created = created;

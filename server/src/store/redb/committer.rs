@@ -229,7 +229,9 @@ impl Committer {
             };
         }
         shared.dropping.store(self.drops.len(), Ordering::Release);
-        shared.replays.put(effects.replays);
+        if !effects.replays.is_empty() {
+            shared.replays.put(effects.replays);
+        }
         if effects.revived {
             shared.revivals.fetch_add(1, Ordering::AcqRel);
         }
