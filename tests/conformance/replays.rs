@@ -213,6 +213,12 @@ pub(crate) async fn a_replay_takes_what_it_is_asked_for<E: Engine>() {
     let replay = start(&fixture, all_for(&early)).await;
     fixture.publish(100, 3).await;
     assert_eq!(finish(&fixture, &replay).await.1.len(), 12, "not what is accepted after the call");
+    // One that waited for its commit is stored after one that was accepted later.
+    let (later, sooner) = (fixture.matched(event("later"), at(400)), fixture.matched(event("sooner"), at(350)));
+    fixture.store.publish(vec![later, sooner]).await.expect("the store answers");
+    let spec = ReplaySpec { start: Some(at(340)), end: at(360), ..all_for(&early) };
+    let (done, _) = finish(&fixture, &start(&fixture, spec).await).await;
+    assert_eq!((done.progress.created, done.progress.reached), (1, Some(at(350))));
 }
 
 /// The same request under the same id starts one.

@@ -107,7 +107,7 @@ pub(super) struct Queues {
 }
 
 /// An event, and which sending of it to a webhook.
-pub(super) type Sending = (EventSeq, u32);
+pub type Sending = (EventSeq, u32);
 
 /// What was asked for under an id, and what that made.
 #[derive(Debug, Clone)]
@@ -166,8 +166,8 @@ pub(super) enum Done {
 pub struct Effects {
     /// What became due.
     pub fresh: Vec<(WebhookNo, Hint)>,
-    /// What was accepted and waits behind another one of its ordering key.
-    pub parked: Vec<(WebhookNo, EventSeq)>,
+    /// What was accepted, or replayed, and waits behind another one of its ordering key.
+    pub parked: Vec<(WebhookNo, Sending)>,
     /// Changes of configuration.
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
     /// Changes of event types.
@@ -312,7 +312,7 @@ impl Image {
 
     /// A delivery reaches its webhook: it is due, or waits behind the head of its key.
     pub(super) fn arrive(&mut self, no: WebhookNo, sending: Sending, effects: &mut Effects) {
-        let (event, replay) = sending;
+        let (event, _) = sending;
         *self.pending.entry(no).or_default() += 1;
         effects.touched.insert(no);
         let is_ordered = self.webhooks[&no].1.settings.ordering.ordered;
@@ -322,9 +322,7 @@ impl Image {
         let queues = self.queues.entry(no).or_default();
         if behind || queues.heads.contains_key(&order) {
             queues.parked.insert(sending, order);
-            if replay == 0 {
-                effects.parked.push((no, event));
-            }
+            effects.parked.push((no, sending));
         } else {
             queues.heads.insert(order, sending);
             self.make_due(no, sending, effects);

@@ -188,7 +188,8 @@ mod tests {
             let status = start(&request, &catalog, NOW, RETENTION).expect_err("refused").into_status();
             let details = status.get_error_details();
             assert_eq!((status.code(), &details.error_info().unwrap().reason[..]), (code, why), "{status}");
-            let named = details.bad_request().map(|bad| bad.field_violations.iter().map(|it| &it.field[..]).collect());
+            let named: Option<Vec<_>> =
+                details.bad_request().map(|bad| bad.field_violations.iter().map(|it| &it.field[..]).collect());
             assert_eq!(named.unwrap_or_default(), fields, "{status}");
         };
         let invalid = (Code::InvalidArgument, reason::INVALID_FIELD);
