@@ -317,7 +317,6 @@ mod tests {
             assert_eq!(spec().is_within(at(seconds)), within, "{seconds}");
         }
         let any = ReplaySpec { start: None, ..spec() };
-        assert!(any.is_within(at(0)));
         let name = EventTypeName::new;
         assert!(any.names(&name("ADD_TAG")));
         let narrowed = ReplaySpec { event_types: [name("NEW_LEAD")].into(), ..any };
@@ -366,8 +365,7 @@ mod tests {
         for (per_second, batch) in [(1, 1), (10, 1), (11, 2), (20, 2), (1_000, REPLAY_STEP_DELIVERIES_MAX)] {
             let spec = ReplaySpec { per_second, ..spec() };
             assert_eq!(spec.batch(), batch, "{per_second}");
-            let made = 10_000_usize;
-            let pause = spec.pause_after(made).as_secs_f64();
+            let pause = spec.pause_after(10_000).as_secs_f64();
             assert!((pause * f64::from(per_second) - 10_000.0).abs() < 0.1, "{per_second}: {pause}");
         }
     }
@@ -398,6 +396,5 @@ mod tests {
         let stopped = replay(1, 9).ended(ReplayState::Cancelled(StoppedBy::Request), at(50));
         assert_eq!(stopped.finish_time, Some(at(50)));
         assert_eq!(stopped.clone().ended(ReplayState::Failed("late".into()), at(60)), stopped);
-        assert_eq!(stopped.percent(), 0);
     }
 }

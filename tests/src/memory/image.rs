@@ -107,7 +107,7 @@ pub(super) struct Queues {
 }
 
 /// An event, and which sending of it to a webhook.
-pub type Sending = (EventSeq, u32);
+pub(super) type Sending = (EventSeq, u32);
 
 /// What was asked for under an id, and what that made.
 #[derive(Debug, Clone)]
