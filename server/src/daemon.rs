@@ -22,6 +22,7 @@ use crate::{
         target::Target,
     },
     ops::{self, Ops},
+    replay,
     shutdown::{Levers, Overdue},
     store::{
         Store as _,
@@ -109,6 +110,8 @@ impl Daemon {
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
+        let replays = replay::Config { interval: config.retention.interval, retention: config.store.retention };
+        let replays = replays.build(store.clone(), clock);
         let limits = api::Config {
             target_rules: config.targets.clone(),
             policy_limits: config.policy_limits,
@@ -116,6 +119,7 @@ impl Daemon {
             origin: config.origin.clone(),
             require_auth: config.require_auth,
             grants: config.grants.clone(),
+            heartbeat: config.watch.heartbeat,
         };
         let api = limits.build(api::Deps {
             store: store.clone(),
@@ -134,6 +138,7 @@ impl Daemon {
         let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
+        tasks.spawn("replay", replays.run(work.clone()));
         if let Some(certificates) = certificates.clone() {
             tasks.spawn("certificates", follow(certificates, work.clone()));
         }

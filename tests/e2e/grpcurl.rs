@@ -20,7 +20,8 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::setup;
 
-const SERVICES: [&str; 5] = ["WebhookService", "EventTypeService", "EventService", "DeliveryService", "TenantService"];
+const SERVICES: [&str; 6] =
+    ["WebhookService", "EventTypeService", "EventService", "DeliveryService", "ReplayService", "TenantService"];
 
 #[derive(Clone)]
 struct Grpcurl {

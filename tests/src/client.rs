@@ -8,8 +8,9 @@ use postrider_proto::v1::{
     WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, delivery_service_client::DeliveryServiceClient,
     delivery_update::Update, event_service_client::EventServiceClient,
     event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
-    publish_events_response::Result as Reply, tenant_service_client::TenantServiceClient,
-    watch_deliveries_request::Start, webhook_service_client::WebhookServiceClient,
+    publish_events_response::Result as Reply, replay_service_client::ReplayServiceClient,
+    tenant_service_client::TenantServiceClient, watch_deliveries_request::Start,
+    webhook_service_client::WebhookServiceClient,
 };
 use tonic::{
     Request, Status, Streaming,
@@ -47,6 +48,8 @@ pub struct Client {
     pub events: EventServiceClient<Transport>,
     /// Deliveries and their outcomes.
     pub deliveries: DeliveryServiceClient<Transport>,
+    /// Replays.
+    pub replays: ReplayServiceClient<Transport>,
     /// API keys.
     pub keys: KeyServiceClient<Transport>,
     /// What is everything of a tenant.
@@ -90,6 +93,7 @@ impl Client {
             event_types: EventTypeServiceClient::new(channel.clone()),
             events: EventServiceClient::new(channel.clone()),
             deliveries: DeliveryServiceClient::new(channel.clone()),
+            replays: ReplayServiceClient::new(channel.clone()),
             keys: KeyServiceClient::new(channel.clone()),
             tenants: TenantServiceClient::new(channel),
         }

@@ -16,6 +16,7 @@ mod json;
 mod keys;
 mod page;
 mod publish;
+mod replays;
 mod status;
 mod tenants;
 mod trial;
@@ -29,8 +30,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    key_service_server::KeyServiceServer, tenant_service_server::TenantServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    key_service_server::KeyServiceServer, replay_service_server::ReplayServiceServer,
+    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -38,8 +39,8 @@ use tower::util::MapResponseLayer;
 
 use self::{
     auth::Gate, convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService,
-    events::EventService, handshake::Asker, history::History, keys::KeyService, status::Failure,
-    tenants::TenantService, webhooks::WebhookService,
+    events::EventService, handshake::Asker, history::History, keys::KeyService, replays::ReplayService,
+    status::Failure, tenants::TenantService, webhooks::WebhookService,
 };
 pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use crate::{
@@ -71,6 +72,8 @@ pub struct Config {
     pub require_auth: bool,
     /// What clients' certificates are good for; with any, callers need credentials.
     pub grants: Vec<Grant>,
+    /// A stream that follows a replay and has said nothing for this long says how it stands.
+    pub heartbeat: Duration,
 }
 
 /// Judges host names when a webhook is created.
@@ -129,6 +132,13 @@ impl Config {
         let required = self.require_auth || !self.grants.is_empty();
         let grants = self.grants.into_iter().map(Arc::new).collect();
         let gate = Gate { store: store.clone(), clock, grants, required };
+        let replays = ReplayService {
+            store: store.clone(),
+            clock,
+            retention: self.retention,
+            heartbeat: self.heartbeat,
+            stop: stop.clone(),
+        };
         let deliveries = DeliveryService { store, watch, clock, history, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -141,6 +151,7 @@ impl Config {
             .add_service(TenantServiceServer::new(tenants).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(KeyServiceServer::new(keys).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(ReplayServiceServer::new(replays).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));
         let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).layer(gate).into();

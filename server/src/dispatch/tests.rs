@@ -25,6 +25,7 @@ use crate::{
             ConfigSeq, DeliveryId, DeliveryKey, ErasureId, EventId, EventSeq, EventTypeName, Position, Tenant,
             WebhookId,
         },
+        replay::Replay,
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -33,7 +34,7 @@ use crate::{
     store::{
         AsOf, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, Erase,
         Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner,
-        Publish, Published, Repair, Repaired, RequestKey,
+        Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey,
     },
 };
 
@@ -184,6 +185,18 @@ impl Store for Memory {
 
     async fn erasure(&self, _: &Tenant, _: ErasureId) -> Result<Option<Erasure>, StoreError> {
         Err(StoreError::Closed)
+    }
+
+    async fn replay(&self, _: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn replayable(&self, _: &Replay, _: EventSeq, _: usize) -> Result<ReplayPage, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn replays(&self) -> &Replays {
+        unreachable!("not asked")
     }
 
     async fn answered(&self, _: &Tenant, _: &RequestKey, _: Timestamp) -> Result<Option<ConfigAnswer>, StoreError> {

@@ -23,6 +23,7 @@ pub mod ownership;
 pub mod policy;
 pub mod protection;
 pub mod rate;
+pub mod replay;
 pub mod request;
 mod reserved;
 pub mod retry;

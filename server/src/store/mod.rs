@@ -17,6 +17,7 @@ mod keyring;
 mod listing;
 pub mod redb;
 mod repair;
+mod replays;
 mod troubles;
 mod types;
 
@@ -26,6 +27,7 @@ pub use erase::{Erase, Erased};
 pub use keyring::{KeyAnswer, KeyChange, KeyStep, Keyring, KnownKey, Validity};
 pub use listing::{WebhookOrder, WebhookPlace, WebhookRun, folded};
 pub use repair::{Repair, Repaired};
+pub use replays::{ReplayAnswer, ReplayChange, ReplayPage, Replays};
 pub use troubles::FilterTroubles;
 pub use types::*;
 
@@ -37,6 +39,7 @@ use crate::model::{
     event::StoredEvent,
     failing::Failing,
     ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
+    replay::Replay,
     seal::Sealer,
     time::Timestamp,
 };
@@ -109,6 +112,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// How far an erasure has come; `None`: this tenant has none of this id, or none any more.
     async fn erasure(&self, tenant: &Tenant, id: ErasureId) -> Result<Option<Erasure>, StoreError>;
+
+    /// Starts, carries on or stops a replay, durably. Reads see a decision as soon as it is answered.
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError>;
+
+    /// Events that a replay may take, from `from` on, at most `limit`. Examines a bounded number and always says how far it got.
+    async fn replayable(&self, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, StoreError>;
+
+    /// Replays as of the last commit, in memory.
+    fn replays(&self) -> &Replays;
 
     /// What a request with this id was answered, if that is remembered: created, or that the id was used with another one.
     async fn answered(

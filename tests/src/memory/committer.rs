@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use postrider_server::{
     flow::News,
     model::ids::Position,
-    store::{AsOf, ConfigAnswer, ConfigStep, Erased, GroupCommitted, Published, Repaired, StoreError},
+    store::{AsOf, ConfigAnswer, ConfigStep, Erased, GroupCommitted, Published, Repaired, ReplayAnswer, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,6 +26,7 @@ pub(super) enum Answer {
     Config(oneshot::Sender<ConfigAnswer>),
     Repair(oneshot::Sender<Repaired>),
     Erase(oneshot::Sender<Erased>),
+    Replay(oneshot::Sender<ReplayAnswer>),
     Upkeep(oneshot::Sender<()>),
 }
 
@@ -129,6 +130,9 @@ impl Committer {
         let mut storage = shared.storage.lock();
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
         effects.keys.into_iter().for_each(|step| shared.catalog.keys().step(step));
+        if !effects.replays.is_empty() {
+            shared.replays.put(effects.replays);
+        }
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {
@@ -173,6 +177,7 @@ impl Answer {
             (Self::Config(answer), Done::Config(config)) => drop(answer.send(config)),
             (Self::Repair(answer), Done::Repair(repaired)) => drop(answer.send(repaired)),
             (Self::Erase(answer), Done::Erase(erased)) => drop(answer.send(erased)),
+            (Self::Replay(answer), Done::Replay(replayed)) => drop(answer.send(replayed)),
             (Self::Upkeep(answer), Done::Upkeep) => drop(answer.send(())),
             (answer, done) => unreachable!("{answer:?} and {done:?}"),
         }

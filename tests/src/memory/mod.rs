@@ -12,6 +12,7 @@ mod image;
 mod keys;
 mod reads;
 mod repair;
+mod replays;
 mod retention;
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
@@ -25,13 +26,15 @@ use postrider_server::{
         event::StoredEvent,
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        replay::Replay,
         seal::Sealer,
         time::Timestamp,
     },
     store::{
         Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
         Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner,
-        Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+        Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store,
+        StoreError,
     },
     tasks::Tasks,
 };
@@ -62,6 +65,7 @@ struct Shared {
     storage: Arc<Mutex<Storage>>,
     disk: Arc<dyn Disk>,
     catalog: Catalog,
+    replays: Replays,
     head: watch::Sender<Position>,
 }
 
@@ -74,7 +78,7 @@ impl fmt::Debug for MemoryStore {
 impl MemoryStore {
     /// Opens what is there. Runs on the present runtime.
     pub fn open(storage: Arc<Mutex<Storage>>, disk: Arc<dyn Disk>, news: Arc<News>, tasks: &Tasks) -> Self {
-        let catalog = Catalog::default();
+        let (catalog, replays) = (Catalog::default(), Replays::default());
         let (head, sealer, owner) = {
             let image = &mut storage.lock().image;
             image.openings += 1;
@@ -82,11 +86,12 @@ impl MemoryStore {
                 catalog.put(*seq, webhook.clone());
                 catalog.set_pending(webhook.no, image.pending.get(&webhook.no).copied().unwrap_or(0));
             }
+            replays.load(image.replays.values().cloned());
             catalog.load_event_types(image.event_types.values().cloned());
             catalog.keys().load(image.api_keys.values().cloned(), image.locked);
             (Position(image.log.len() as u64), Sealer::new(image.key), Owner(image.openings))
         };
-        let shared = Arc::new(Shared { storage, disk, catalog, head: watch::Sender::new(head) });
+        let shared = Arc::new(Shared { storage, disk, catalog, replays, head: watch::Sender::new(head) });
         let (inbox, work) = mpsc::channel(WAITING_MAX);
         let committer = Committer {
             shared: shared.clone(),
@@ -209,6 +214,18 @@ impl Store for MemoryStore {
 
     async fn erasure(&self, tenant: &Tenant, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
         self.read(|storage| storage.image.erasures.find(tenant, id)).await
+    }
+
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        submit(&self.inbox, Work::Replay(change), Answer::Replay).await
+    }
+
+    async fn replayable(&self, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, StoreError> {
+        self.read(|storage| storage.image.replayable(replay, from, limit)).await
+    }
+
+    fn replays(&self) -> &Replays {
+        &self.shared.replays
     }
 
     async fn answered(

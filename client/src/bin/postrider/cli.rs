@@ -21,6 +21,7 @@ use crate::{
     listen::ListenArgs,
     output::Format,
     publish::PublishArgs,
+    replays::ReplaysCommand,
     triggers::TriggersArgs,
     watch::WatchArgs,
     webhooks::WebhooksCommand,
@@ -82,9 +83,12 @@ enum Command {
     /// Erase everything of a tenant.
     #[command(subcommand)]
     Tenants(TenantsCommand),
-    /// Show, list, retry and cancel deliveries.
+    /// Show, list, retry, cancel and replay deliveries.
     #[command(subcommand)]
     Deliveries(DeliveriesCommand),
+    /// Show, list, follow and stop replays.
+    #[command(subcommand)]
+    Replays(ReplaysCommand),
     /// Create, list and revoke API keys: who may speak to the server.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -170,6 +174,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Tenants(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Keys(command) => command.run(&session()?).await,
+        Command::Replays(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,
         Command::Completions(args) => args.run(Cli::command()),
@@ -395,6 +400,15 @@ mod tests {
                 "postrider listen --secret whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD --status 500 --count 1 --delay 1s",
                 None,
             ),
+            ("postrider deliveries replay --webhook WEBHOOK --state failed,cancelled --event-type A,B --wait", None),
+            ("postrider deliveries replay --webhook WEBHOOK --since 2026-11-22T10:00:00Z --per-second 5", None),
+            ("postrider deliveries replay", Some(MissingRequiredArgument)),
+            ("postrider deliveries replay --webhook WEBHOOK --per-second 0", Some(ValueValidation)),
+            ("postrider deliveries replay --webhook WEBHOOK --since yesterday", Some(ValueValidation)),
+            ("postrider replays list --webhook WEBHOOK --limit 5 --tenant -", None),
+            ("postrider replays cancel rpl_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --pending", None),
+            ("postrider replays get WEBHOOK", Some(ValueValidation)),
+            ("postrider replays watch", Some(MissingRequiredArgument)),
             ("postrider listen --secret nonsense", Some(ValueValidation)),
             ("postrider listen --status 99", Some(ValueValidation)),
             ("postrider listen --status 1000", Some(ValueValidation)),

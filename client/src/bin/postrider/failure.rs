@@ -13,7 +13,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  done
   1  the operation failed, or some of the events were rejected
   2  the command line is wrong, or confirmation is needed and there is no terminal to ask
-  3  there is no such webhook, delivery, event or key, or it is no longer retained
+  3  there is no such webhook, delivery, event, replay or key, or it is no longer retained
   4  the server cannot be reached, is stopping, or did not answer in time
 
 With --output json a failed command also prints one line on standard output:

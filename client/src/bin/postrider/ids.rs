@@ -15,6 +15,11 @@ pub(crate) fn parse_erasure_id(text: &str) -> Result<String, &'static str> {
     parse(text, "ers_").ok_or("must be an erasure's id: ers_ and 32 hexadecimal digits (0-9, a-f)")
 }
 
+/// A replay's id.
+pub(crate) fn parse_replay_id(text: &str) -> Result<String, &'static str> {
+    parse(text, "rpl_").ok_or("must be a replay's id: rpl_ and 32 hexadecimal digits (0-9, a-f)")
+}
+
 /// An API key's id.
 pub(crate) fn parse_key_id(text: &str) -> Result<String, &'static str> {
     parse_digits(text, "key_", 24).ok_or("must be the id of an API key: key_ and 24 hexadecimal digits (0-9, a-f)")

@@ -111,6 +111,9 @@ static RULES: &[Rule] = &[
             one(bytes, |request: v1::WatchDeliveriesRequest| request.tenant)
         })
     },
+    named("/postrider.v1.EventService/EraseEvent", Right::Manage, |bytes| {
+        one(bytes, |request: v1::EraseEventRequest| request.tenant)
+    }),
     named("/postrider.v1.EventService/ExplainEvent", Right::Read, |bytes| {
         Ok(explained(v1::ExplainEventRequest::decode(bytes)?))
     }),
@@ -134,6 +137,30 @@ static RULES: &[Rule] = &[
     of_all("/postrider.v1.KeyService/CreateKey", Right::Operate),
     of_all("/postrider.v1.KeyService/ListKeys", Right::Operate),
     of_all("/postrider.v1.KeyService/RevokeKey", Right::Operate),
+    named("/postrider.v1.ReplayService/CancelReplay", Right::Manage, |bytes| {
+        one(bytes, |request: v1::CancelReplayRequest| request.tenant)
+    }),
+    named("/postrider.v1.ReplayService/GetReplay", Right::Read, |bytes| {
+        one(bytes, |request: v1::GetReplayRequest| request.tenant)
+    }),
+    named("/postrider.v1.ReplayService/ListReplays", Right::Read, |bytes| {
+        one(bytes, |request: v1::ListReplaysRequest| request.tenant)
+    }),
+    named("/postrider.v1.ReplayService/ReplayEvents", Right::Manage, |bytes| {
+        one(bytes, |request: v1::ReplayEventsRequest| request.tenant)
+    }),
+    Rule {
+        streams: true,
+        ..named("/postrider.v1.ReplayService/WatchReplay", Right::Read, |bytes| {
+            one(bytes, |request: v1::WatchReplayRequest| request.tenant)
+        })
+    },
+    named("/postrider.v1.TenantService/EraseTenant", Right::Operate, |bytes| {
+        one(bytes, |request: v1::EraseTenantRequest| request.tenant)
+    }),
+    named("/postrider.v1.TenantService/GetErasure", Right::Read, |bytes| {
+        one(bytes, |request: v1::GetErasureRequest| request.tenant)
+    }),
     named("/postrider.v1.WebhookService/CreateWebhook", Right::Manage, |bytes| {
         one(bytes, |request: v1::CreateWebhookRequest| request.webhook.unwrap_or_default().tenant)
     }),

@@ -14,6 +14,7 @@ mod ordering;
 mod ownership;
 pub(super) mod policy;
 pub(super) mod protection;
+pub(super) mod replay;
 mod request;
 pub(super) mod scope;
 pub(super) mod signature;

@@ -4,6 +4,7 @@ mod convert;
 mod history;
 mod listing;
 mod publish;
+mod replays;
 mod request;
 pub(super) mod services;
 

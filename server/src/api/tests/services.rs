@@ -310,8 +310,8 @@ pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool,
     };
     let retention = Duration::from_hours(720);
     let (target_rules, policy_limits) = (rules().targets, rules().policy);
-    let origin = Origin::default();
-    Config { target_rules, policy_limits, retention, origin, require_auth, grants }.build(deps).await
+    let (origin, heartbeat) = (Origin::default(), WATCH_HEARTBEAT);
+    Config { target_rules, policy_limits, retention, origin, require_auth, grants, heartbeat }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {

@@ -31,7 +31,7 @@ use crate::{
     limits::{COMMIT_EVENT_BYTES_MAX, REQUEST_ID_WINDOW},
     model::{
         delivery::DeliveryState,
-        ids::{DeliveryKey, EventSeq, Position},
+        ids::{DeliveryKey, EventSeq, Position, WebhookNo},
         time::Timestamp,
     },
 };
@@ -315,10 +315,19 @@ pub(super) fn is_live(
         let Some(delivery) = deliveries.get(delivery_row(key))? else { return Ok(false) };
         Ok(DeliveryRecord::decode_from(delivery.value())?.state()? == DeliveryState::Pending)
     };
+    let first = |webhook| DeliveryKey { webhook, event: seq, replay: 0 };
+    let mut keys: Vec<_> = record.targets()?.into_iter().map(first).collect();
+    if shared.has_replayed() {
+        for row in deliveries.range((seq.0, 0, 0)..=(seq.0, u64::MAX, u32::MAX))? {
+            let (_, webhook, replay) = row?.0.value();
+            if replay > 0 {
+                keys.push(DeliveryKey { webhook: WebhookNo(webhook), event: seq, replay });
+            }
+        }
+    }
     let mut live = false;
-    for webhook in record.targets()? {
-        let key = DeliveryKey { webhook, event: seq, replay: 0 };
-        let Some(known) = shared.catalog.webhook(webhook) else { continue };
+    for key in keys {
+        let Some(known) = shared.catalog.webhook(key.webhook) else { continue };
         match &mut over {
             Some(held) if !known.webhook.is_enabled() => {
                 if held.len() >= HELD_ROWS {

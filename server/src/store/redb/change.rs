@@ -3,7 +3,7 @@
 //! Invariant: nothing in memory changes before the commit; a transaction that fails leaves no trace.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Range,
     sync::Arc,
 };
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     model::{
         ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        replay::Replay,
         webhook::Webhook,
     },
     store::{
@@ -64,6 +65,8 @@ pub(super) struct Tables<'txn> {
     pub(super) erasures: Table<'txn, u64, &'static [u8]>,
     pub(super) fingerprints: Table<'txn, [u8; 16], u64>,
     pub(super) scrub: Table<'txn, u64, &'static [u8]>,
+    pub(super) replays: Table<'txn, u32, &'static [u8]>,
+    pub(super) replayed: Table<'txn, (u32, u64), ()>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -100,6 +103,8 @@ impl<'txn> Tables<'txn> {
             erasures: txn.open_table(tables::ERASURES)?,
             fingerprints: txn.open_table(tables::FINGERPRINTS)?,
             scrub: txn.open_table(tables::SCRUB)?,
+            replays: txn.open_table(tables::REPLAYS)?,
+            replayed: txn.open_table(tables::REPLAYED)?,
         })
     }
 }
@@ -143,6 +148,8 @@ pub(super) struct Change<'a> {
     /// As committed.
     pub(super) drops: &'a Drops,
     pub(super) drops_changed: Vec<(u64, Option<Drop>)>,
+    /// Replays as this transaction leaves them; `None`: forgotten.
+    pub(super) replays: BTreeMap<u32, Option<Replay>>,
     /// Webhooks some of whose deliveries were cancelled.
     pub(super) cancelled: Vec<WebhookNo>,
     /// A delivery that had ended is pending again.
@@ -189,6 +196,7 @@ impl<'a> Change<'a> {
             releases: Vec::new(),
             drops,
             drops_changed: Vec::new(),
+            replays: BTreeMap::new(),
             cancelled: Vec::new(),
             revived: false,
             erasures: Vec::new(),
@@ -221,6 +229,7 @@ impl<'a> Change<'a> {
             tables.ready.insert(row, accept_time)?;
         }
         self.flush_counts(tables)?;
+        self.flush_replays(tables)?;
         let written = self.flush_chunks(tables)?;
         self.counters.last_commit = now;
         tables.meta.insert(meta::COUNTERS, self.counters.encode_to_vec().as_slice())?;

@@ -4,7 +4,7 @@
 //! slices, one a commit, between everything else.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Range,
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -24,11 +24,15 @@ use super::{
 };
 use crate::{
     metrics::CommitSize,
-    model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+    model::{
+        ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        replay::Replay,
+    },
     store::{
         erase::Erased,
         keyring::KeyStep,
         repair::Repaired,
+        replays::ReplayAnswer,
         types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
     },
 };
@@ -62,6 +66,7 @@ enum Answered {
     Config(Answer<ConfigAnswer>, ConfigAnswer),
     Repaired(Answer<Repaired>, Repaired),
     Erased(Answer<Erased>, Erased),
+    Replay(Answer<ReplayAnswer>, ReplayAnswer),
     Published(Answer<Vec<Published>>, Vec<Published>),
     Upkeep(Answer<()>),
 }
@@ -78,6 +83,7 @@ impl Answered {
             Self::Config(answer, config) => drop(answer.send(Ok(config))),
             Self::Repaired(answer, repaired) => drop(answer.send(Ok(repaired))),
             Self::Erased(answer, erased) => drop(answer.send(Ok(erased))),
+            Self::Replay(answer, replayed) => drop(answer.send(Ok(replayed))),
             Self::Published(answer, published) => drop(answer.send(Ok(published))),
             Self::Upkeep(answer) => drop(answer.send(Ok(()))),
         }
@@ -99,6 +105,7 @@ struct Effects {
     cancels_done: usize,
     releases: Vec<(u64, bool)>,
     drops_changed: Vec<(u64, Option<Drop>)>,
+    replays: BTreeMap<u32, Option<Replay>>,
     cancelled: Vec<WebhookNo>,
     revived: bool,
     erasures: Vec<(u64, Option<Job>)>,
@@ -242,6 +249,9 @@ impl Committer {
             }
         }
         shared.erasing.committed(effects.erasures, effects.swept);
+        if !effects.replays.is_empty() {
+            shared.replays.put(effects.replays);
+        }
         if effects.revived {
             shared.revivals.fetch_add(1, Ordering::AcqRel);
         }
@@ -317,6 +327,10 @@ impl Change<'_> {
                 let repaired = self.repair(tables, repair)?;
                 Ok(Answered::Repaired(answer, repaired))
             }
+            Urgent::Replay { change, answer } => {
+                let replayed = self.replay(tables, change)?;
+                Ok(Answered::Replay(answer, replayed))
+            }
         }
     }
 }
@@ -337,6 +351,7 @@ impl Effects {
             cancels_done: change.cancels_done,
             releases: change.releases,
             drops_changed: change.drops_changed,
+            replays: change.replays,
             cancelled: change.cancelled,
             revived: change.revived,
             erasures: change.erasures,

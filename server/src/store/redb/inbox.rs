@@ -22,6 +22,7 @@ use crate::{
         StoreError,
         erase::Erased,
         repair::{Repair, Repaired},
+        replays::{ReplayAnswer, ReplayChange},
         types::{ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Owner, Publish, Published},
     },
 };
@@ -46,6 +47,7 @@ pub(super) enum Urgent {
     Config { change: ConfigChange, answer: Answer<ConfigAnswer> },
     Repair { repair: Repair, answer: Answer<Repaired> },
     Erase { decision: Decision, answer: Answer<Erased> },
+    Replay { change: ReplayChange, answer: Answer<ReplayAnswer> },
 }
 
 /// Events to store.
@@ -224,6 +226,7 @@ impl Waiting {
                 }
                 Urgent::Config { .. } | Urgent::Erase { .. } => config = true,
                 Urgent::Repair { repair, .. } => outcomes += repair.named(),
+                Urgent::Replay { change, .. } => outcomes += change.deliveries(),
             }
             work.urgent.push(item);
         }

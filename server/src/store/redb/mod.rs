@@ -37,6 +37,8 @@ mod publish;
 mod reads;
 mod records;
 mod repair;
+mod replay;
+mod replayable;
 mod report;
 mod rotation;
 mod segments;
@@ -72,7 +74,8 @@ use self::{
 use super::{
     Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
     Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner,
-    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+    Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store,
+    StoreError,
 };
 use crate::{
     clock::Clock,
@@ -83,6 +86,7 @@ use crate::{
         event::StoredEvent,
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        replay::Replay,
         seal::Sealer,
         time::Timestamp,
     },
@@ -322,6 +326,23 @@ impl Store for RedbStore {
     async fn erasure(&self, tenant: &Tenant, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
         let tenant = tenant.clone();
         self.read_for_caller(move |shared| erase::find(shared, &tenant, id).map_err(StoreError::from)).await
+    }
+
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        if self.shared.space.is_short() && matches!(change, ReplayChange::Start { .. } | ReplayChange::Step(_)) {
+            return Err(StoreError::Full);
+        }
+        self.shared.inbox.urgent(|answer| Urgent::Replay { change, answer }).await
+    }
+
+    async fn replayable(&self, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, StoreError> {
+        let replay = replay.clone();
+        self.read_for_caller(move |shared| replayable::page(shared, &replay, from, limit).map_err(StoreError::from))
+            .await
+    }
+
+    fn replays(&self) -> &Replays {
+        &self.shared.replays
     }
 
     async fn answered(

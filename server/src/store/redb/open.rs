@@ -23,7 +23,8 @@ use super::{
     key_source::{KeyError, KeySource},
     reads,
     records::{
-        ApiKeyRecord, Corrupt, CountersRecord, DropRecord, EventTypeRecord, KeysRecord, SegmentRecord, WebhookRecord,
+        ApiKeyRecord, Corrupt, CountersRecord, DropRecord, EventTypeRecord, KeysRecord, ReplayRecord, SegmentRecord,
+        WebhookRecord,
     },
     segments::Segments,
     shared::{FanOut, Opened, Shared},
@@ -303,6 +304,11 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     for no in existing {
         shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
     }
+    let mut replays = Vec::new();
+    for row in txn.open_table(tables::REPLAYS)?.iter()? {
+        replays.push(ReplayRecord::decode_from(row?.1.value())?.replay()?);
+    }
+    shared.replays.load(replays);
     let cancels = txn.open_table(tables::CANCELS)?;
     let mut drops = Drops::new();
     for row in txn.open_table(tables::DROPS)?.iter()? {

@@ -116,6 +116,9 @@ impl Change<'_> {
             tables.scheduled.insert((webhook, due.micros(), key.event.0, key.replay), attempts.to_bits())?;
         } else {
             self.count_end(webhook, outcome.state, outcome.time);
+            if key.replay > 0 {
+                self.replayed_ended(tables, key, outcome.state)?;
+            }
         }
         if head_rule.is_some_and(|rule| rule.lets_go(outcome.state, outcome.attempt)) {
             self.pass_on(tables, lane_row(key))?;

@@ -85,6 +85,9 @@ impl Change<'_> {
             self.keep_event(tables, key.event, &event)?;
             self.count(webhook, 1, Standing::At(record.state()?), Standing::At(DeliveryState::Pending));
             self.revived = true;
+            if replay > 0 {
+                self.replayed_revived(tables, key, record.state()?)?;
+            }
             Attempts::new(record.attempts, Some(record.attempts))
         };
         let record = record.retried(attempts, time);
@@ -103,7 +106,12 @@ impl Change<'_> {
     }
 
     /// Sees to it that an event outlives its segment.
-    fn keep_event(&self, tables: &mut Tables<'_>, seq: EventSeq, event: &EventRecord) -> Result<(), EngineError> {
+    pub(super) fn keep_event(
+        &self,
+        tables: &mut Tables<'_>,
+        seq: EventSeq,
+        event: &EventRecord,
+    ) -> Result<(), EngineError> {
         if seq.0 >= self.counters.hot_events_from || tables.rescued.get(seq.0)?.is_some() {
             return Ok(());
         }
@@ -144,7 +152,7 @@ impl Change<'_> {
         Ok(cancelled)
     }
 
-    fn cancel_named_of(
+    pub(super) fn cancel_named_of(
         &mut self,
         tables: &mut Tables<'_>,
         no: WebhookNo,

@@ -41,6 +41,7 @@ use crate::{
     },
     store::{
         catalog::Catalog,
+        replays::Replays,
         types::{AsOf, Owner},
     },
 };
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) clock: Clock,
     pub(super) catalog: Catalog,
+    pub(super) replays: Replays,
     pub(super) sealer: Sealer,
     pub(super) keyring: Keyring,
     pub(super) owner: Owner,
@@ -144,6 +146,7 @@ impl Shared {
             dir: opened.dir,
             clock,
             catalog: Catalog::default(),
+            replays: Replays::default(),
             sealer: opened.sealer,
             keyring: opened.keyring,
             owner: opened.owner,

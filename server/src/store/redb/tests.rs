@@ -66,7 +66,11 @@ pub(super) async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published
     publish_at(store, id, Timestamp::UNIX_EPOCH).await
 }
 
-async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Result<Vec<Published>, StoreError> {
+pub(super) async fn publish_at(
+    store: &RedbStore,
+    id: &str,
+    accept_time: Timestamp,
+) -> Result<Vec<Published>, StoreError> {
     publish_all(store, vec![event(id)], accept_time).await
 }
 

@@ -14,6 +14,7 @@ mod operational;
 mod ownership;
 mod policy;
 mod protection;
+mod replay;
 mod request;
 mod segment;
 mod signing;
@@ -28,6 +29,7 @@ pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use event_type::EventTypeRecord;
 pub(super) use keys::KeysRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
+pub(super) use replay::ReplayRecord;
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
 pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
 

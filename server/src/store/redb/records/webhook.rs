@@ -10,6 +10,7 @@ use super::{
     ownership::OwnershipRecord,
     policy,
     protection::ProtectionRecord,
+    replay::ReplayRecord,
     request::RequestShapeRecord,
     signing::SignatureRecord,
 };
@@ -295,6 +296,9 @@ pub(in super::super) struct RequestRecord {
     /// Hash of the request, 16 bytes little-endian, encrypted: it is over what is secret, too, and a password may be guessed.
     #[prost(bytes = "vec", tag = "4")]
     hash: Vec<u8>,
+    /// The replay that was started, as it was then.
+    #[prost(message, optional, tag = "30")]
+    replay: Option<ReplayRecord>,
 }
 
 /// The hash of a request, in errors and in what is authenticated.
@@ -307,7 +311,24 @@ impl RequestRecord {
             time: time.micros(),
             webhook: Some(WebhookRecord::new(webhook, 0, vault)),
             hash: drawer.put(REQUEST_HASH, &hash.to_le_bytes()),
+            replay: None,
         }
+    }
+
+    /// One that started a replay: nothing in it is secret, and its hash lies open.
+    pub(in super::super) fn of_replay(hash: u128, time: Timestamp, replay: &Replay) -> Self {
+        Self {
+            time: time.micros(),
+            webhook: None,
+            hash: hash.to_le_bytes().to_vec(),
+            replay: Some(ReplayRecord::new(replay)),
+        }
+    }
+
+    /// The replay that a request with this hash started; `None` if it was another request.
+    pub(in super::super) fn replay(self, hash: u128) -> Result<Option<Replay>, Corrupt> {
+        let replay = self.replay.filter(|_| self.hash == hash.to_le_bytes());
+        replay.map(ReplayRecord::replay).transpose()
     }
 
     /// What a request with this hash created; `None` if it was another request.
