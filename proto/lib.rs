@@ -133,8 +133,6 @@ pub mod error_info {
     pub const REPLAY_NOT_FOUND: &str = "REPLAY_NOT_FOUND";
     /// As many replays are running as may be.
     pub const TOO_MANY_REPLAYS: &str = "TOO_MANY_REPLAYS";
-    /// What was asked for is from before what is retained.
-    pub const EXPIRED: &str = "EXPIRED";
     /// The webhook's pending deliveries are just being cancelled.
     pub const CANCELLING: &str = "CANCELLING";
     /// The etag is not the present one.

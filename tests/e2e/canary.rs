@@ -13,9 +13,10 @@ use postrider_proto::{
     v1::{
         Authorization, BasicCredentials, BearerToken, CreateEventTypeRequest, CreateWebhookRequest, DeliveryState,
         EraseTenantRequest, Event, EventType, ExplainEventRequest, GetDeliveryRequest, GetErasureRequest,
-        GetEventRequest, GetWebhookRequest, ListDeliveriesRequest, ListEventTypesRequest, ListKeysRequest,
-        ListWebhooksRequest, RetryDeliveryRequest, RotateSecretRequest, SendTestEventRequest, Signature,
-        SignatureScheme, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, authorization::Scheme, event::Payload,
+        GetEventRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest, ListEventTypesRequest,
+        ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest, RetryDeliveryRequest,
+        RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, UpdateWebhookRequest,
+        WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme, event::Payload,
         explain_event_request::Subject, watch_deliveries_request::Start,
     },
 };
@@ -139,7 +140,8 @@ async fn create(client: &Client, webhook: Webhook, signing_secret: String, reque
 /// Replies of everything that reads or changes something, by the name of the call.
 async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (id, tenant) = (webhook.id(), String::new());
-    let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut keys, mut tenants } = client.clone();
+    let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut replays, mut keys, mut tenants } =
+        client.clone();
     let mut replies = Vec::new();
     macro_rules! ask {
         ($client:ident.$method:ident($name:literal, $request:expr)) => {
@@ -167,6 +169,19 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(deliveries.list_deliveries("ListDeliveries", ListDeliveriesRequest::default()));
     ask!(deliveries.retry_delivery("RetryDelivery", RetryDeliveryRequest { tenant, id: delivery_id.into() }));
     ask!(keys.list_keys("ListKeys", ListKeysRequest::default()));
+    // Of what was delivered to another one: nothing more is sent.
+    let request = ReplayEventsRequest {
+        webhook_id: id,
+        states: vec![DeliveryState::Cancelled.into()],
+        ..ReplayEventsRequest::default()
+    };
+    let replay = replays.replay_events(request).await.expect("it begins").into_inner().replay.expect("one began").id;
+    ask!(replays.get_replay("GetReplay", GetReplayRequest { id: replay.clone(), ..GetReplayRequest::default() }));
+    ask!(replays.list_replays("ListReplays", ListReplaysRequest::default()));
+    let request = WatchReplayRequest { id: replay, ..WatchReplayRequest::default() };
+    let mut watch = replays.watch_replay(request).await.expect("it is watched").into_inner();
+    let shown = watch.message().await.expect("it goes on").expect("it says how it stands");
+    replies.push(("WatchReplay", shown.encode_to_vec()));
     let request = WatchDeliveriesRequest {
         start: Some(Start::FromBeginning(true)),
         operational_events: true,

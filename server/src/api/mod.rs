@@ -135,7 +135,7 @@ impl Config {
         let replays = ReplayService {
             store: store.clone(),
             clock,
-            retention: self.retention,
+            history: history.clone(),
             heartbeat: self.heartbeat,
             stop: stop.clone(),
         };

@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::{
     convert::replay::{self, replay_key, reply},
+    history::History,
     page::{self, Scope},
     refuse_if,
     status::{Failure, Violations},
@@ -32,8 +33,7 @@ use crate::{
 pub(super) struct ReplayService {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Clock,
-    /// How long events are kept.
-    pub(super) retention: Duration,
+    pub(super) history: History,
     /// How long a stream may be silent.
     pub(super) heartbeat: Duration,
     pub(super) stop: CancellationToken,
@@ -49,7 +49,7 @@ impl v1::replay_service_server::ReplayService for ReplayService {
     ) -> Result<Response<v1::ReplayEventsResponse>, Status> {
         refuse_if(&self.stop)?;
         let time = self.clock.now();
-        let (spec, request) = replay::start(request.get_ref(), self.store.catalog(), time, self.retention)?;
+        let (spec, request) = replay::start(request.get_ref(), self.store.catalog(), time, self.history.oldest_time())?;
         let answer = self.store.replay(ReplayChange::Start { spec, request, time }).await.map_err(Failure::from)?;
         let replay = changed(answer)?;
         info!(replay.id = %replay.id, webhook.id = %replay.spec.webhook_id, tenant = %replay.spec.tenant, "started a replay");

@@ -159,11 +159,6 @@ impl Failure {
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_REPLAYS, message).retry_after(BACKLOG_RETRY)
     }
 
-    /// Nothing of the time that was asked for is retained any more.
-    pub(super) fn expired() -> Self {
-        Self::new(Code::OutOfRange, reason::EXPIRED, "what was accepted before end_time is no longer retained")
-    }
-
     /// The caller's etag is not the present one.
     pub(super) fn etag_mismatch() -> Self {
         Self::new(

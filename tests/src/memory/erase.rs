@@ -104,6 +104,11 @@ impl Image {
             self.event_types.remove(&key);
             effects.event_types.push(EventTypeStep::Removed(key));
         }
+        let replays = self.replays.values().filter(|replay| replay.spec.tenant == *tenant).map(|replay| replay.no);
+        for no in replays.collect::<Vec<_>>() {
+            self.replays.remove(&no);
+            effects.replays.insert(no, None);
+        }
         self.hollow(|entry| match entry {
             LogEntry::Outcome(outcome) => outcome.tenant == *tenant,
             LogEntry::Operational(it) => it.tenant == *tenant,

@@ -10,7 +10,7 @@ use postrider_server::{
         replay::{Replay, ReplaySpec, ReplayState, ReplayStep, StoppedBy},
         time::Timestamp,
     },
-    store::{ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey},
+    store::{CancelReason, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey},
 };
 
 use super::image::{Effects, Image, Made, Request, Row, rows_of};
@@ -127,7 +127,7 @@ impl Image {
         let pending = self.deliveries.range(rows_of(webhook)).filter(|(_, row)| !row.state.is_final());
         let keys: Vec<_> = pending.map(|(key, _)| *key).filter(|key| key.replay == no).collect();
         let some = &keys[..keys.len().min(REPLAY_CANCEL_DELIVERIES_MAX)];
-        self.cancel_named(some, time, effects);
+        self.cancel_named(some, CancelReason::Requested, time, effects);
         self.put_replay(no, effects, |known| Replay { drops: some.len() < keys.len(), ..known });
     }
 

@@ -1,7 +1,5 @@
 //! Contract ⇄ model for replays.
 
-use std::time::Duration;
-
 use postrider_proto::v1;
 use prost::Message as _;
 use twox_hash::XxHash3_128;
@@ -24,7 +22,7 @@ pub(in crate::api) fn start(
     request: &v1::ReplayEventsRequest,
     catalog: &Catalog,
     now: Timestamp,
-    retention: Duration,
+    oldest: Timestamp,
 ) -> Result<(ReplaySpec, Option<RequestKey>), Failure> {
     let mut violations = Violations::default();
     let tenant = tenant(&mut violations, "tenant", &request.tenant);
@@ -56,8 +54,8 @@ pub(in crate::api) fn start(
 
     let (tenant, webhook_id) = (tenant.expect("no violations"), webhook_id.expect("no violations"));
     let known = catalog.find(&tenant, webhook_id).ok_or_else(Failure::webhook_not_found)?;
-    if asked_end.is_some_and(|end| end + retention <= now) {
-        return Err(Failure::expired());
+    if asked_end.is_some_and(|end| end <= oldest) {
+        return Err(Failure::expired(oldest));
     }
     let webhook = known.webhook.no;
     let guard = (!request.request_id.is_empty())
@@ -160,7 +158,7 @@ mod tests {
     };
 
     const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
-    const RETENTION: Duration = Duration::from_hours(24);
+    const OLDEST: Timestamp = Timestamp::from_micros(NOW.micros() - 24 * 3_600_000_000);
 
     fn catalog() -> (Catalog, String) {
         let spec = WebhookSpec {
@@ -185,7 +183,7 @@ mod tests {
         let (catalog, webhook_id) = catalog();
         let good = v1::ReplayEventsRequest { webhook_id, ..v1::ReplayEventsRequest::default() };
         let check = |request: v1::ReplayEventsRequest, code: Code, why: &str, fields: &[&str]| {
-            let status = start(&request, &catalog, NOW, RETENTION).expect_err("refused").into_status();
+            let status = start(&request, &catalog, NOW, OLDEST).expect_err("refused").into_status();
             let details = status.get_error_details();
             assert_eq!((status.code(), &details.error_info().unwrap().reason[..]), (code, why), "{status}");
             let named: Option<Vec<_>> =
@@ -222,18 +220,18 @@ mod tests {
     fn what_is_left_open_is_filled_in() {
         let (catalog, webhook_id) = catalog();
         let good = v1::ReplayEventsRequest { webhook_id, ..v1::ReplayEventsRequest::default() };
-        let (spec, guard) = start(&good, &catalog, NOW, RETENTION).unwrap();
+        let (spec, guard) = start(&good, &catalog, NOW, OLDEST).unwrap();
         assert_eq!((spec.start, spec.end, spec.per_second), (None, NOW, REPLAY_PER_SECOND_DEFAULT));
         assert_eq!((spec.webhook, guard.is_none()), (WebhookNo(7), true));
         let late = v1::ReplayEventsRequest { end_time: ago(-5), start_time: ago(100), per_second: 7, ..good.clone() };
-        let (spec, _) = start(&late, &catalog, NOW, RETENTION).unwrap();
+        let (spec, _) = start(&late, &catalog, NOW, OLDEST).unwrap();
         assert_eq!((spec.end, spec.per_second), (NOW, 7), "never what comes after the call");
         assert_eq!(time(spec.start.unwrap()), ago(100).unwrap(), "some of it is retained");
 
         let hash = |request: v1::ReplayEventsRequest, later: i64| {
             let request = v1::ReplayEventsRequest { request_id: "r".into(), ..request };
             let now = Timestamp::from_micros(NOW.micros() + later);
-            start(&request, &catalog, now, RETENTION).unwrap().1.unwrap().hash
+            start(&request, &catalog, now, OLDEST).unwrap().1.unwrap().hash
         };
         assert_eq!(hash(good.clone(), 0), hash(good.clone(), 5), "whenever it is repeated");
         let other = v1::ReplayEventsRequest { per_second: 5, ..good.clone() };

@@ -9,7 +9,7 @@ use v1::replay_service_server::ReplayService as _;
 
 use super::{stop, told};
 use crate::{
-    api::replays::ReplayService,
+    api::{history::History, replays::ReplayService},
     clock::Clock,
     limits::{REPLAY_WATCH_INTERVAL, WATCH_HEARTBEAT},
     model::{
@@ -21,8 +21,9 @@ use crate::{
 };
 
 fn service(store: &Arc<FakeStore>, stop: CancellationToken) -> ReplayService {
-    let retention = Duration::from_hours(24);
-    ReplayService { store: store.clone(), clock: Clock::start(), retention, heartbeat: WATCH_HEARTBEAT, stop }
+    let clock = Clock::start();
+    let history = History { store: store.clone(), clock, retention: Duration::from_hours(24) };
+    ReplayService { store: store.clone(), clock, history, heartbeat: WATCH_HEARTBEAT, stop }
 }
 
 fn replay(store: &FakeStore, no: u32) -> Replay {

@@ -31,14 +31,14 @@ use crate::{
     limits::REPLAY_CANCEL_DELIVERIES_MAX,
     model::{
         delivery::DeliveryState,
-        ids::{DeliveryKey, EventSeq, ReplayId, WebhookNo},
+        ids::{DeliveryKey, EventSeq, ReplayId, Tenant, WebhookNo},
         replay::{Replay, ReplaySpec, ReplayState, ReplayStep, StoppedBy},
         time::Timestamp,
         webhook::Webhook,
     },
     store::{
         replays::{ReplayAnswer, ReplayChange},
-        types::RequestKey,
+        types::{CancelReason, RequestKey},
     },
 };
 
@@ -224,7 +224,7 @@ impl Change<'_> {
         let rows = tables.replayed.range((no, 0)..=(no, u64::MAX))?.take(REPLAY_CANCEL_DELIVERIES_MAX);
         let key = |event| DeliveryKey { webhook, event: EventSeq(event), replay: no };
         let keys: Vec<_> = rows.map(|row| row.map(|(row, _)| key(row.value().1))).collect::<Result<_, _>>()?;
-        let cancelled = self.cancel_named_of(tables, webhook, &keys, time)?;
+        let cancelled = self.cancel_named_of(tables, webhook, &keys, CancelReason::Requested, time)?;
         if let Some(replay) = self.replay_mut(no) {
             // Those that cannot be named are being cancelled with the webhook's others.
             replay.drops = keys.len() == REPLAY_CANCEL_DELIVERIES_MAX && cancelled > 0;
@@ -242,6 +242,14 @@ impl Change<'_> {
                 replay.drops = false;
             }
         }
+    }
+
+    /// Forgets up to `most` of a tenant's replays, all of whose webhooks are deleted; returns how many.
+    pub(super) fn forget_replays(&mut self, tenant: &Tenant, most: usize) -> usize {
+        let replays = self.shared.replays.list(Some(tenant), None, None, most);
+        let known: Vec<u32> = replays.iter().map(|replay| replay.no).collect();
+        self.replays.extend(known.iter().map(|no| (*no, None)));
+        known.len()
     }
 
     /// A replayed delivery has ended.

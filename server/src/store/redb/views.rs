@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use ::redb::ReadTransaction;
+
 use super::{
     by_webhook,
     drops::drop_of,

@@ -283,6 +283,7 @@ impl Change<'_> {
         }
         if event_types::forget_tenant(tables, &job.tenant, SLICE_ROWS)? > 0
             || forget_requests(tables, &job.tenant, SLICE_ROWS)? > 0
+            || self.forget_replays(&job.tenant, SLICE_ROWS) > 0
         {
             return Ok(job.stage);
         }

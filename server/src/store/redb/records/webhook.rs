@@ -18,6 +18,7 @@ use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
     ordering::{HeadRule, Ordering},
     protection::Protection,
+    replay::Replay,
     request::RequestShape,
     scope::{LabelFilter, PayloadFilter, Scope},
     signing::Scheme,
