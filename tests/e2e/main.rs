@@ -9,6 +9,7 @@ mod directory;
 mod disk_full;
 mod fan_out;
 mod grpcurl;
+mod life;
 mod listing;
 mod main_job;
 mod operational;

@@ -29,11 +29,11 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
-    pub(crate) fn start(python: &Path, script: &str) -> Self {
+    pub(crate) fn start(program: &Path, script: &str) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("receivers").join(script);
-        let mut command = Command::new(python);
+        let mut command = Command::new(program);
         command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python starts");
+        let mut child = command.spawn().expect("the receiver starts");
         let input = child.stdin.take().expect("stdin is a pipe");
         let output = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         let (sender, lines) = mpsc::channel(1024);
@@ -53,6 +53,11 @@ impl Verifier {
         serde_json::from_str(&line).expect("the receiver prints JSON")
     }
 
+    /// Gives it a line to read.
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("the receiver reads");
+    }
+
     /// Makes the reference verifier accept at `path` what is signed with `secret`.
     pub(crate) async fn trust(&mut self, path: &str, secret: &str) {
         self.trust_as(path, "standard", secret, "webhook-signature").await;
@@ -60,7 +65,7 @@ impl Verifier {
 
     /// Makes the verifier of this kind accept at `path` what `key` says is right, looking for signatures in `header`.
     pub(crate) async fn trust_as(&mut self, path: &str, kind: &str, key: &str, header: &str) {
-        writeln!(self.input, "{path} {kind} {key} {header}").expect("the receiver reads");
+        self.say(&format!("{path} {kind} {key} {header}"));
         assert_eq!(self.line().await["known"], true);
     }
 }

@@ -77,6 +77,19 @@ pub fn python_with_prometheus_client() -> Option<PathBuf> {
     present_or_skip(works.then_some(program), "python3 with prometheus_client", hint)
 }
 
+/// A Node with the npm package `standardwebhooks`: `POSTRIDER_NODE`, or `node` in the path; `NODE_PATH` says where its packages are.
+///
+/// `None`, with a line that says so, when there is none.
+///
+/// # Panics
+/// When there is none and `CI_TOOLS=required` is set.
+pub fn node_with_standardwebhooks() -> Option<PathBuf> {
+    let program = PathBuf::from(setting("POSTRIDER_NODE").unwrap_or_else(|| "node".to_owned()));
+    let works = succeeds(&program, &["-e", "require('standardwebhooks')"]);
+    let hint = "set POSTRIDER_NODE, and NODE_PATH to where npm has installed standardwebhooks";
+    present_or_skip(works.then_some(program), "node with standardwebhooks", hint)
+}
+
 fn succeeds(program: &Path, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
