@@ -54,6 +54,10 @@ pub mod error_info {
     pub const EVENT_NOT_FOUND: &str = "EVENT_NOT_FOUND";
     /// The URL points at something this server may not call.
     pub const URL_NOT_ALLOWED: &str = "URL_NOT_ALLOWED";
+    /// The receiver did not consent to what would be sent to it.
+    pub const OWNERSHIP_NOT_CONFIRMED: &str = "OWNERSHIP_NOT_CONFIRMED";
+    /// As many receivers are being asked for their consent as may be.
+    pub const TOO_MANY_HANDSHAKES: &str = "TOO_MANY_HANDSHAKES";
     /// The page token is malformed or belongs to another request.
     pub const INVALID_PAGE_TOKEN: &str = "INVALID_PAGE_TOKEN";
     /// The cursor is malformed or belongs to another store.

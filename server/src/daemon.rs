@@ -1,6 +1,6 @@
 //! The composition root: the only place that sees every part. Channels are made here, and all of them are bounded.
 
-use std::{io, net::SocketAddr, slice, sync::Arc};
+use std::{io, net::SocketAddr, num::NonZeroU32, slice, sync::Arc};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -16,7 +16,11 @@ use crate::{
     flow::{Gates, Job, News},
     limits::STALLED_AFTER,
     metrics::{Metrics, Queues},
-    model::{delivery::AttemptResult, target::Target},
+    model::{
+        delivery::AttemptResult,
+        ownership::{Question, Refusal},
+        target::Target,
+    },
     ops::{self, Ops},
     shutdown::{Levers, Overdue},
     store::{
@@ -85,6 +89,7 @@ impl Daemon {
         let counted = metrics.deliver.clone();
         let deliver::Deliver { jobs, trials } =
             config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
+        let trials = Arc::new(trials);
         let queues = queues.with_channels("jobs", &jobs);
         let dispatch = config.dispatch.clone().build(dispatch::Deps {
             store: store.clone(),
@@ -103,6 +108,7 @@ impl Daemon {
             target_rules: config.targets.clone(),
             policy_limits: config.policy_limits,
             retention: config.store.retention,
+            origin: config.origin.clone(),
         };
         let api = limits.build(api::Deps {
             store: store.clone(),
@@ -111,7 +117,8 @@ impl Daemon {
             gates: gates.clone(),
             clock,
             names: Arc::new(config.deliver.names()),
-            trial: Arc::new(trials),
+            trial: trials.clone(),
+            handshake: trials,
             stop: calls.clone(),
             stop_watching: watches.clone(),
         });
@@ -199,6 +206,13 @@ impl api::NameJudge for deliver::Names {
 impl api::Trial for deliver::Trials {
     async fn attempt(&self, job: Job) -> Option<AttemptResult> {
         deliver::Trials::attempt(self, job).await
+    }
+}
+
+#[async_trait]
+impl api::Handshake for deliver::Trials {
+    async fn ask(&self, question: Question) -> Option<Result<Option<NonZeroU32>, Refusal>> {
+        deliver::Trials::ask(self, question).await
     }
 }
 

@@ -36,6 +36,10 @@ pub const SECRET_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
 pub const PREVIOUS_KEYS_MAX: usize = 10;
 /// Longest that a replaced secret may sign along.
 pub const SECRET_OVERLAP_MAX: Duration = Duration::from_hours(7 * 24);
+/// Longest name of the sender to its receivers, as DNS has it.
+pub const ORIGIN_BYTES_MAX: usize = 253;
+/// Longest part of it between dots, as DNS has it.
+pub const ORIGIN_LABEL_BYTES_MAX: usize = 63;
 /// Longest webhook description.
 pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Most event types one webhook may name, and most a filter may.
@@ -174,6 +178,8 @@ pub const DELIVERY_ATTEMPTS_LISTED_MAX: usize = 1_000;
 pub const CALL_DELIVERIES_MAX: usize = 250;
 /// Most test events on their way at a time; one more is refused.
 pub const TRIALS_MAX: usize = 16;
+/// Most receivers that are asked at a time whether they want to be sent something; one more is refused.
+pub const HANDSHAKES_MAX: usize = 64;
 /// Shortest time that an attempt may be allowed to take.
 pub const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longest an attempt may be allowed to take.

@@ -15,6 +15,7 @@ mod main_job;
 mod operational;
 mod ops;
 mod ordered;
+mod ownership;
 mod policy;
 mod protection;
 mod publish_stream;

@@ -8,6 +8,7 @@ mod deliveries;
 mod event_types;
 mod events;
 mod explain;
+mod handshake;
 mod health;
 mod json;
 mod page;
@@ -30,17 +31,20 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
-pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
+pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use self::{
     convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    status::Failure, webhooks::WebhookService,
+    handshake::Asker, status::Failure, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
     clock::Clock,
     flow::Gates,
     limits::GRPC_MESSAGE_BYTES_MAX,
-    model::target::{Target, TargetRules},
+    model::{
+        ownership::Origin,
+        target::{Target, TargetRules},
+    },
     store::Store,
     watch::Watch,
 };
@@ -54,6 +58,8 @@ pub struct Config {
     pub policy_limits: PolicyLimits,
     /// How long events are kept.
     pub retention: Duration,
+    /// Our name to receivers that are asked for their consent.
+    pub origin: Origin,
 }
 
 /// Judges host names when a webhook is created.
@@ -80,6 +86,8 @@ pub struct Deps {
     pub names: Arc<dyn NameJudge>,
     /// Sends test events.
     pub trial: Arc<dyn Trial>,
+    /// Asks receivers for their consent.
+    pub handshake: Arc<dyn Handshake>,
     /// Fires when calls are no longer taken and publish streams are to wind up.
     pub stop: CancellationToken,
     /// Fires when the last outcome is committed and watch streams are to end.
@@ -97,9 +105,11 @@ pub struct Api {
 impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
-        let Deps { store, accept, watch, gates, clock, names, trial, stop, stop_watching } = deps;
+        let Deps { store, accept, watch, gates, clock, names, trial, handshake, stop, stop_watching } = deps;
+        let asker = Asker { handshake, origin: self.origin, clock };
         let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
-        let webhooks = WebhookService { store: store.clone(), gates, clock, rules, names, trial, stop: stop.clone() };
+        let (kept, stops) = (store.clone(), stop.clone());
+        let webhooks = WebhookService { store: kept, gates, clock, rules, names, trial, asker, stop: stops };
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let (retention, stops) = (self.retention, stop.clone());
         let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };

@@ -176,6 +176,18 @@ impl Failure {
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_TRIALS, message).retry_after(UNAVAILABLE_RETRY)
     }
 
+    /// As many receivers are being asked for their consent as may be.
+    pub(super) fn too_many_handshakes() -> Self {
+        let message = "as many receivers are being asked for their consent as may be; try again when one has answered";
+        Self::new(Code::ResourceExhausted, reason::TOO_MANY_HANDSHAKES, message).retry_after(UNAVAILABLE_RETRY)
+    }
+
+    /// The receiver did not consent.
+    pub(super) fn ownership_not_confirmed(why: impl fmt::Display) -> Self {
+        let named = Self::field(reason::OWNERSHIP_NOT_CONFIRMED, "webhook.url", why);
+        Self { code: Code::FailedPrecondition, ..named }
+    }
+
     /// The store answered something that does not belong to the question.
     pub(super) fn store_confused() -> Self {
         Self::new(Code::Internal, reason::STORE_UNAVAILABLE, "the store gave an answer that makes no sense")

@@ -18,6 +18,7 @@ use super::{
         update::{Update, update},
         webhook,
     },
+    handshake::Asker,
     page::{self, Scope},
     refuse_if,
     status::{Failure, Violations},
@@ -29,11 +30,12 @@ use crate::{
     limits::{NAME_JUDGED_WITHIN, PAGE_BYTES, PAGE_SIZE_DEFAULT},
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
+        ownership::{Consent, Ownership, is_to_be_asked},
         signing::Key,
         target::Target,
-        webhook::Webhook,
+        webhook::{Settings, Webhook, WebhookSpec},
     },
-    store::{ConfigAnswer, ConfigChange, Registered, Store},
+    store::{ConfigAnswer, ConfigChange, Registered, RequestKey, Store},
 };
 
 /// How often an update that wants the webhook as it is looks again when it has changed meanwhile.
@@ -47,6 +49,7 @@ pub(super) struct WebhookService {
     pub(super) rules: webhook::Rules,
     pub(super) names: Arc<dyn NameJudge>,
     pub(super) trial: Arc<dyn Trial>,
+    pub(super) asker: Asker,
     pub(super) stop: CancellationToken,
 }
 
@@ -62,11 +65,14 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
             Ok((spec, key, guard)) => self.judge(&spec.settings.target).await.map(|()| (spec, key, guard)),
             Err(failure) => Err(failure),
         };
-        let (spec, key, request) = match checked {
+        let (mut spec, key, request) = match checked {
             Ok(checked) => checked,
             // It may have been allowed when it was first sent.
             Err(failure) => return self.answered_before(request).await?.ok_or_else(|| failure.into()),
         };
+        if let Some(reply) = self.confirm(&mut spec, request.as_ref()).await? {
+            return Ok(reply);
+        }
         let keys = signature::keys(key, spec.settings.scheme(), &mut rand::rng());
         let change = ConfigChange::CreateWebhook { spec, keys, request, time: self.clock.now() };
         let answer = self.store.put_config(change).await.map_err(Failure::from)?;
@@ -195,14 +201,19 @@ impl WebhookService {
 
     /// Changes the webhook as it is, and again as it is then if it changes meanwhile, unless the caller wants it as it saw it.
     async fn update(&self, update: &Update) -> Result<Webhook, Failure> {
+        let mut given = None;
         for _ in 0..UPDATE_TRIES {
             let webhook = self.find(&update.tenant, update.id)?.webhook;
             if !update.etag.is_empty() && update.etag != webhook.etag() {
                 return Err(Failure::etag_mismatch());
             }
-            let (settings, enabled) = update.apply(&webhook, &self.rules, self.store.catalog())?;
+            let (mut settings, enabled) = update.apply(&webhook, &self.rules, self.store.catalog())?;
             if update.moves() {
                 self.judge(&settings.target).await?;
+            }
+            if is_to_be_asked(&webhook, &settings, enabled) {
+                let consent = self.consent(&settings, &mut given).await?;
+                settings.ownership = Some(Box::new(Ownership::Confirmed(consent)));
             }
             let change = ConfigChange::UpdateWebhook {
                 tenant: update.tenant.clone(),
@@ -223,6 +234,39 @@ impl WebhookService {
             }
         }
         Err(Failure::etag_mismatch())
+    }
+
+    /// The consent of the receiver to these settings; one that was `given` to the same moments ago is as good.
+    async fn consent(&self, settings: &Settings, given: &mut Option<(Target, Consent)>) -> Result<Consent, Failure> {
+        let endpoint = settings.endpoint();
+        if let Some((to, consent)) = given
+            && *to == *endpoint
+        {
+            return Ok(consent.clone());
+        }
+        let consent = self.asker.ask(settings).await?;
+        *given = Some((endpoint.into_owned(), consent.clone()));
+        Ok(consent)
+    }
+
+    /// Asks the receiver of a new webhook, if its owner wants that. The reply, instead, to a request that was answered before: then
+    /// the receiver has been asked.
+    async fn confirm(
+        &self,
+        spec: &mut WebhookSpec,
+        request: Option<&RequestKey>,
+    ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Failure> {
+        if spec.settings.ownership.is_none() {
+            return Ok(None);
+        }
+        if let Some(request) = request
+            && let Some(reply) = self.answer_before(&spec.tenant, request).await?
+        {
+            return Ok(Some(reply));
+        }
+        let consent = self.asker.ask(&spec.settings).await?;
+        spec.settings.ownership = Some(Box::new(Ownership::Confirmed(consent)));
+        Ok(None)
     }
 
     /// Replaces the kind of key that signs the webhook, as often as the webhook changes meanwhile.
@@ -256,15 +300,22 @@ impl WebhookService {
     async fn answered_before(
         &self,
         request: v1::CreateWebhookRequest,
-    ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Status> {
+    ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Failure> {
         let Ok((spec, _, Some(guard))) = webhook::create(request, &webhook::Rules::unjudged(), self.store.catalog())
         else {
             return Ok(None);
         };
-        let now = self.clock.now();
-        match self.store.answered(&spec.tenant, &guard, now).await.map_err(Failure::from)? {
+        self.answer_before(&spec.tenant, &guard).await
+    }
+
+    async fn answer_before(
+        &self,
+        tenant: &Tenant,
+        request: &RequestKey,
+    ) -> Result<Option<Response<v1::CreateWebhookResponse>>, Failure> {
+        match self.store.answered(tenant, request, self.clock.now()).await? {
             Some(ConfigAnswer::Created(webhook)) => Ok(Some(Response::new(created(&webhook)))),
-            Some(answer) => Err(refusal(&answer).into()),
+            Some(answer) => Err(refusal(&answer)),
             None => Ok(None),
         }
     }

@@ -33,7 +33,13 @@ use crate::{
         ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, ATTEMPT_TIMEOUT_MIN, AUTO_DISABLE_AFTER_MAX,
         DELIVER_AHEAD_MAX, RETRY_ATTEMPTS_MAX, RETRY_DELAY_MAX, RETRY_DELAYS_MAX, RETRY_ELAPSED_MAX, RETRY_ELAPSED_MIN,
     },
-    model::{address::AddressPolicy, ids::Tenant, retry::RetryPolicy, target::TargetRules},
+    model::{
+        address::AddressPolicy,
+        ids::Tenant,
+        ownership::{InvalidOrigin, Origin},
+        retry::RetryPolicy,
+        target::TargetRules,
+    },
     ops, outcomes, retention, serve, shutdown,
     store::redb,
     telemetry::{self, LogFormat},
@@ -75,6 +81,8 @@ pub struct Config {
     pub telemetry: telemetry::Config,
     /// How long and how often webhooks may have deliveries attempted.
     pub policy_limits: api::PolicyLimits,
+    /// The sender's name to receivers that are asked for their consent.
+    pub origin: Origin,
     /// Threads of the runtime that everything but deliveries and commits runs on.
     pub workers: usize,
 }
@@ -163,6 +171,7 @@ impl Config {
                 attempts_max: outcomes.retry.attempts_max,
                 elapsed_max: outcomes.retry.elapsed_max,
             },
+            origin: reader.one("origin", |text| text.parse().map_err(|error: InvalidOrigin| error.to_string())),
             deliver,
             outcomes,
             dispatch,

@@ -107,6 +107,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: RECEIVERS,
     },
     Setting {
+        name: "origin",
+        kind: Kind::One("NAME"),
+        default: "postrider",
+        help: "DNS name by which receivers know this sender, all its machines together: WebHook-Request-Origin, for webhooks with \
+               verify_ownership",
+        group: RECEIVERS,
+    },
+    Setting {
         name: "attempt-timeout",
         kind: Kind::One("DURATION"),
         default: "15s",

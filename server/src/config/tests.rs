@@ -28,6 +28,7 @@ fn defaults_are_safe_and_documented() {
     assert!(config.opened.is_empty() && !config.targets.allow_http);
     assert_eq!(config.outcomes.retry, RetryPolicy::default(), "the table and the core agree on the schedule");
     assert_eq!(config.deliver.attempt_timeout, Duration::from_secs(15));
+    assert_eq!(config.origin, Origin::default());
     let help = layers::command().render_long_help().to_string();
     for setting in settings::SETTINGS {
         assert!(

@@ -8,6 +8,7 @@
 mod attempt;
 mod client;
 mod connections;
+mod handshake;
 mod loops;
 mod names;
 mod request;

@@ -8,7 +8,7 @@ use http::{
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, USER_AGENT},
 };
 
-use super::{result::Failure, shape::Shaped, signature::sign};
+use super::{handshake::REQUEST_ORIGIN, result::Failure, shape::Shaped, signature::sign};
 use crate::{
     flow::Job,
     model::{event::JSON, request::RequestShape, signing::Signed, time::Timestamp},
@@ -68,6 +68,9 @@ fn varying(
     headers.insert(WEBHOOK_EVENT_TIME, values.format(format_args!("{}", rfc_3339(stored.occur_time())))?);
     headers.insert(WEBHOOK_DELIVERY_ID, values.format(format_args!("{}", job.delivery_id))?);
     headers.insert(WEBHOOK_ATTEMPT, values.format(format_args!("{}", job.attempt))?);
+    if let Some(consent) = job.webhook.settings.consent() {
+        headers.insert(REQUEST_ORIGIN, values.text(consent.origin.as_str())?);
+    }
     Ok(headers)
 }
 

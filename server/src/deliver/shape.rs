@@ -16,6 +16,7 @@ use crate::{
         json_object::{self, NotAnObject, Value},
         request::{self, BodyFormat, ExtraFields, RequestShape},
         target::Target,
+        webhook::Settings,
     },
 };
 
@@ -45,22 +46,19 @@ pub(super) fn shape(job: &Job) -> Result<Shaped<'_>, Failure> {
         });
     };
     if request.method.has_body() {
-        Ok(with_body(&settings.target, event, request))
+        Ok(with_body(settings, event, request))
     } else {
         without_body(&settings.target, event, request)
     }
 }
 
-fn with_body<'a>(target: &'a Target, event: &'a Event, request: &RequestShape) -> Shaped<'a> {
+fn with_body<'a>(settings: &'a Settings, event: &'a Event, request: &RequestShape) -> Shaped<'a> {
     let unchanged = || (event.body.clone(), event.content_type.as_str());
     let (body, content_type) = match request.body_format {
         BodyFormat::Form => form(event, &request.body).map_or_else(|_| unchanged(), |form| (form.into(), FORM)),
         BodyFormat::Json => (extended(event, &request.body), event.content_type.as_str()),
     };
-    let parameters = request.query.parameters();
-    let target =
-        if parameters.is_empty() { Cow::Borrowed(target) } else { Cow::Owned(with_query(target, parameters, &[])) };
-    Shaped { method: method(request.method), target, body, content_type: Some(content_type) }
+    Shaped { method: method(request.method), target: settings.endpoint(), body, content_type: Some(content_type) }
 }
 
 fn without_body<'a>(target: &Target, event: &'a Event, request: &RequestShape) -> Result<Shaped<'a>, Failure> {

@@ -1,5 +1,6 @@
 //! The whole stage against receivers on loopback.
 
+mod handshake;
 mod shape;
 
 use std::{

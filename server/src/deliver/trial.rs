@@ -1,44 +1,73 @@
-//! Single attempts for somebody who waits for what they lead to: made exactly as the loops make theirs, and part of nothing.
+//! Single requests for somebody who waits for what they lead to: attempts, made exactly as the loops make theirs and part of
+//! nothing, and questions whether a receiver wants any.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Attempts;
-use crate::{flow::Job, limits::TRIALS_MAX, model::delivery::AttemptResult};
+use crate::{
+    flow::Job,
+    limits::{HANDSHAKES_MAX, TRIALS_MAX},
+    model::{
+        delivery::AttemptResult,
+        ownership::{Question, Refusal},
+    },
+};
 
-/// Makes attempts at once. They take no permits of dispatch and are not counted among those of deliveries.
+/// Makes requests at once. They take no permits of dispatch and are not counted among those of deliveries.
 pub struct Trials {
     inbox: mpsc::Sender<Asked>,
-    places: Arc<Semaphore>,
+    attempts: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
 }
 
-/// An attempt that somebody waits for.
+/// What a receiver says: how often in a minute it may be called, if it may be at all.
+type Permission = Result<Option<NonZeroU32>, Refusal>;
+
+/// A request that somebody waits for. It keeps its place until it has ended.
 pub(super) struct Asked {
-    job: Job,
-    answer: oneshot::Sender<AttemptResult>,
+    what: What,
     _place: OwnedSemaphorePermit,
+}
+
+enum What {
+    Attempt(Job, oneshot::Sender<AttemptResult>),
+    Permission(Question, oneshot::Sender<Permission>),
 }
 
 impl Trials {
     /// With the other end for [`run`].
     pub(super) fn new() -> (Self, mpsc::Receiver<Asked>) {
-        let (inbox, asked) = mpsc::channel(TRIALS_MAX);
-        (Self { inbox, places: Arc::new(Semaphore::new(TRIALS_MAX)) }, asked)
+        let (inbox, asked) = mpsc::channel(TRIALS_MAX + HANDSHAKES_MAX);
+        let [attempts, handshakes] = [TRIALS_MAX, HANDSHAKES_MAX].map(|most| Arc::new(Semaphore::new(most)));
+        (Self { inbox, attempts, handshakes }, asked)
     }
 
     /// Makes one attempt; takes at most the attempt timeout. `None`: as many are under way as may be, or the daemon is stopping.
     pub async fn attempt(&self, job: Job) -> Option<AttemptResult> {
-        let place = self.places.clone().try_acquire_owned().ok()?;
         let (answer, answered) = oneshot::channel();
-        self.inbox.send(Asked { job, answer, _place: place }).await.ok()?;
+        self.hand_over(&self.attempts, What::Attempt(job, answer)).await?;
         answered.await.ok()
+    }
+
+    /// Asks one receiver; takes at most the attempt timeout, and ends when the caller does. `None`: as many are being asked as may be,
+    /// or the daemon is stopping.
+    pub async fn ask(&self, question: Question) -> Option<Permission> {
+        let (answer, answered) = oneshot::channel();
+        self.hand_over(&self.handshakes, What::Permission(question, answer)).await?;
+        answered.await.ok()
+    }
+
+    async fn hand_over(&self, places: &Arc<Semaphore>, what: What) -> Option<()> {
+        let place = places.clone().try_acquire_owned().ok()?;
+        self.inbox.send(Asked { what, _place: place }).await.ok()
     }
 }
 
-/// Makes the attempts that are asked for, until nobody can ask any more or `abort` is cancelled.
+/// Makes the requests that are asked for, until nobody can ask any more or `abort` is cancelled.
 pub(super) async fn run(attempts: Attempts, mut asked: mpsc::Receiver<Asked>, abort: CancellationToken) {
     let mut under_way = FuturesUnordered::new();
     let mut open = true;
@@ -55,8 +84,19 @@ pub(super) async fn run(attempts: Attempts, mut asked: mpsc::Receiver<Asked>, ab
 }
 
 async fn perform(attempts: &Attempts, asked: Asked) {
-    if let Some(result) = attempts.perform(asked.job).await.result {
-        // Who asked may have gone.
-        drop(asked.answer.send(result));
+    match asked.what {
+        What::Attempt(job, answer) => {
+            if let Some(result) = attempts.perform(job).await.result {
+                // Who asked may have gone.
+                drop(answer.send(result));
+            }
+        }
+        What::Permission(question, mut answer) => {
+            let permission = tokio::select! {
+                permission = attempts.ask(&question) => permission,
+                () = answer.closed() => return,
+            };
+            drop(answer.send(permission));
+        }
     }
 }

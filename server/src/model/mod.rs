@@ -14,6 +14,7 @@ pub mod ids;
 pub mod json_object;
 pub mod operational;
 pub mod ordering;
+pub mod ownership;
 pub mod policy;
 pub mod protection;
 pub mod rate;

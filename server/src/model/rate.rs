@@ -3,7 +3,7 @@
 //! A token bucket in the form of the generic cell rate algorithm (ITU-T I.371, annex A): instead of tokens and the time they
 //! were counted, one point in time is kept, the *theoretical arrival time*: when the bucket would be full again.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::time::Timestamp;
 
@@ -40,6 +40,32 @@ impl RateLimit {
     /// As it was given, from [`Self::per_mille`] and [`Self::burst`].
     pub fn from_stored(per_mille: u32, burst: u32) -> Option<Self> {
         Self::new(f64::from(per_mille) / 1_000.0, burst)
+    }
+
+    /// At most so many in any minute; a hundredth of them, at least one, at once after a rest. Slower and faster than
+    /// [`Self::new`] takes.
+    pub fn per_minute(most: NonZeroU32) -> Self {
+        let most = most.get();
+        let burst = (most / 100).max(1);
+        // What the burst takes of a minute is missing from its rate: in a minute there are the burst and one less than intervals.
+        let interval_us = 60_000_000_u32.div_ceil(most - burst + 1);
+        let per_mille = u32::try_from(u64::from(most) * 1_000 / 60).unwrap_or(u32::MAX);
+        Self { interval_us, per_mille, burst }
+    }
+
+    /// What keeps to this limit and the other one.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            interval_us: self.interval_us.max(other.interval_us),
+            per_mille: self.per_mille.min(other.per_mille),
+            burst: self.burst.min(other.burst),
+        }
+    }
+
+    /// Attempts in a minute, rounded up; at least one.
+    pub fn whole_per_minute(&self) -> u32 {
+        u32::try_from((u64::from(self.per_mille) * 60).div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
     }
 
     /// Attempts per second.
@@ -142,7 +168,55 @@ mod tests {
         assert_eq!(bucket.next(&fast, NOW).unwrap().since(NOW), Duration::from_millis(10));
     }
 
+    #[test]
+    fn rates_per_minute() {
+        let per_minute = |most| RateLimit::per_minute(NonZeroU32::new(most).unwrap());
+        for (most, burst, interval_us) in [
+            (1, 1, 60_000_000),
+            (60, 1, 1_000_000),
+            (600, 6, 100_841),
+            (60_000, 600, 1_011),
+            (u32::MAX, u32::MAX / 100, 1),
+        ] {
+            let limit = per_minute(most);
+            assert_eq!((limit.burst, limit.interval_us), (burst, interval_us), "{most}");
+        }
+        assert_eq!((per_minute(1).per_mille(), per_minute(120).per_mille()), (16, 2_000));
+        for (per_second, expected) in [(0.1, 6), (0.15, 9), (10.0, 600), (1.001, 61), (10_000.0, 600_000)] {
+            assert_eq!(RateLimit::new(per_second, 0).unwrap().whole_per_minute(), expected, "{per_second}");
+        }
+    }
+
+    #[test]
+    fn both_of_two_limits_hold() {
+        let (fast, slow) = (RateLimit::new(100.0, 2).unwrap(), RateLimit::new(1.0, 50).unwrap());
+        for both in [fast.and(&slow), slow.and(&fast)] {
+            assert_eq!((both.per_mille(), both.burst(), both.interval_us), (1_000, 2, slow.interval_us));
+        }
+        assert_eq!(fast.and(&fast), fast);
+    }
+
     proptest! {
+        /// In no minute there are more than so many, whatever the rests in between.
+        #[test]
+        fn never_more_in_a_minute(most in 1_u32..1_000, pauses in proptest::collection::vec(0_u64..30_000_000, 0..40)) {
+            let limit = RateLimit::per_minute(NonZeroU32::new(most).unwrap());
+            let (mut bucket, mut now, mut taken) = (Bucket::default(), NOW, Vec::new());
+            let mut pauses = pauses.into_iter();
+            // Everything at once that is allowed, then the next one as soon as it is; after a rest more at once.
+            while taken.len() < 3 * most as usize + 3 {
+                if let Some(at) = bucket.next(&limit, now) {
+                    now = at + Duration::from_micros(pauses.next().unwrap_or_default());
+                } else {
+                    bucket.take(&limit, now);
+                    taken.push(now);
+                }
+            }
+            for (first, next) in taken.iter().zip(&taken[most as usize..]) {
+                prop_assert!(next.since(*first) >= Duration::from_mins(1), "{} within {:?}", most + 1, next.since(*first));
+            }
+        }
+
         /// In any span there are no more than the burst and what the rate allows for it.
         #[test]
         fn never_more_than_allowed(per_second in 0.1_f64..1_000.0, burst in 1_u32..50, steps in proptest::collection::vec(0_u64..200_000, 1..200)) {

@@ -1,6 +1,7 @@
 //! Webhooks: who wants which events, and where.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -8,6 +9,7 @@ use std::{
 use super::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
     ordering::Ordering,
+    ownership::{Consent, Ownership},
     policy::Policy,
     protection::{Pace, Protection},
     request::RequestShape,
@@ -107,6 +109,8 @@ pub struct Settings {
     pub request: Option<Box<RequestShape>>,
     /// How its requests are signed; `None`: as the default is.
     pub signature: Option<Box<SignatureSettings>>,
+    /// Whether its receiver has to consent to what is sent to it; `None`: it is not asked.
+    pub ownership: Option<Box<Ownership>>,
 }
 
 impl Settings {
@@ -124,6 +128,7 @@ impl Settings {
             protection: None,
             request: None,
             signature: None,
+            ownership: None,
         }
     }
 
@@ -135,9 +140,26 @@ impl Settings {
         self.scope.as_ref().map_or(Verdict::Admitted, |scope| scope.admits(view))
     }
 
-    /// What attempts have to keep to.
+    /// What attempts have to keep to: what its owner decided, and within that what its receiver consented to.
     pub fn pace(&self) -> Pace {
-        self.protection.as_deref().map_or_else(Pace::default, Pace::from)
+        let pace = self.protection.as_deref().map_or_else(Pace::default, Pace::from);
+        let Some(allowed) = self.ownership.as_ref().and_then(|ownership| ownership.allowed()) else { return pace };
+        Pace { rate_limit: Some(pace.rate_limit.map_or(allowed, |own| own.and(&allowed))), ..pace }
+    }
+
+    /// Where its requests go, what events may add to the query aside.
+    pub fn endpoint(&self) -> Cow<'_, Target> {
+        match self.request.as_ref().map(|request| request.query.parameters()).filter(|more| !more.is_empty()) {
+            None => Cow::Borrowed(&self.target),
+            Some(more) => {
+                Cow::Owned(self.target.with_query(more.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
+            }
+        }
+    }
+
+    /// What its receiver consented to, if it was asked.
+    pub fn consent(&self) -> Option<&Consent> {
+        self.ownership.as_ref()?.consent()
     }
 
     /// Whether an attempt that ran into its deadline is repeated.

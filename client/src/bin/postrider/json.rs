@@ -6,8 +6,8 @@ use postrider_client::{
     Update,
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
-        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Signature,
-        SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
+        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, Ownership, RetryPolicy,
+        Signature, SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -53,6 +53,16 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "signature": webhook.signature.as_ref().map(signature),
         "public_key": webhook.public_key,
         "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
+        "verify_ownership": webhook.verify_ownership,
+        "ownership": webhook.ownership.as_ref().map(ownership),
+    })
+}
+
+fn ownership(ownership: &Ownership) -> Value {
+    json!({
+        "origin": ownership.origin,
+        "allowed_per_minute": ownership.allowed_per_minute,
+        "confirm_time": time(ownership.confirm_time.as_ref()),
     })
 }
 
@@ -291,6 +301,7 @@ mod tests {
         // Every field's JSON name is a field of the message as Rust has it.
         for (value, debug) in [
             (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
+            (ownership(&Ownership::default()), format!("{:?}", Ownership::default())),
             (signature(&Signature::default()), format!("{:?}", Signature::default())),
             (event_type(&EventType::default()), format!("{:?}", EventType::default())),
             (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),

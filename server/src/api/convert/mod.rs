@@ -7,6 +7,7 @@ pub(super) mod event_type;
 pub(super) mod explain;
 mod mask;
 mod ordering;
+mod ownership;
 pub(super) mod policy;
 pub(super) mod protection;
 mod request;

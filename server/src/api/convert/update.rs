@@ -4,7 +4,7 @@ use postrider_proto::v1;
 use prost_types::FieldMask;
 
 use super::{
-    Types, mask, request, tenant,
+    Types, mask, ownership, request, tenant,
     webhook::{Rules, decided, settings},
 };
 use crate::{
@@ -65,6 +65,7 @@ const FIELDS: &[Field] = fields![
     signature,
     ordered,
     ordering,
+    verify_ownership,
 ];
 
 /// Fields that replies have and nobody decides on, and those that never change.
@@ -80,6 +81,7 @@ const FIXED: &[&str] = &[
     "breaker",
     "public_key",
     "previous_secret_expire_time",
+    "ownership",
 ];
 
 /// An update, checked as far as it can be without the webhook. It has secrets in it: never shown.
@@ -153,7 +155,9 @@ impl Update {
         let mut violations = Violations::default();
         let settings = settings(&mut violations, merged, &self.judged(rules), Types::of(catalog, Some(&self.tenant)));
         violations.check()?;
-        Ok((settings.expect("no violations"), enabled))
+        let mut settings = settings.expect("no violations");
+        ownership::restore(&mut settings.ownership, webhook.settings.ownership.as_deref());
+        Ok((settings, enabled))
     }
 }
 

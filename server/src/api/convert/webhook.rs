@@ -7,7 +7,7 @@ use prost::Message as _;
 use twox_hash::XxHash3_128;
 
 use super::{
-    Types, count, event_type, labels, ordering,
+    Types, count, event_type, labels, ordering, ownership,
     policy::{self, PolicyLimits},
     protection::{self, protection},
     request, scope,
@@ -103,6 +103,7 @@ pub(super) fn settings(
     if let (Some(request), Some(signature)) = (&request, &signature) {
         request::refuse_headers_of(violations, request, signature);
     }
+    let ownership = ownership::ownership(webhook.verify_ownership);
     let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
     Some(Settings {
         target: target?,
@@ -116,6 +117,7 @@ pub(super) fn settings(
         protection,
         request,
         signature,
+        ownership,
     })
 }
 
@@ -132,6 +134,7 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
         ordered: settings.ordering.ordered,
         ordering: ordering::decided(settings.ordering),
         signature: settings.signature.as_deref().map(signature::decided),
+        verify_ownership: settings.ownership.is_some(),
         ..v1::Webhook::default()
     };
     policy::decided(settings.policy.as_deref(), &mut webhook);
@@ -204,6 +207,7 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         update_time: Some(time(webhook.update_time)),
         pending_deliveries: count(pending),
         public_key: webhook.keys.pair().map_or_else(String::new, KeyPair::public_key),
+        ownership: webhook.settings.consent().map(ownership::reply),
         previous_secret_expire_time: webhook.keys.previous().iter().map(|previous| previous.until).max().map(time),
         ..decided(&webhook.settings)
     };

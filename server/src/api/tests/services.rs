@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -16,8 +16,8 @@ use v1::{
 use super::{accept, event, stop, told};
 use crate::{
     api::{
-        Api, Config, Deps, NameJudge, Rules, Trial, deliveries::DeliveryService, event_types::EventTypeService,
-        webhooks::WebhookService,
+        Api, Config, Deps, Handshake, NameJudge, Rules, Trial, deliveries::DeliveryService,
+        event_types::EventTypeService, handshake::Asker, webhooks::WebhookService,
     },
     clock::Clock,
     flow::Job,
@@ -27,6 +27,7 @@ use crate::{
         address::AddressPolicy,
         delivery::{AttemptResult, DeliveryState},
         ids::{DeliveryId, DeliveryKey, EventSeq, EventTypeName, WebhookId, WebhookNo},
+        ownership::{Origin, Question, Refusal},
         target::{Target, TargetRules},
         time::Timestamp,
     },
@@ -34,12 +35,19 @@ use crate::{
     watch,
 };
 
-/// As many test events are on their way as may be.
+/// As many test events are on their way, and as many receivers asked, as may be.
 struct NoTrial;
 
 #[async_trait]
 impl Trial for NoTrial {
     async fn attempt(&self, _: Job) -> Option<AttemptResult> {
+        None
+    }
+}
+
+#[async_trait]
+impl Handshake for NoTrial {
+    async fn ask(&self, _: Question) -> Option<Result<Option<NonZeroU32>, Refusal>> {
         None
     }
 }
@@ -71,6 +79,7 @@ fn webhooks(store: &Arc<FakeStore>) -> WebhookService {
         rules: rules(),
         names: Arc::new(Judge),
         trial: Arc::new(NoTrial),
+        asker: Asker { handshake: Arc::new(NoTrial), origin: Origin::default(), clock: Clock::start() },
         stop: stop(),
     }
 }
@@ -287,11 +296,13 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         clock: Clock::start(),
         names: Arc::new(Judge),
         trial: Arc::new(NoTrial),
+        handshake: Arc::new(NoTrial),
         stop: stop(),
         stop_watching: stop(),
     };
     let retention = std::time::Duration::from_hours(720);
-    Config { target_rules: rules().targets, policy_limits: rules().policy, retention }.build(deps).await
+    let (target_rules, policy_limits) = (rules().targets, rules().policy);
+    Config { target_rules, policy_limits, retention, origin: Origin::default() }.build(deps).await
 }
 
 fn frame(message: &[u8]) -> Bytes {

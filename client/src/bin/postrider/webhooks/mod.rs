@@ -1,6 +1,7 @@
 //! `postrider webhooks`.
 
 mod ordering;
+mod ownership;
 mod policy;
 mod protection;
 mod request;
@@ -258,6 +259,7 @@ fn describe(webhook: &Webhook) -> String {
         ("payload", webhook.payload_filter.clone()),
         ("protection", protection::decided(webhook)),
         ("breaker", protection::breaker(webhook)),
+        ("ownership", ownership::describe(webhook)),
     ];
     let state = [
         attempt_timeout,

@@ -4,8 +4,8 @@ use clap::Args;
 use postrider_client::v1::Webhook;
 
 use super::{
-    ordering::OrderingArgs, policy::PolicyArgs, protection::ProtectionArgs, request::RequestArgs, scope::ScopeArgs,
-    signature::SignatureArgs,
+    ordering::OrderingArgs, ownership::OwnershipArgs, policy::PolicyArgs, protection::ProtectionArgs,
+    request::RequestArgs, scope::ScopeArgs, signature::SignatureArgs,
 };
 use crate::publish::parse_label;
 
@@ -23,6 +23,8 @@ pub(super) struct SettingsArgs {
     metadata: Vec<(String, String)>,
     #[command(flatten)]
     ordering: OrderingArgs,
+    #[command(flatten)]
+    ownership: OwnershipArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -52,6 +54,7 @@ impl SettingsArgs {
             set.push("metadata");
         }
         set.extend(self.ordering.apply(webhook));
+        set.extend(self.ownership.apply(webhook));
         set.extend(self.scope.apply(webhook));
         set.extend(self.policy.apply(webhook));
         set.extend(self.protection.apply(webhook));

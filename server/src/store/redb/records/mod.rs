@@ -5,6 +5,7 @@ mod event;
 mod event_type;
 mod log;
 mod operational;
+mod ownership;
 mod policy;
 mod protection;
 mod request;

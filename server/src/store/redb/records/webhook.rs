@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 
 use super::{
-    Corrupt, decode, policy,
+    Corrupt, decode,
+    ownership::OwnershipRecord,
+    policy,
     protection::ProtectionRecord,
     request::RequestShapeRecord,
     signing::{PreviousRecord, SignatureRecord, pair, secret},
@@ -153,6 +155,9 @@ pub(in super::super) struct SettingsRecord {
     /// Attempts of a head; 0: until it has ended.
     #[prost(uint32, tag = "51")]
     skip_after: u32,
+    /// Absent: its receiver is not asked.
+    #[prost(message, optional, tag = "60")]
+    ownership: Option<OwnershipRecord>,
 }
 
 /// The values that a label may have.
@@ -189,6 +194,7 @@ impl SettingsRecord {
                 HeadRule::Block => 0,
                 HeadRule::Skip { after } => after.get().into(),
             },
+            ownership: settings.ownership.as_deref().map(OwnershipRecord::new),
         }
     }
 
@@ -212,6 +218,7 @@ impl SettingsRecord {
             request: self.request.map(RequestShapeRecord::shape).transpose()?.and_then(RequestShape::settled),
             signature: self.signature.as_ref().map(SignatureRecord::settings).transpose()?.flatten(),
             ordering: Ordering { ordered: self.ordered, head },
+            ownership: self.ownership.as_ref().map(OwnershipRecord::ownership).transpose()?.map(Box::new),
         })
     }
 }
