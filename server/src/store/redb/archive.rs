@@ -130,7 +130,8 @@ impl Archivist {
             })
         };
         // Not in the middle of a move, which says how far the segment reaches.
-        if self.slices.lock().are_done(&shared.counters.lock()) {
+        let is_between_moves = self.slices.lock().are_done(&shared.counters.lock());
+        if is_between_moves {
             let mut sweep = self.sweep.lock();
             let holds_moves = sweep.holds_moves();
             if !holds_moves && let Some(step) = found(seal(shared, now)) {
@@ -154,6 +155,10 @@ impl Archivist {
             if let Some(step) = found(step) {
                 return Ok(Some(step));
             }
+        }
+        // Nobody else wanted the turn.
+        if is_between_moves && let Some(step) = found(self.sweep.lock().step(shared)) {
+            return Ok(Some(step));
         }
         failure.map_or(Ok(None), Err)
     }

@@ -319,6 +319,26 @@ async fn an_erasure_is_not_finished_before_those_who_read_what_was_there() {
     store.close().await.unwrap();
 }
 
+/// Upkeep that has nothing to do is left alone for a second, and an erasure takes many steps.
+#[tokio::test]
+async fn upkeep_has_more_to_do_until_an_erasure_is_finished() {
+    let dir = TempDir::new().unwrap();
+    let store = opened(&dir, Place::Hot);
+    fill(&store).await;
+    let erasure = decide(&store, one("m1")).await;
+    while store.shared.erasing.has_slices() {
+        tokio::task::yield_now().await;
+    }
+    while store.upkeep(NOW).await.unwrap() {}
+    // What the operator was told is erased along, which may take another round.
+    while store.shared.erasing.has_slices() {
+        tokio::task::yield_now().await;
+    }
+    while store.upkeep(NOW).await.unwrap() {}
+    assert!(is_finished(&store, &erasure).await);
+    store.close().await.unwrap();
+}
+
 /// What was erased is remembered as long as events are, and then forgotten.
 #[tokio::test]
 async fn an_id_is_free_again_when_its_event_would_have_expired() {
