@@ -325,7 +325,7 @@ async fn nothing_secret_is_written_down_or_shown() {
     let ended = daemon.ended(postrider_tests::deadline::PATIENCE).await;
     assert!(ended.status.success(), "{}", ended.status);
     check_files(setup.data());
-    for part in ["\"level\":\"TRACE\"", "\"target\":\"h2::", "\"target\":\"hyper_util::", "created a webhook"] {
+    for part in ["\"level\":\"DEBUG\"", "\"target\":\"h2::", "\"target\":\"hyper_util::", "created a webhook"] {
         assert!(ended.log.contains(part), "the log has no {part}, so that it proves little");
     }
     for name in crates.split(',').filter(|name| !name.starts_with("postrider")) {
