@@ -4,11 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "postrider/v1/webhook.proto",
     "postrider/v1/event_type.proto",
     "postrider/v1/event.proto",
     "postrider/v1/delivery.proto",
+    "postrider/v1/replay.proto",
 ];
 
 /// Not used by any message of ours: they travel packed inside `google.rpc.Status`, and clients that speak reflection

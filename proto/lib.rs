@@ -72,6 +72,12 @@ pub mod error_info {
     pub const TOO_MANY_ATTEMPTS: &str = "TOO_MANY_ATTEMPTS";
     /// The delivery waits behind another one of its ordering key.
     pub const WAITS_IN_ORDER: &str = "WAITS_IN_ORDER";
+    /// There is no such replay in this tenant, or no longer.
+    pub const REPLAY_NOT_FOUND: &str = "REPLAY_NOT_FOUND";
+    /// As many replays are running as may be.
+    pub const TOO_MANY_REPLAYS: &str = "TOO_MANY_REPLAYS";
+    /// What was asked for is from before what is retained.
+    pub const EXPIRED: &str = "EXPIRED";
     /// The webhook's pending deliveries are just being cancelled.
     pub const CANCELLING: &str = "CANCELLING";
     /// The etag is not the present one.

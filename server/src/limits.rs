@@ -126,6 +126,19 @@ pub const DELIVER_AHEAD_MAX: Duration = Duration::from_hours(30 * 24);
 /// How long a `request_id` is remembered.
 pub const REQUEST_ID_WINDOW: Duration = Duration::from_hours(24);
 
+/// Deliveries that a replay makes per second when the caller does not say.
+pub const REPLAY_PER_SECOND_DEFAULT: u32 = 100;
+/// Most deliveries that a replay makes per second.
+pub const REPLAY_PER_SECOND_MAX: u32 = 1_000;
+/// Most replays running to one webhook.
+pub const REPLAYS_PER_WEBHOOK_MAX: usize = 4;
+/// Most replays running of one tenant.
+pub const REPLAYS_PER_TENANT_MAX: usize = 32;
+/// Most replays running.
+pub const REPLAYS_RUNNING_MAX: usize = 256;
+/// Most replays remembered, running ones included; beyond, the oldest that has ended is forgotten.
+pub const REPLAYS_MAX: usize = 10_000;
+
 // --- What an answer may hold ------------------------------------------------------------------------------------
 
 /// Longest status message; longer trailers break some gRPC clients.
@@ -263,6 +276,20 @@ pub const WATCH_UPDATES_MAX: usize = 500;
 pub const FEED_EXAMINED_MAX: usize = 5_000;
 /// Most deliveries one list call examines.
 pub const LIST_EXAMINED_MAX: usize = 5_000;
+/// Most deliveries that replays have pending for one webhook: what is published meanwhile waits behind no more.
+pub const REPLAY_PENDING_MAX: u64 = 250;
+/// Most deliveries that one commit makes for a replay.
+pub const REPLAY_STEP_DELIVERIES_MAX: usize = if cfg!(test) { 3 } else { 100 };
+/// Most pending deliveries of a replay that one commit cancels.
+pub const REPLAY_CANCEL_DELIVERIES_MAX: usize = if cfg!(test) { 2 } else { 125 };
+/// Most events that are looked at for a replay with one read.
+pub const REPLAY_EXAMINED_MAX: usize = 1_000;
+/// Most bytes of events that are read for a replay at once, give or take one.
+pub const REPLAY_READ_BYTES_MAX: usize = 1024 * 1024;
+/// How much later than an event another one may be stored that was accepted before it: it waited for its commit.
+pub const ACCEPT_DISORDER_MAX: Duration = Duration::from_mins(10);
+/// A watched replay is told of no more often than this.
+pub const REPLAY_WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// An idle watch stream says where it stands this often.
 pub const WATCH_HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -279,6 +306,11 @@ const _: () = assert!(PAGE_BYTES + 512 * 1024 < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(STALLED_AFTER.as_secs() > ATTEMPT_TIMEOUT_MAX.as_secs() + OPS_LOOK_INTERVAL.as_secs());
 // One late beat is no reason to be restarted.
 const _: () = assert!(COMMITTER_SILENT_MAX.as_secs() >= 4 * COMMITTER_BEAT_INTERVAL.as_secs());
+// What a replay makes, or cancels, in one commit is within what one request may write.
+const _: () = assert!(cfg!(test) || REPLAY_STEP_DELIVERIES_MAX * 5 <= REQUEST_ROWS_MAX);
+const _: () = assert!(cfg!(test) || REPLAY_CANCEL_DELIVERIES_MAX * 8 <= REQUEST_ROWS_MAX);
+// One that has to make room finds one that has ended.
+const _: () = assert!(REPLAYS_RUNNING_MAX < REPLAYS_MAX);
 // They are counted in 16 bits.
 const _: () = assert!(DELIVERY_ATTEMPTS_MAX < 1 << 16);
 // A webhook that could be created can be called.

@@ -178,6 +178,43 @@ impl fmt::Display for WebhookId {
     }
 }
 
+/// A replay's public id: `rpl_` and the 32 hexadecimal digits of a version 7 UUID. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplayId(Uuid);
+
+impl ReplayId {
+    /// A new id.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// From the bytes kept in the store.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The bytes kept in the store.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl FromStr for ReplayId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        parse_hex(text, "rpl_")
+            .map(Self::from_bytes)
+            .ok_or(InvalidId { expected: "a replay id: rpl_ and 32 hexadecimal digits" })
+    }
+}
+
+impl fmt::Display for ReplayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rpl_{}", self.0.simple())
+    }
+}
+
 /// A delivery's public id: `dlv_` and 32 hexadecimal digits. A sealed [`DeliveryKey`]: see [`super::seal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId([u8; 16]);
@@ -260,6 +297,8 @@ mod tests {
     fn ids_round_trip_and_refuse_other_spellings() {
         let webhook = WebhookId::generate();
         assert_eq!(webhook.to_string().parse(), Ok(webhook));
+        let replay = ReplayId::generate();
+        assert_eq!(replay.to_string().parse(), Ok(replay));
         let delivery = DeliveryId::from_bytes([0xab; 16]);
         assert_eq!(delivery.to_string().parse(), Ok(delivery));
         let upper = delivery.to_string().to_uppercase();

@@ -17,6 +17,7 @@ pub mod ordering;
 pub mod policy;
 pub mod protection;
 pub mod rate;
+pub mod replay;
 pub mod request;
 mod reserved;
 pub mod retry;
