@@ -21,6 +21,7 @@ use crate::{
         event::{Event, JSON, StoredEvent},
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId},
+        replay::Replay,
         seal::Sealer,
         signing::Secret,
         target::Target,
@@ -29,7 +30,7 @@ use crate::{
     store::{
         AsOf, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, FeedError,
         FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner, Publish, Published,
-        Repair, Repaired, RequestKey,
+        Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey,
     },
 };
 
@@ -160,6 +161,18 @@ impl Store for Memory {
 
     async fn repair(&self, _: Repair) -> Result<Repaired, StoreError> {
         Err(StoreError::Closed)
+    }
+
+    async fn replay(&self, _: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn replayable(&self, _: &Replay, _: EventSeq, _: usize) -> Result<ReplayPage, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn replays(&self) -> &Replays {
+        unreachable!("not asked")
     }
 
     async fn answered(&self, _: &Tenant, _: &RequestKey, _: Timestamp) -> Result<Option<ConfigAnswer>, StoreError> {

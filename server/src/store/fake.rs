@@ -1,20 +1,29 @@
 //! A store in memory for the tests of what stands on the seam: it keeps no promise but the shapes.
 
-use std::{collections::HashMap, future::pending, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::pending,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
     FeedError, FeedFilter, FeedPage, GroupCommitted, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner,
-    Publish, Published, Repair, Repaired, RequestKey, Store, StoreError,
+    Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store,
+    StoreError,
 };
 use crate::model::{
     event::StoredEvent,
     failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
+    replay::{Replay, ReplayState},
     seal::Sealer,
     time::Timestamp,
     webhook::Webhook,
@@ -41,6 +50,13 @@ pub(crate) struct FakeStore {
     pub(crate) repaired: Mutex<Repaired>,
     /// What [`Store::lanes`] does.
     pub(crate) lanes: Mutex<Lanes>,
+    /// What [`Store::replays`] has.
+    pub(crate) replays: Replays,
+    /// What [`Store::replay`] was asked and when, and what it answers, in turn; afterwards it does what it is asked.
+    pub(crate) replay_changes: Mutex<Vec<(Instant, ReplayChange)>>,
+    pub(crate) replay_answers: Mutex<VecDeque<Result<ReplayAnswer, StoreError>>>,
+    /// What [`Store::replayable`] answers, in turn.
+    pub(crate) replay_pages: Mutex<VecDeque<Result<ReplayPage, StoreError>>>,
 }
 
 /// What a [`FakeStore`] does when it is asked for lanes.
@@ -90,6 +106,10 @@ impl FakeStore {
             repairs: Mutex::default(),
             repaired: Mutex::new(Repaired::Retried),
             lanes: Mutex::new(Lanes::Tell(Vec::new())),
+            replays: Replays::default(),
+            replay_changes: Mutex::default(),
+            replay_answers: Mutex::default(),
+            replay_pages: Mutex::default(),
         })
     }
 
@@ -257,6 +277,44 @@ impl Store for FakeStore {
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
         self.repairs.lock().push(repair);
         Ok(*self.repaired.lock())
+    }
+
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        self.replay_changes.lock().push((Instant::now(), change.clone()));
+        if let Some(answer) = self.replay_answers.lock().pop_front() {
+            return answer;
+        }
+        let known = |no| self.replays.get(no).map(|replay| Replay::clone(&replay)).expect("it was put there");
+        match change {
+            ReplayChange::Step(step) => {
+                let replay = known(step.replay);
+                if replay.next != step.from {
+                    return Ok(ReplayAnswer::Stale);
+                }
+                self.replays.put([(step.replay, Some(replay.stepped(&step, step.events.len() as u64, 0)))]);
+            }
+            ReplayChange::Drop { replay, .. } => {
+                self.replays.put([(replay, Some(Replay { drops: false, ..known(replay) }))]);
+            }
+            ReplayChange::Fail { replay, why, time } => {
+                self.replays.put([(replay, Some(known(replay).ended(ReplayState::Failed(why), time)))]);
+            }
+            ReplayChange::Forget { replays } => self.replays.put(replays.into_iter().map(|no| (no, None))),
+            ReplayChange::Start { .. } | ReplayChange::Cancel { .. } => unreachable!("not asked"),
+        }
+        Ok(ReplayAnswer::Done)
+    }
+
+    async fn replayable(&self, _: &Replay, _: EventSeq, _: usize) -> Result<ReplayPage, StoreError> {
+        let page = self.replay_pages.lock().pop_front();
+        match page {
+            Some(page) => page,
+            None => pending().await,
+        }
+    }
+
+    fn replays(&self) -> &Replays {
+        &self.replays
     }
 
     async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {

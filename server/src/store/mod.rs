@@ -13,11 +13,13 @@ mod event_types;
 pub(crate) mod fake;
 pub mod redb;
 mod repair;
+mod replays;
 mod troubles;
 mod types;
 
 pub use catalog::{Catalog, Registered};
 pub use repair::{Repair, Repaired};
+pub use replays::{ReplayAnswer, ReplayChange, ReplayPage, Replays};
 pub use troubles::FilterTroubles;
 pub use types::*;
 
@@ -28,6 +30,7 @@ use crate::model::{
     event::StoredEvent,
     failing::Failing,
     ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
+    replay::Replay,
     seal::Sealer,
     time::Timestamp,
 };
@@ -84,6 +87,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Does something about deliveries, durably. Reads see a decision as soon as it is answered.
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError>;
+
+    /// Starts, carries on or stops a replay, durably. Reads see a decision as soon as it is answered.
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError>;
+
+    /// Events that a replay may take, from `from` on, at most `limit`. Examines a bounded number and always says how far it got.
+    async fn replayable(&self, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, StoreError>;
+
+    /// Replays as of the last commit, in memory.
+    fn replays(&self) -> &Replays;
 
     /// What a request with this id was answered, if that is remembered: created, or that the id was used with another one.
     async fn answered(

@@ -44,7 +44,8 @@ impl Told {
 }
 
 impl FilterTroubles {
-    pub(super) fn happened(&self, webhook: &Webhook, error: &FilterError) {
+    /// A filter could not be applied to an event, which does not go to its webhook.
+    pub fn happened(&self, webhook: &Webhook, error: &FilterError) {
         self.errors.inc(error.trouble);
         if let Some(errors) = self.told.lock().due(Instant::now()) {
             warn!(

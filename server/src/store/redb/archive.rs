@@ -28,7 +28,7 @@ use crate::{
     limits::REQUEST_ID_WINDOW,
     model::{
         delivery::DeliveryState,
-        ids::{DeliveryKey, EventSeq, Position},
+        ids::{DeliveryKey, EventSeq, Position, WebhookNo},
         time::Timestamp,
     },
 };
@@ -236,6 +236,16 @@ fn is_live(
     }
     let (ready, parked) = (hot.open_table(tables::READY)?, hot.open_table(tables::PARKED)?);
     let deliveries = hot.open_table(tables::DELIVERIES)?;
+    if shared.has_replayed() {
+        for row in deliveries.range((seq.0, 0, 0)..=(seq.0, u64::MAX, u32::MAX))? {
+            let (key, delivery) = row?;
+            let (_, webhook, replay) = key.value();
+            let is_pending = || Ok::<_, EngineError>(DeliveryRecord::decode_from(delivery.value())?.due().is_some());
+            if replay > 0 && shared.catalog.webhook(WebhookNo(webhook)).is_some() && is_pending()? {
+                return Ok(true);
+            }
+        }
+    }
     for webhook in record.targets()? {
         let key = DeliveryKey { webhook, event: seq, replay: 0 };
         if shared.catalog.webhook(webhook).is_none() {

@@ -3,7 +3,7 @@
 //! Invariant: nothing in memory changes before the commit; a transaction that fails leaves no trace.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     model::{
         ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        replay::Replay,
         webhook::Webhook,
     },
     store::types::{ConfigStep, EventTypeStep, Hint, LogEntry},
@@ -54,6 +55,8 @@ pub(super) struct Tables<'txn> {
     pub(super) heads: Table<'txn, LaneRow, u128>,
     pub(super) heads_by_key: Table<'txn, (u64, u128), (u64, u32)>,
     pub(super) releases: Table<'txn, u64, u64>,
+    pub(super) replays: Table<'txn, u32, &'static [u8]>,
+    pub(super) replayed: Table<'txn, (u32, u64), ()>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -86,6 +89,8 @@ impl<'txn> Tables<'txn> {
             heads: txn.open_table(tables::HEADS)?,
             heads_by_key: txn.open_table(tables::HEADS_BY_KEY)?,
             releases: txn.open_table(tables::RELEASES)?,
+            replays: txn.open_table(tables::REPLAYS)?,
+            replayed: txn.open_table(tables::REPLAYED)?,
         })
     }
 }
@@ -127,6 +132,8 @@ pub(super) struct Change<'a> {
     /// As committed.
     pub(super) drops: &'a Drops,
     pub(super) drops_changed: Vec<(u64, Option<Drop>)>,
+    /// Replays as this transaction leaves them; `None`: forgotten.
+    pub(super) replays: BTreeMap<u32, Option<Replay>>,
     /// Webhooks some of whose deliveries were cancelled.
     pub(super) cancelled: Vec<WebhookNo>,
     /// A delivery that had ended is pending again.
@@ -166,6 +173,7 @@ impl<'a> Change<'a> {
             releases: Vec::new(),
             drops,
             drops_changed: Vec::new(),
+            replays: BTreeMap::new(),
             cancelled: Vec::new(),
             revived: false,
         }
@@ -209,6 +217,7 @@ impl<'a> Change<'a> {
                 pending => drop(tables.pending.insert(no, pending)?),
             }
         }
+        self.flush_replays(tables)?;
         let written = self.flush_chunks(tables)?;
         self.counters.last_commit = now;
         tables.meta.insert(meta::COUNTERS, self.counters.encode_to_vec().as_slice())?;

@@ -4,7 +4,7 @@
 //! slices, one a commit, between everything else.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -22,9 +22,13 @@ use super::{
 };
 use crate::{
     metrics::CommitSize,
-    model::ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+    model::{
+        ids::{ConfigSeq, EventSeq, Position, WebhookNo},
+        replay::Replay,
+    },
     store::{
         repair::Repaired,
+        replays::ReplayAnswer,
         types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
     },
 };
@@ -57,6 +61,7 @@ enum Answered {
     Groups(Answer<Vec<GroupCommitted>>, Vec<bool>),
     Config(Answer<ConfigAnswer>, ConfigAnswer),
     Repaired(Answer<Repaired>, Repaired),
+    Replay(Answer<ReplayAnswer>, ReplayAnswer),
     Published(Answer<Vec<Published>>, Vec<Published>),
     Upkeep(Answer<()>),
 }
@@ -72,6 +77,7 @@ impl Answered {
             }
             Self::Config(answer, config) => drop(answer.send(Ok(config))),
             Self::Repaired(answer, repaired) => drop(answer.send(Ok(repaired))),
+            Self::Replay(answer, replayed) => drop(answer.send(Ok(replayed))),
             Self::Published(answer, published) => drop(answer.send(Ok(published))),
             Self::Upkeep(answer) => drop(answer.send(Ok(()))),
         }
@@ -92,6 +98,7 @@ struct Effects {
     cancels_done: usize,
     releases: Vec<(u64, bool)>,
     drops_changed: Vec<(u64, Option<Drop>)>,
+    replays: BTreeMap<u32, Option<Replay>>,
     cancelled: Vec<WebhookNo>,
     revived: bool,
 }
@@ -222,6 +229,9 @@ impl Committer {
             };
         }
         shared.dropping.store(self.drops.len(), Ordering::Release);
+        if !effects.replays.is_empty() {
+            shared.replays.put(effects.replays);
+        }
         if effects.revived {
             shared.revivals.fetch_add(1, Ordering::AcqRel);
         }
@@ -293,6 +303,10 @@ impl Change<'_> {
                 let repaired = self.repair(tables, repair)?;
                 Ok(Answered::Repaired(answer, repaired))
             }
+            Urgent::Replay { change, answer } => {
+                let replayed = self.replay(tables, change)?;
+                Ok(Answered::Replay(answer, replayed))
+            }
         }
     }
 }
@@ -312,6 +326,7 @@ impl Effects {
             cancels_done: change.cancels_done,
             releases: change.releases,
             drops_changed: change.drops_changed,
+            replays: change.replays,
             cancelled: change.cancelled,
             revived: change.revived,
         }

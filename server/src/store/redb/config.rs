@@ -14,6 +14,7 @@ use super::{
 use crate::{
     limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX},
     model::{
+        delivery::DeliveryState,
         ids::{ConfigSeq, DeliveryKey, EventSeq, Tenant, WebhookId, WebhookNo},
         signing::Keys,
         time::Timestamp,
@@ -97,6 +98,7 @@ impl Change<'_> {
                 hash: hash.to_vec(),
                 time: time.micros(),
                 webhook: Some(WebhookRecord::new(&webhook, 0)),
+                replay: None,
             };
             tables.requests.insert(key.as_slice(), record.encode_to_vec().as_slice())?;
             tables.requests_by_time.insert((time.micros(), key.as_slice()), ())?;
@@ -166,6 +168,7 @@ impl Change<'_> {
         }
         self.removed.insert(WebhookNo(no));
         self.end_release(tables, no)?;
+        self.stop_replays(webhook.no, time);
         self.steps.push((ConfigSeq(self.counters.config_seq), ConfigStep::Removed(WebhookNo(no))));
         if cancelled > 0 {
             let entry = WebhookCancelled {
@@ -245,7 +248,8 @@ impl Change<'_> {
         let record = CancelledRecord { webhook: no, events, replays, time: time.micros() };
         let entry = self.append(LogRecord::cancelled(record), None);
         for &(event, replay, accept_time) in rows {
-            let row = delivery_row(DeliveryKey { webhook: WebhookNo(no), event: EventSeq(event), replay });
+            let key = DeliveryKey { webhook: WebhookNo(no), event: EventSeq(event), replay };
+            let row = delivery_row(key);
             let before = match tables.deliveries.get(row)? {
                 Some(bytes) => Some(DeliveryRecord::decode_from(bytes.value())?),
                 None => None,
@@ -253,6 +257,9 @@ impl Change<'_> {
             let create_time = before.as_ref().map_or(accept_time, DeliveryRecord::create_time);
             let record = DeliveryRecord::cancelled(before, create_time, time, entry);
             tables.deliveries.insert(row, record.encode_to_vec().as_slice())?;
+            if replay > 0 {
+                self.replayed_ended(tables, key, DeliveryState::Cancelled)?;
+            }
         }
         Ok(())
     }
@@ -290,7 +297,11 @@ pub(super) fn answer_again(known: RequestRecord, hash: &[u8]) -> Result<ConfigAn
 }
 
 /// What was answered under this key, if that is not too long ago. Forgets it otherwise.
-fn known_request(tables: &mut Tables<'_>, key: &[u8], now: Timestamp) -> Result<Option<RequestRecord>, EngineError> {
+pub(super) fn known_request(
+    tables: &mut Tables<'_>,
+    key: &[u8],
+    now: Timestamp,
+) -> Result<Option<RequestRecord>, EngineError> {
     let Some(known) = tables.requests.get(key)?.map(|bytes| RequestRecord::decode_from(bytes.value())).transpose()?
     else {
         return Ok(None);

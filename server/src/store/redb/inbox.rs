@@ -21,6 +21,7 @@ use crate::{
     store::{
         StoreError,
         repair::{Repair, Repaired},
+        replays::{ReplayAnswer, ReplayChange},
         types::{ConfigAnswer, ConfigChange, GroupCommitted, OutcomeGroup, Owner, Publish, Published},
     },
 };
@@ -44,6 +45,7 @@ pub(super) enum Urgent {
     Outcomes { owner: Owner, groups: Vec<OutcomeGroup>, answer: Answer<Vec<GroupCommitted>> },
     Config { change: ConfigChange, answer: Answer<ConfigAnswer> },
     Repair { repair: Repair, answer: Answer<Repaired> },
+    Replay { change: ReplayChange, answer: Answer<ReplayAnswer> },
 }
 
 /// Events to store.
@@ -221,6 +223,7 @@ impl Waiting {
                 }
                 Urgent::Config { .. } => config = true,
                 Urgent::Repair { repair, .. } => outcomes += repair.named(),
+                Urgent::Replay { change, .. } => outcomes += change.deliveries(),
             }
             work.urgent.push(item);
         }

@@ -32,6 +32,8 @@ mod publish;
 mod reads;
 mod records;
 mod repair;
+mod replay;
+mod replayable;
 mod report;
 mod segments;
 mod shared;
@@ -61,7 +63,7 @@ use self::{
 use super::{
     Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage, FeedError,
     FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish, Published, Repair,
-    Repaired, RequestKey, Store, StoreError,
+    Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store, StoreError,
 };
 use crate::{
     clock::Clock,
@@ -71,6 +73,7 @@ use crate::{
         event::StoredEvent,
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        replay::Replay,
         seal::Sealer,
         time::Timestamp,
     },
@@ -272,6 +275,23 @@ impl Store for RedbStore {
 
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
         self.shared.inbox.urgent(|answer| Urgent::Repair { repair, answer }).await
+    }
+
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        if self.shared.space.is_short() && matches!(change, ReplayChange::Start { .. } | ReplayChange::Step(_)) {
+            return Err(StoreError::Full);
+        }
+        self.shared.inbox.urgent(|answer| Urgent::Replay { change, answer }).await
+    }
+
+    async fn replayable(&self, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, StoreError> {
+        let replay = replay.clone();
+        self.read_for_caller(move |shared| replayable::page(shared, &replay, from, limit).map_err(StoreError::from))
+            .await
+    }
+
+    fn replays(&self) -> &Replays {
+        &self.shared.replays
     }
 
     async fn answered(

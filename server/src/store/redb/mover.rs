@@ -248,7 +248,7 @@ impl Mover<'_> {
                 {
                     deliveries.insert(row, delivery.value().to_vec());
                     self.slice.deliveries.push(row);
-                    self.slice.record.hold_delivery(row.0);
+                    self.slice.record.hold_delivery(row.0, row.2);
                 }
             }
             log.insert(first, encoded.as_ref())?;

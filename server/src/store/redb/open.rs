@@ -19,7 +19,7 @@ use super::{
     drops::{Drop, Drops},
     error::{EngineError, OpenError},
     reads,
-    records::{CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
+    records::{CountersRecord, DropRecord, EventTypeRecord, ReplayRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
     space::Space,
@@ -207,6 +207,11 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     for no in existing {
         shared.catalog.set_pending(no, pending.get(&no.0).copied().unwrap_or(0));
     }
+    let mut replays = Vec::new();
+    for row in txn.open_table(tables::REPLAYS)?.iter()? {
+        replays.push(ReplayRecord::decode_from(row?.1.value())?.replay()?);
+    }
+    shared.replays.load(replays);
     let cancels = txn.open_table(tables::CANCELS)?;
     let mut drops = Drops::new();
     for row in txn.open_table(tables::DROPS)?.iter()? {

@@ -113,6 +113,9 @@ impl Change<'_> {
         } else {
             *self.pending.entry(webhook).or_default() -= 1;
             self.counters.pending = self.counters.pending.saturating_sub(1);
+            if key.replay > 0 {
+                self.replayed_ended(tables, key, outcome.state)?;
+            }
         }
         if head_rule.is_some_and(|rule| rule.lets_go(outcome.state, outcome.attempt)) {
             self.pass_on(tables, lane_row(key))?;

@@ -82,6 +82,9 @@ impl Change<'_> {
             self.counters.pending += 1;
             *self.pending.entry(webhook).or_default() += 1;
             self.revived = true;
+            if replay > 0 {
+                self.replayed_revived(tables, key, record.state()?)?;
+            }
             Attempts::new(record.attempts, Some(record.attempts))
         };
         let record = record.retried(attempts, time);
@@ -100,7 +103,12 @@ impl Change<'_> {
     }
 
     /// Sees to it that an event outlives its segment.
-    fn keep_event(&self, tables: &mut Tables<'_>, seq: EventSeq, event: &EventRecord) -> Result<(), EngineError> {
+    pub(super) fn keep_event(
+        &self,
+        tables: &mut Tables<'_>,
+        seq: EventSeq,
+        event: &EventRecord,
+    ) -> Result<(), EngineError> {
         if seq.0 >= self.counters.hot_events_from || tables.rescued.get(seq.0)?.is_some() {
             return Ok(());
         }
@@ -139,7 +147,7 @@ impl Change<'_> {
         Ok(Repaired::Cancelled(cancelled))
     }
 
-    fn cancel_named_of(
+    pub(super) fn cancel_named_of(
         &mut self,
         tables: &mut Tables<'_>,
         no: WebhookNo,

@@ -37,6 +37,7 @@ use crate::{
     },
     store::{
         catalog::Catalog,
+        replays::Replays,
         types::{AsOf, Owner},
     },
 };
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) clock: Clock,
     pub(super) catalog: Catalog,
+    pub(super) replays: Replays,
     pub(super) sealer: Sealer,
     pub(super) owner: Owner,
     pub(super) news: Arc<News>,
@@ -119,6 +121,7 @@ impl Shared {
             dir: opened.dir,
             clock,
             catalog: Catalog::default(),
+            replays: Replays::default(),
             sealer: opened.sealer,
             owner: opened.owner,
             news,

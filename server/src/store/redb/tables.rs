@@ -135,6 +135,12 @@ pub(super) const DROPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("
 /// until the webhook is disabled for it or deleted.
 pub(super) const FAILING: TableDefinition<'_, u64, (i64, i64, u32)> = TableDefinition::new("failing");
 
+/// Replays. Key: number of the replay. Value: `ReplayRecord`. Until some time after it has ended.
+pub(super) const REPLAYS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("replays");
+
+/// Replayed deliveries that are pending. Key: number of the replay, event number.
+pub(super) const REPLAYED: TableDefinition<'_, (u32, u64), ()> = TableDefinition::new("replayed");
+
 /// Segments. Key: segment number. Value: `SegmentRecord`.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 

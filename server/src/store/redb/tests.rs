@@ -48,7 +48,11 @@ pub(super) async fn publish(store: &RedbStore, id: &str) -> Result<Vec<Published
     publish_at(store, id, Timestamp::UNIX_EPOCH).await
 }
 
-async fn publish_at(store: &RedbStore, id: &str, accept_time: Timestamp) -> Result<Vec<Published>, StoreError> {
+pub(super) async fn publish_at(
+    store: &RedbStore,
+    id: &str,
+    accept_time: Timestamp,
+) -> Result<Vec<Published>, StoreError> {
     let event = Event {
         id: id.parse().unwrap(),
         tenant: "t".parse().unwrap(),

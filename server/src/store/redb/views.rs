@@ -14,7 +14,7 @@ use super::{
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
     repair::archived_record,
     shared::{FanOut, Shared},
-    tables::{self, delivery_row, lane_row},
+    tables::{self, delivery_row, existing, lane_row},
 };
 use crate::{
     limits::LIST_EXAMINED_MAX,
@@ -79,20 +79,28 @@ struct Keys {
     next: Option<DeliveryKey>,
 }
 
-struct Viewer<'a> {
+/// What a snapshot says of deliveries, and what was decided since.
+pub(super) struct Viewer<'a> {
     shared: &'a Shared,
     /// Taken before the snapshot: a row that is in neither was written between the two, and is in the snapshot.
     fan_outs: BTreeMap<EventSeq, FanOut>,
     /// Whether anything was being dropped before the snapshot.
     drops: bool,
+    /// Whether there have been replays.
+    replayed: bool,
     hot: ReadTransaction,
 }
 
 impl<'a> Viewer<'a> {
-    fn new(shared: &'a Shared) -> Result<Self, EngineError> {
+    pub(super) fn new(shared: &'a Shared) -> Result<Self, EngineError> {
         let fan_outs = shared.fan_outs.read().clone();
         let drops = shared.drops_anything();
-        Ok(Self { shared, fan_outs, drops, hot: shared.read()?.0 })
+        Ok(Self { shared, fan_outs, drops, replayed: shared.has_replayed(), hot: shared.read()?.0 })
+    }
+
+    /// Where a delivery stands; `None`: there is none, or none any more.
+    pub(super) fn state(&self, key: DeliveryKey) -> Result<Option<DeliveryView>, EngineError> {
+        Ok(self.view(key, None)?.map(|(delivery, _)| delivery.state))
     }
 
     fn page(&self, query: &DeliveryQuery, keys: Keys, limit: usize) -> Result<DeliveryPage, EngineError> {
@@ -134,6 +142,8 @@ impl<'a> Viewer<'a> {
         }
         let accept_time = event.accept_time();
         let (mut state, mut update_time, mut next_attempt) = match &record {
+            // A replayed one has a record also while it waits behind another one.
+            Some(_) if key.replay > 0 && self.is_parked(key)? => (DeliveryState::Pending, None, None),
             Some(record) => (record.state()?, record.update_time(), record.due()),
             None if self.is_parked(key)? => (DeliveryState::Pending, None, None),
             None => (DeliveryState::Pending, None, Some(event.scheduled().unwrap_or(accept_time))),
@@ -225,12 +235,28 @@ impl<'a> Viewer<'a> {
         for tenant in tenants {
             let Some(seq) = self.event_seq(id, tenant)? else { continue };
             if let Some(record) = reads::event(self.shared, seq)? {
-                keys.extend(targets(&record, seq)?);
+                keys.extend(self.deliveries_of(&record, seq)?);
             }
         }
         keys.retain(|key| webhook.is_none_or(|no| key.webhook == no) && comes_after(*key, after));
         keys.sort_unstable_by_key(|key| std::cmp::Reverse(rank(*key)));
         Ok(cut(keys, LIST_EXAMINED_MAX))
+    }
+
+    /// An event's deliveries, those of replays included, by webhook.
+    fn deliveries_of(&self, record: &EventRecord, event: EventSeq) -> Result<Vec<DeliveryKey>, EngineError> {
+        let targets = record.targets()?;
+        let mut keys: Vec<_> = targets.into_iter().map(|webhook| DeliveryKey { webhook, event, replay: 0 }).collect();
+        if self.replayed {
+            add_replayed(&self.hot, event, &mut keys)?;
+            for segment in self.shared.segments.all().iter().filter(|it| it.record.may_have_replay(event.0)) {
+                add_replayed(&*self.shared.segments.read(segment.no)?, event, &mut keys)?;
+            }
+            keys.sort_unstable_by_key(|key| rank(*key));
+            // One that was archived and retried is in both.
+            keys.dedup();
+        }
+        Ok(keys)
     }
 
     fn keys_of_webhook(&self, no: WebhookNo, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
@@ -250,8 +276,8 @@ impl<'a> Viewer<'a> {
             examined += 1;
             if let Some(record) = reads::event(self.shared, EventSeq(seq))? {
                 if tenant.is_none_or(|tenant| record.tenant() == tenant.as_str()) {
-                    let targets = targets(&record, EventSeq(seq))?;
-                    keys.extend(targets.into_iter().rev().filter(|key| comes_after(*key, after)));
+                    let deliveries = self.deliveries_of(&record, EventSeq(seq))?;
+                    keys.extend(deliveries.into_iter().rev().filter(|key| comes_after(*key, after)));
                 }
             } else if let Some(lower) = self.next_retained(seq)? {
                 seq = lower + 1;
@@ -278,8 +304,16 @@ impl<'a> Viewer<'a> {
     }
 }
 
-fn targets(record: &EventRecord, event: EventSeq) -> Result<Vec<DeliveryKey>, EngineError> {
-    Ok(record.targets()?.into_iter().map(|webhook| DeliveryKey { webhook, event, replay: 0 }).collect())
+/// Adds the replayed deliveries of an event.
+fn add_replayed(txn: &ReadTransaction, event: EventSeq, keys: &mut Vec<DeliveryKey>) -> Result<(), EngineError> {
+    let Some(table) = existing(txn.open_table(tables::DELIVERIES))? else { return Ok(()) };
+    for row in table.range((event.0, 0, 0)..=(event.0, u64::MAX, u32::MAX))? {
+        let (_, webhook, replay) = row?.0.value();
+        if replay > 0 {
+            keys.push(DeliveryKey { webhook: WebhookNo(webhook), event, replay });
+        }
+    }
+    Ok(())
 }
 
 fn rank(key: DeliveryKey) -> (u64, u64, u32) {

@@ -70,6 +70,10 @@ impl EventRecord {
         decode("event", bytes)
     }
 
+    pub(in super::super) fn body_len(&self) -> usize {
+        self.body.len()
+    }
+
     pub(in super::super) fn tenant(&self) -> &str {
         &self.tenant
     }

@@ -7,6 +7,7 @@ mod log;
 mod operational;
 mod policy;
 mod protection;
+mod replay;
 mod request;
 mod segment;
 mod signing;
@@ -16,6 +17,7 @@ pub(super) use delivery::DeliveryRecord;
 pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use event_type::EventTypeRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
+pub(super) use replay::ReplayRecord;
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
 pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
 

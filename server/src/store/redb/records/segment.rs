@@ -40,6 +40,9 @@ pub(in super::super) struct CountersRecord {
     /// When the last commit was made, microseconds.
     #[prost(sint64, tag = "11")]
     pub(in super::super) last_commit: i64,
+    /// Number of the last replay.
+    #[prost(uint32, tag = "30")]
+    pub(in super::super) last_replay: u32,
 }
 
 impl CountersRecord {
@@ -76,6 +79,11 @@ pub(in super::super) struct SegmentRecord {
     /// Whether it takes no more.
     #[prost(bool, tag = "8")]
     pub(in super::super) sealed: bool,
+    /// The range of events whose replayed deliveries it holds.
+    #[prost(uint64, tag = "30")]
+    pub(in super::super) replays_from: u64,
+    #[prost(uint64, tag = "31")]
+    pub(in super::super) replays_until: u64,
 }
 
 impl SegmentRecord {
@@ -83,17 +91,28 @@ impl SegmentRecord {
         decode("segment", bytes)
     }
 
-    /// It holds a delivery of this event now.
-    pub(in super::super) fn hold_delivery(&mut self, event: u64) {
-        let empty = self.deliveries_from == self.deliveries_until;
-        self.deliveries_from = if empty { event } else { self.deliveries_from.min(event) };
-        self.deliveries_until = self.deliveries_until.max(event + 1);
+    /// It holds a delivery of this event now, and which sending of it that is.
+    pub(in super::super) fn hold_delivery(&mut self, event: u64, replay: u32) {
+        extend((&mut self.deliveries_from, &mut self.deliveries_until), event);
+        if replay > 0 {
+            extend((&mut self.replays_from, &mut self.replays_until), event);
+        }
+    }
+
+    /// Whether it may hold replayed deliveries of this event.
+    pub(in super::super) fn may_have_replay(&self, event: u64) -> bool {
+        (self.replays_from..self.replays_until).contains(&event)
     }
 
     /// Whether it may hold deliveries of this event.
     pub(in super::super) fn may_have_delivery(&self, event: u64) -> bool {
         (self.deliveries_from..self.deliveries_until).contains(&event)
     }
+}
+
+fn extend((from, until): (&mut u64, &mut u64), event: u64) {
+    *from = if from == until { event } else { (*from).min(event) };
+    *until = (*until).max(event + 1);
 }
 
 /// Deliveries of one webhook that one move brought into a segment.

@@ -7,6 +7,7 @@ use prost::Message;
 use super::{
     Corrupt, decode, policy,
     protection::ProtectionRecord,
+    replay::ReplayRecord,
     request::RequestShapeRecord,
     signing::{PreviousRecord, SignatureRecord, pair, secret},
 };
@@ -283,6 +284,9 @@ pub(in super::super) struct RequestRecord {
     /// What was created.
     #[prost(message, optional, tag = "3")]
     pub(in super::super) webhook: Option<WebhookRecord>,
+    /// The replay that was started, as it was then.
+    #[prost(message, optional, tag = "30")]
+    pub(in super::super) replay: Option<ReplayRecord>,
 }
 
 impl RequestRecord {
