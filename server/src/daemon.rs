@@ -18,6 +18,7 @@ use crate::{
     metrics::{Metrics, Queues},
     model::{delivery::AttemptResult, target::Target},
     ops::{self, Ops},
+    replay,
     shutdown::{Levers, Overdue},
     store::{
         Store as _,
@@ -99,10 +100,13 @@ impl Daemon {
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
         let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
+        let replays = replay::Config { interval: config.retention.interval, retention: config.store.retention };
+        let replays = replays.build(store.clone(), clock);
         let limits = api::Config {
             target_rules: config.targets.clone(),
             policy_limits: config.policy_limits,
             retention: config.store.retention,
+            heartbeat: config.watch.heartbeat,
         };
         let api = limits.build(api::Deps {
             store: store.clone(),
@@ -120,6 +124,7 @@ impl Daemon {
         let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
+        tasks.spawn("replay", replays.run(work.clone()));
         let serving_ended = tasks.spawn_ending("serve", server.run(api.routes, calls.clone(), connections.clone()));
 
         api.health.set_serving(true).await;

@@ -5,9 +5,9 @@
 //! ```text
 //! process   cli, config, daemon (composition root), serve, shutdown, telemetry, descriptors
 //! edges     api, ops
-//! stages    accept, dispatch, deliver, outcomes, watch, retention   (they never import each other)
+//! stages    accept, dispatch, deliver, outcomes, watch, replay, retention   (they never import each other)
 //! plumbing  store, flow, bodies, metrics, tasks, clock, accepting
-//! core      model, limits                                           (pure: no I/O, no clock, no runtime)
+//! core      model, limits                                                   (pure: no I/O, no clock, no runtime)
 //! ```
 
 pub mod accept;
@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod outcomes;
+pub mod replay;
 pub mod retention;
 pub mod serve;
 pub mod shutdown;

@@ -12,6 +12,7 @@ mod health;
 mod json;
 mod page;
 mod publish;
+mod replays;
 mod status;
 mod trial;
 mod webhooks;
@@ -24,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    replay_service_server::ReplayServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -33,7 +34,7 @@ use tower::util::MapResponseLayer;
 pub use self::{convert::policy::PolicyLimits, health::Health, trial::Trial};
 use self::{
     convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
-    status::Failure, webhooks::WebhookService,
+    replays::ReplayService, status::Failure, webhooks::WebhookService,
 };
 use crate::{
     accept::Accept,
@@ -54,6 +55,8 @@ pub struct Config {
     pub policy_limits: PolicyLimits,
     /// How long events are kept.
     pub retention: Duration,
+    /// A stream that follows a replay and has said nothing for this long says how it stands.
+    pub heartbeat: Duration,
 }
 
 /// Judges host names when a webhook is created.
@@ -103,6 +106,13 @@ impl Config {
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let (retention, stops) = (self.retention, stop.clone());
         let events = EventService { store: store.clone(), clock, retention, accept, stop: stops };
+        let replays = ReplayService {
+            store: store.clone(),
+            clock,
+            retention: self.retention,
+            heartbeat: self.heartbeat,
+            stop: stop.clone(),
+        };
         let deliveries = DeliveryService { store, watch, clock, stop, stop_watching };
 
         let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -113,6 +123,7 @@ impl Config {
             .add_service(EventTypeServiceServer::new(event_types).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(events)
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(ReplayServiceServer::new(replays).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));
         let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).into();

@@ -116,6 +116,26 @@ impl Failure {
             .retry_after(UNAVAILABLE_RETRY)
     }
 
+    /// The tenant has no such replay, or none any more.
+    pub(super) fn replay_not_found() -> Self {
+        Self::new(
+            Code::NotFound,
+            reason::REPLAY_NOT_FOUND,
+            "this tenant has no such replay, or it is no longer remembered",
+        )
+    }
+
+    /// As many replays are running as may be.
+    pub(super) fn too_many_replays() -> Self {
+        let message = "as many replays are running to this webhook, for this tenant, or in all as may be; wait for one, or cancel one";
+        Self::new(Code::ResourceExhausted, reason::TOO_MANY_REPLAYS, message).retry_after(BACKLOG_RETRY)
+    }
+
+    /// Nothing of the time that was asked for is retained any more.
+    pub(super) fn expired() -> Self {
+        Self::new(Code::OutOfRange, reason::EXPIRED, "what was accepted before end_time is no longer retained")
+    }
+
     /// The caller's etag is not the present one.
     pub(super) fn etag_mismatch() -> Self {
         Self::new(

@@ -42,7 +42,8 @@ impl Attempts {
         }
         let timeout_after =
             job.webhook.settings.attempt_timeout().map_or(self.timeout, |own| own.min(self.timeout_max));
-        let under_way = self.metrics.begin(job.attempt, started.since(job.event.due_time()));
+        let is_first = job.attempt == 1 && job.key.replay == 0;
+        let under_way = self.metrics.begin(is_first.then(|| started.since(job.event.due_time())));
         // Kept outside of what the deadline drops: what has arrived until then counts.
         let mut answer = Answer::default();
         let ended = timeout(timeout_after, self.exchange(&job, &mut answer)).await;

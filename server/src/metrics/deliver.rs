@@ -48,11 +48,11 @@ impl DeliverMetrics {
         registry.register_with_unit("attempt_duration", help, Unit::Seconds, self.duration.clone());
     }
 
-    /// An attempt begins, the `attempt`-th of its delivery (from 1), this long after it was first due.
-    pub fn begin(&self, attempt: u32, since_due: Duration) -> AttemptUnderWay<'_> {
+    /// An attempt begins; if it is the first of its delivery, this long after that was due. Replays do not say.
+    pub fn begin(&self, since_due: Option<Duration>) -> AttemptUnderWay<'_> {
         self.started.inc();
         self.under_way.inc();
-        if attempt == 1 {
+        if let Some(since_due) = since_due {
             self.to_first.observe(since_due);
         }
         AttemptUnderWay { metrics: self }
@@ -215,8 +215,8 @@ mod tests {
     #[test]
     fn an_attempt_that_is_aborted_is_not_under_way_for_ever_and_has_no_class() {
         let metrics = DeliverMetrics::default();
-        let ends = metrics.begin(1, Duration::from_secs(1));
-        let aborted = metrics.begin(2, Duration::from_secs(9));
+        let ends = metrics.begin(Some(Duration::from_secs(1)));
+        let aborted = metrics.begin(None);
         assert_eq!((metrics.started.get(), metrics.under_way.get()), (2, 2));
         ends.ended(&result(Some(200), None));
         drop(aborted);

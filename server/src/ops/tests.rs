@@ -176,7 +176,7 @@ async fn overdue_deliveries_matter_only_while_nothing_moves() {
     tokio::time::advance(OPS_LOOK_INTERVAL).await;
     assert!(scene.readiness().await.starts_with("nothing moves: "), "{}", scene.readiness().await);
     assert_eq!(scene.metric("postrider_ready").await, "0");
-    drop(scene.metrics.deliver.begin(1, Duration::ZERO));
+    drop(scene.metrics.deliver.begin(Some(Duration::ZERO)));
     assert_eq!(scene.readiness().await, "ok", "an attempt has begun");
     tokio::time::advance(STALLED_AFTER + OPS_LOOK_INTERVAL).await;
     assert!(scene.readiness().await.starts_with("nothing moves: "));

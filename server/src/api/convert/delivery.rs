@@ -86,7 +86,7 @@ pub(in crate::api) fn cancel(request: &v1::CancelDeliveriesRequest) -> Result<Ca
 }
 
 /// Converts each entry of a filter's list; too long a list is one violation.
-fn each<T: Ord>(
+pub(super) fn each<T: Ord>(
     violations: &mut Violations,
     field: &str,
     texts: &[String],
@@ -136,7 +136,7 @@ fn states_filter(violations: &mut Violations, numbers: &[i32]) -> Vec<DeliveryVi
     views
 }
 
-fn view(state: v1::DeliveryState) -> Option<DeliveryView> {
+pub(super) fn view(state: v1::DeliveryState) -> Option<DeliveryView> {
     match state {
         v1::DeliveryState::Unspecified => None,
         v1::DeliveryState::Pending => Some(DeliveryView::State(DeliveryState::Pending)),
@@ -242,7 +242,7 @@ fn cancel_reason(reason: CancelReason) -> v1::CancelReason {
     }
 }
 
-fn state(view: DeliveryView) -> v1::DeliveryState {
+pub(super) fn state(view: DeliveryView) -> v1::DeliveryState {
     match view {
         DeliveryView::State(DeliveryState::Pending) => v1::DeliveryState::Pending,
         DeliveryView::State(DeliveryState::Delivered) => v1::DeliveryState::Delivered,

@@ -9,6 +9,7 @@ mod mask;
 mod ordering;
 pub(super) mod policy;
 pub(super) mod protection;
+pub(super) mod replay;
 mod request;
 pub(super) mod scope;
 pub(super) mod signature;

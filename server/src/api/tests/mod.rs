@@ -2,6 +2,7 @@
 
 mod convert;
 mod publish;
+mod replays;
 mod request;
 mod services;
 

@@ -291,7 +291,9 @@ async fn api(store: &Arc<FakeStore>) -> Api {
         stop_watching: stop(),
     };
     let retention = std::time::Duration::from_hours(720);
-    Config { target_rules: rules().targets, policy_limits: rules().policy, retention }.build(deps).await
+    Config { target_rules: rules().targets, policy_limits: rules().policy, retention, heartbeat: WATCH_HEARTBEAT }
+        .build(deps)
+        .await
 }
 
 fn frame(message: &[u8]) -> Bytes {
