@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Largest reply taken: a full page of the widest webhooks is above tonic's default of 4 MiB.
-const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub(crate) const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// How to connect. Made by [`Client::builder`].
 #[derive(Debug, Clone)]
@@ -360,7 +360,11 @@ impl Client {
         WebhookServiceClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
-    async fn call<T>(&self, reply: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub(crate) async fn call<T>(&self, reply: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
         match tokio::time::timeout(self.timeout, reply).await {
             Ok(reply) => Ok(reply?.into_inner()),
             Err(_) => {
@@ -374,7 +378,7 @@ impl Client {
 pub type Pages<'a, T> = Pin<Box<dyn Stream<Item = Result<T, Error>> + Send + 'a>>;
 
 /// Follows page tokens from the first page (an empty token) to the last (an empty next token).
-fn pages<'a, T, F>(page: impl Fn(String) -> F + Send + 'a) -> Pages<'a, T>
+pub(crate) fn pages<'a, T, F>(page: impl Fn(String) -> F + Send + 'a) -> Pages<'a, T>
 where
     T: Send + 'a,
     F: Future<Output = Result<(Vec<T>, String), Error>> + Send + 'a,
@@ -389,7 +393,7 @@ where
     Box::pin(lists.try_flatten())
 }
 
-fn incomplete(field: &str) -> Error {
+pub(crate) fn incomplete(field: &str) -> Error {
     Error::new(Code::Internal, format!("the server's reply lacks `{field}`"))
 }
 

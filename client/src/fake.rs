@@ -20,13 +20,17 @@ use tonic::{
 use crate::{
     Client,
     v1::{
-        Accepted, CancelDeliveriesRequest, CancelDeliveriesResponse, ExplainEventRequest, ExplainEventResponse,
-        GetDeliveryRequest, GetDeliveryResponse, GetEventRequest, GetEventResponse, ListDeliveriesRequest,
-        ListDeliveriesResponse, PublishEventRequest, PublishEventResponse, PublishEventsRequest, PublishEventsResponse,
-        RetryDeliveryRequest, RetryDeliveryResponse, WatchDeliveriesRequest, WatchDeliveriesResponse,
+        Accepted, CancelDeliveriesRequest, CancelDeliveriesResponse, CancelReplayRequest, CancelReplayResponse,
+        ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest, GetDeliveryResponse, GetEventRequest,
+        GetEventResponse, GetReplayRequest, GetReplayResponse, ListDeliveriesRequest, ListDeliveriesResponse,
+        ListReplaysRequest, ListReplaysResponse, PublishEventRequest, PublishEventResponse, PublishEventsRequest,
+        PublishEventsResponse, Replay, ReplayEventsRequest, ReplayEventsResponse, RetryDeliveryRequest,
+        RetryDeliveryResponse, WatchDeliveriesRequest, WatchDeliveriesResponse, WatchReplayRequest,
+        WatchReplayResponse,
         delivery_service_server::{DeliveryService, DeliveryServiceServer},
         event_service_server::{EventService, EventServiceServer},
         publish_event_response, publish_events_response,
+        replay_service_server::{ReplayService, ReplayServiceServer},
     },
 };
 
@@ -59,6 +63,8 @@ pub(crate) struct State {
     pub(crate) publish: VecDeque<Vec<OnPublish>>,
     pub(crate) watch: VecDeque<Vec<OnWatch>>,
     pub(crate) pages: VecDeque<ListDeliveriesResponse>,
+    /// What a stream that follows a replay says before it ends.
+    pub(crate) replays: VecDeque<Vec<Replay>>,
     /// So many attempts to connect fail.
     pub(crate) refuse_connections: usize,
     /// Ids stored, in order.
@@ -86,6 +92,7 @@ impl Fake {
         let server = Server::builder()
             .add_service(EventServiceServer::new(self.clone()))
             .add_service(DeliveryServiceServer::new(self.clone()))
+            .add_service(ReplayServiceServer::new(self.clone()))
             .serve_with_incoming(ReceiverStream::new(incoming));
         tokio::spawn(server);
         let fake = self.clone();
@@ -263,5 +270,32 @@ impl DeliveryService for Fake {
         let mut state = self.state();
         state.listed.push(request.into_inner());
         Ok(Response::new(state.pages.pop_front().unwrap_or_default()))
+    }
+}
+
+#[async_trait]
+impl ReplayService for Fake {
+    type WatchReplayStream = Pin<Box<dyn Stream<Item = Result<WatchReplayResponse, Status>> + Send>>;
+
+    async fn replay_events(&self, _: Request<ReplayEventsRequest>) -> Result<Response<ReplayEventsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_replay(&self, _: Request<GetReplayRequest>) -> Result<Response<GetReplayResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_replays(&self, _: Request<ListReplaysRequest>) -> Result<Response<ListReplaysResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn watch_replay(&self, _: Request<WatchReplayRequest>) -> Result<Response<Self::WatchReplayStream>, Status> {
+        let states = self.state().replays.pop_front().unwrap_or_default();
+        let messages = states.into_iter().map(|replay| Ok(WatchReplayResponse { replay: Some(replay) }));
+        Ok(Response::new(Box::pin(futures::stream::iter(messages))))
+    }
+
+    async fn cancel_replay(&self, _: Request<CancelReplayRequest>) -> Result<Response<CancelReplayResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 }

@@ -33,6 +33,7 @@ mod backoff;
 mod client;
 mod error;
 mod publisher;
+mod replays;
 pub mod verify;
 mod watch;
 
@@ -46,6 +47,7 @@ pub use postrider_proto::{error_info, v1};
 pub use publisher::{
     EVENT_BODY_BYTES_MAX, MESSAGE_BYTES_MAX, Pending, PublishError, Publisher, PublisherConfig, Receipt,
 };
+pub use replays::ReplayWatch;
 pub use tonic::Code;
 pub use tonic_types::FieldViolation;
 pub use v1::delivery_update::Update;

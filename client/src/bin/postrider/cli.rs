@@ -13,6 +13,7 @@ use crate::{
     listen::ListenArgs,
     output::Format,
     publish::PublishArgs,
+    replays::ReplaysCommand,
     triggers::TriggersArgs,
     watch::WatchArgs,
     webhooks::WebhooksCommand,
@@ -59,9 +60,12 @@ enum Command {
     /// Show events, and explain which webhooks one goes to, and why.
     #[command(subcommand)]
     Events(EventsCommand),
-    /// Show, list, retry and cancel deliveries.
+    /// Show, list, retry, cancel and replay deliveries.
     #[command(subcommand)]
     Deliveries(DeliveriesCommand),
+    /// Show, list, follow and stop replays.
+    #[command(subcommand)]
+    Replays(ReplaysCommand),
     /// Follow what becomes of deliveries.
     Watch(WatchArgs),
     /// Receive webhooks on this machine: verify them and print what arrives.
@@ -134,6 +138,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Publish(args) => args.run(&session()?).await,
         Command::Events(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
+        Command::Replays(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,
     }
@@ -309,6 +314,15 @@ mod tests {
                 "postrider listen --secret whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD --status 500 --count 1 --delay 1s",
                 None,
             ),
+            ("postrider deliveries replay --webhook WEBHOOK --state failed,cancelled --event-type A,B --wait", None),
+            ("postrider deliveries replay --webhook WEBHOOK --since 2026-11-22T10:00:00Z --per-second 5", None),
+            ("postrider deliveries replay", Some(MissingRequiredArgument)),
+            ("postrider deliveries replay --webhook WEBHOOK --per-second 0", Some(ValueValidation)),
+            ("postrider deliveries replay --webhook WEBHOOK --since yesterday", Some(ValueValidation)),
+            ("postrider replays list --webhook WEBHOOK --limit 5 --tenant -", None),
+            ("postrider replays cancel rpl_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --pending", None),
+            ("postrider replays get WEBHOOK", Some(ValueValidation)),
+            ("postrider replays watch", Some(MissingRequiredArgument)),
             ("postrider listen --secret nonsense", Some(ValueValidation)),
             ("postrider listen --status 99", Some(ValueValidation)),
             ("postrider listen --status 1000", Some(ValueValidation)),

@@ -13,10 +13,11 @@ use crate::{
     ids::{parse_delivery_id, parse_webhook_id},
     json,
     output::{Format, counted, duration, http_status, printable, properties, rows_or, say, say_json, table, time},
+    replays::{self, ReplayArgs},
 };
 
 /// Largest page the server gives.
-const PAGE_SIZE_MAX: u32 = 1000;
+pub(crate) const PAGE_SIZE_MAX: u32 = 1000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeliveriesCommand {
@@ -44,6 +45,16 @@ pub(crate) enum DeliveriesCommand {
   postrider deliveries cancel --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --all
   postrider deliveries cancel --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 dlv_5f0c9b7e31d84a26b0e1f3c758d29a64")]
     Cancel(CancelArgs),
+    /// Send events that were accepted before to a webhook again, or for the first time.
+    #[command(
+        after_help = "A replay goes on in the background, at a rate of its own; see `postrider replays`. With --wait this
+ends with exit code 1 if the replay was cancelled or has failed.
+
+Examples:
+  postrider deliveries replay --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --state failed --since 2026-11-22T10:00:00Z
+  postrider deliveries replay --webhook wh_0193a5e2c4b87d3f9a1c5e7b2d4f6a80 --event-type NEW_LEAD --per-second 10 --wait"
+    )]
+    Replay(ReplayArgs),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +105,7 @@ impl DeliveriesCommand {
             Self::Get { id } => get(session, id).await,
             Self::Retry { ids } => retry(session, ids).await,
             Self::Cancel(args) => cancel(session, args).await,
+            Self::Replay(args) => replays::start(session, args).await,
         }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  done
   1  the operation failed, or some of the events were rejected
   2  the command line is wrong, or confirmation is needed and there is no terminal to ask
-  3  there is no such webhook or delivery
+  3  there is no such webhook, event, delivery or replay
   4  the server cannot be reached, is stopping, or did not answer in time
 
 With --output json a failed command also prints one line on standard output:

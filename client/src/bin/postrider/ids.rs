@@ -10,6 +10,11 @@ pub(crate) fn parse_delivery_id(text: &str) -> Result<String, &'static str> {
     parse(text, "dlv_").ok_or("must be a delivery's id: dlv_ and 32 hexadecimal digits (0-9, a-f)")
 }
 
+/// A replay's id.
+pub(crate) fn parse_replay_id(text: &str) -> Result<String, &'static str> {
+    parse(text, "rpl_").ok_or("must be a replay's id: rpl_ and 32 hexadecimal digits (0-9, a-f)")
+}
+
 fn parse(text: &str, prefix: &str) -> Option<String> {
     let digits = text.strip_prefix(prefix)?;
     let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');

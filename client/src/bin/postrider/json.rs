@@ -6,8 +6,8 @@ use postrider_client::{
     Update,
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, ErrorClass, EventType,
-        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, RetryPolicy, Signature,
-        SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
+        GetEventResponse, HeadRule, HttpMethod, MatchVerdict, OperationalEvent, Outcome, Replay, ReplayProgress,
+        ReplayState, RetryPolicy, Signature, SignatureScheme, Webhook, WebhookMatch, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -177,6 +177,40 @@ pub(crate) fn outcome(outcome: &Outcome) -> Value {
     })
 }
 
+pub(crate) fn replay(replay: &Replay) -> Value {
+    let state = |state: &i32| named(*state, DeliveryState::as_str_name);
+    json!({
+        "id": replay.id,
+        "tenant": replay.tenant,
+        "webhook_id": replay.webhook_id,
+        "event_types": replay.event_types,
+        "states": replay.states.iter().map(state).collect::<Vec<_>>(),
+        "start_time": time(replay.start_time.as_ref()),
+        "end_time": time(replay.end_time.as_ref()),
+        "per_second": replay.per_second,
+        "state": named(replay.state, ReplayState::as_str_name),
+        "reason": replay.reason,
+        "progress": replay.progress.as_ref().map(replay_progress),
+        "create_time": time(replay.create_time.as_ref()),
+        "finish_time": time(replay.finish_time.as_ref()),
+    })
+}
+
+fn replay_progress(it: &ReplayProgress) -> Value {
+    json!({
+        "examined_events": it.examined_events,
+        "created_deliveries": it.created_deliveries,
+        "skipped_events": it.skipped_events,
+        "expired_events": it.expired_events,
+        "pending_deliveries": it.pending_deliveries,
+        "delivered_deliveries": it.delivered_deliveries,
+        "failed_deliveries": it.failed_deliveries,
+        "cancelled_deliveries": it.cancelled_deliveries,
+        "position_time": time(it.position_time.as_ref()),
+        "percent": it.percent,
+    })
+}
+
 /// One event with its body, as text where it is that.
 pub(crate) fn event(reply: &GetEventResponse) -> Value {
     let event = reply.event.clone().unwrap_or_default();
@@ -296,6 +330,8 @@ mod tests {
             (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
+            (replay(&Replay::default()), format!("{:?}", Replay::default())),
+            (replay_progress(&ReplayProgress::default()), format!("{:?}", ReplayProgress::default())),
             (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
             (operational_event(&OperationalEvent::default()), format!("{:?}", OperationalEvent::default())),
         ] {

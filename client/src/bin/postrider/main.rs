@@ -10,6 +10,7 @@ mod json;
 mod listen;
 mod output;
 mod publish;
+mod replays;
 mod triggers;
 mod watch;
 mod webhooks;
