@@ -12,6 +12,8 @@ mod ordered;
 mod publish;
 mod redb;
 mod repair;
+mod replays;
+mod replays_stop;
 mod schedule;
 
 /// Makes every test of the suite for one engine.
@@ -111,6 +113,21 @@ macro_rules! suite {
             a_delivery_is_due_again_whatever_became_of_it,
             what_was_archived_is_retried_and_outlives_its_segment,
             all_or_some_deliveries_are_cancelled,
+        },
+        replays::{
+            a_replay_makes_new_deliveries_step_by_step,
+            a_replay_takes_what_it_is_asked_for,
+            a_request_starts_one_replay,
+            archived_events_are_replayed_and_kept_until_they_are_sent,
+            what_is_gone_meanwhile_is_counted,
+            replayed_deliveries_keep_the_order_of_their_key,
+        },
+        replays_stop::{
+            a_cancelled_replay_makes_no_more,
+            a_deleted_webhook_ends_its_replays,
+            only_so_many_replays_run,
+            a_replay_leaves_room_in_the_backlog,
+            what_is_dropped_holds_a_replay_up,
         },
     );
     };

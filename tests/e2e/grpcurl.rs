@@ -20,7 +20,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::setup;
 
-const SERVICES: [&str; 4] = ["WebhookService", "EventTypeService", "EventService", "DeliveryService"];
+const SERVICES: [&str; 5] = ["WebhookService", "EventTypeService", "EventService", "DeliveryService", "ReplayService"];
 
 #[derive(Clone)]
 struct Grpcurl {

@@ -18,6 +18,7 @@ mod policy;
 mod protection;
 mod publish_stream;
 mod repair;
+mod replay;
 mod request_id;
 mod request_shape;
 mod restart;

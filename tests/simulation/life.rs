@@ -16,7 +16,7 @@ use postrider_server::{
     limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, DELIVER_AHEAD_MAX},
     metrics::Metrics,
     model::{breaker::PROBE_AFTER_MAX, time::Timestamp},
-    retention,
+    replay, retention,
     store::Store,
     tasks::Tasks,
     watch,
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     people,
     plan::{End, Life},
-    receivers,
+    receivers, replays,
     world::{START, Weathered, World},
 };
 
@@ -135,6 +135,10 @@ impl Process {
             tasks.spawn_ending("outcomes", dozing(outcomes.run(), plan.weather.naps, naps("outcomes")));
         tasks.spawn("dispatch", dozing(dispatch.run(work.clone()), plan.weather.naps, naps("dispatch")));
         tasks.spawn("retention", retention.run(work.clone()));
+        let replaying = replay::Config { interval: Duration::from_secs(1), retention: plan.limits.retention };
+        let replaying = replaying.build(store.clone(), clock);
+        tasks.spawn("replay", dozing(replaying.run(work.clone()), plan.weather.naps, naps("replay")));
+        tasks.spawn("replays", replays::replay(world.clone(), clock, store.clone(), calls.clone()));
         tasks.spawn("configure", people::configure(world.clone(), clock, store.clone(), calls.clone()));
         for publisher in 0..plan.traffic.publishers {
             let publish = people::publish(world.clone(), publisher, clock, accept.clone(), calls.clone());
@@ -229,7 +233,7 @@ impl Process {
         loop {
             sleep(Duration::from_secs(1)).await;
             let slices = self.world.storage.lock().image.has_slices();
-            if !slices && self.world.record.lock().at_rest() {
+            if !slices && self.world.record.lock().at_rest() && replays::at_rest(self.store.as_ref()) {
                 // What is durable becomes known.
                 sleep(Duration::from_secs(1)).await;
                 return;

@@ -31,7 +31,7 @@ const KEYS: [&str; 4] = ["", "a", "b", "c"];
 /// Ids that all publishers use, with the same content.
 const SHARED_IDS: u32 = 30;
 /// Nothing more is published once there are as many.
-const DELIVERIES_ENOUGH: usize = 500;
+pub(crate) const DELIVERIES_ENOUGH: usize = 500;
 /// Pause before a change that failed is asked for again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -40,7 +40,7 @@ fn tenant(number: usize) -> Tenant {
 }
 
 /// Waits; false: it is time to stop.
-async fn wait(longest_ms: u64, rng: impl FnOnce(u64) -> u64, stop: &CancellationToken) -> bool {
+pub(crate) async fn wait(longest_ms: u64, rng: impl FnOnce(u64) -> u64, stop: &CancellationToken) -> bool {
     let pause = Duration::from_millis(rng(longest_ms));
     tokio::select! {
         biased;

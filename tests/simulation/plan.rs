@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     pub(crate) traffic: Traffic,
     pub(crate) lives: Vec<Life>,
+    /// Longest pause of whoever wants things sent again, if anybody does.
+    pub(crate) replay_ms: Option<u64>,
 }
 
 /// How the disk and the machine behave.
@@ -151,6 +153,7 @@ impl Plan {
                 ordered: [0.0, 0.0, 0.4][rng.random_range(0..3)],
             },
             lives: lives(&mut rng),
+            replay_ms: [None, None, Some(4_000)][rng.random_range(0..3)],
         }
     }
 

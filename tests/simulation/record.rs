@@ -223,6 +223,9 @@ impl Record {
                 }
             }
         }
+        if let Some((replay, key)) = image.not_replayed() {
+            forgotten = Some(format!("replay {replay} has succeeded, and {} was not sent again", shown(&key)));
+        }
         let wrong = image.pending().find(|(no, pending)| *pending != self.waiting(*no));
         if let Some((no, pending)) = wrong {
             forgotten = Some(format!("{pending} deliveries of {no:?} are counted, {} wait", self.waiting(no)));
@@ -254,7 +257,8 @@ impl Record {
 
 /// A delivery in as few letters as possible.
 fn shown(key: &DeliveryKey) -> String {
-    format!("{}>{}", key.event.0, key.webhook.0)
+    let replay = if key.replay > 0 { format!("#{}", key.replay) } else { String::new() };
+    format!("{}>{}{replay}", key.event.0, key.webhook.0)
 }
 
 fn check(holds: bool, otherwise: &str) -> Result<(), String> {

@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) publishers: Vec<Mutex<Publisher>>,
     pub(crate) watchers: Vec<Mutex<Watcher>>,
     pub(crate) webhooks: Mutex<Webhooks>,
+    /// The chance of whoever wants things sent again.
+    pub(crate) replays: Mutex<StdRng>,
 }
 
 impl World {
@@ -40,6 +42,7 @@ impl World {
             publishers: (0..plan.traffic.publishers).map(|n| Mutex::new(Publisher::new(&plan, n))).collect(),
             watchers: (0..plan.traffic.watchers).map(|n| Mutex::new(Watcher::new(&plan, n))).collect(),
             webhooks: Mutex::new(Webhooks::new(&plan)),
+            replays: Mutex::new(Self::rng(&plan, "replays", 0)),
             plan,
         })
     }

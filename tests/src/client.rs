@@ -8,7 +8,8 @@ use postrider_proto::v1::{
     WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, delivery_service_client::DeliveryServiceClient,
     delivery_update::Update, event_service_client::EventServiceClient,
     event_type_service_client::EventTypeServiceClient, publish_events_response::Result as Reply,
-    watch_deliveries_request::Start, webhook_service_client::WebhookServiceClient,
+    replay_service_client::ReplayServiceClient, watch_deliveries_request::Start,
+    webhook_service_client::WebhookServiceClient,
 };
 use tonic::{Status, Streaming, transport::Channel};
 
@@ -25,6 +26,8 @@ pub struct Client {
     pub events: EventServiceClient<Channel>,
     /// Deliveries and their outcomes.
     pub deliveries: DeliveryServiceClient<Channel>,
+    /// Replays.
+    pub replays: ReplayServiceClient<Channel>,
 }
 
 /// A webhook and what signs its deliveries.
@@ -50,7 +53,8 @@ impl Client {
             webhooks: WebhookServiceClient::new(channel.clone()),
             event_types: EventTypeServiceClient::new(channel.clone()),
             events: EventServiceClient::new(channel.clone()),
-            deliveries: DeliveryServiceClient::new(channel),
+            deliveries: DeliveryServiceClient::new(channel.clone()),
+            replays: ReplayServiceClient::new(channel),
         }
     }
 

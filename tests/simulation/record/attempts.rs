@@ -79,8 +79,11 @@ impl Record {
         Ok(())
     }
 
+    /// What is sent again has its place in the order, too, but begins anew.
     fn keeps_order(&self, index: usize, job: &Job) -> bool {
-        self.hooks[index].spec.settings.ordering.ordered && !job.event.event.ordering_key.is_empty()
+        job.key.replay == 0
+            && self.hooks[index].spec.settings.ordering.ordered
+            && !job.event.event.ordering_key.is_empty()
     }
 
     /// An ordered webhook is called for an event only when it is done with the one of the same key before, which must be older.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_server::{
     model::{
         delivery::{AttemptResult, Attempts, DeliveryState, Outcome},
-        ids::{DeliveryKey, EventSeq, WebhookNo},
+        ids::{DeliveryKey, WebhookNo},
         time::Timestamp,
     },
     store::{ConfigStep, Hint, LogEntry},
@@ -18,8 +18,8 @@ use super::{Course, Record, check, index_of, least_pause, shown};
 impl Record {
     /// A commit is durable.
     pub(crate) fn committed(&mut self, now: Timestamp, effects: &Effects) {
-        for (webhook, event) in &effects.parked {
-            self.parked(now, *webhook, *event);
+        for &(webhook, (event, replay)) in &effects.parked {
+            self.parked(now, DeliveryKey { webhook, event, replay });
         }
         for (webhook, hint) in &effects.fresh {
             self.became_due(now, *webhook, hint);
@@ -69,9 +69,9 @@ impl Record {
         }
     }
 
-    fn parked(&mut self, now: Timestamp, webhook: WebhookNo, event: EventSeq) {
-        self.became_due(now, webhook, &Hint { event, replay: 0, attempts: Attempts::default(), due: now });
-        let key = DeliveryKey { webhook, event, replay: 0 };
+    fn parked(&mut self, now: Timestamp, key: DeliveryKey) {
+        let DeliveryKey { webhook, event, replay } = key;
+        self.became_due(now, webhook, &Hint { event, replay, attempts: Attempts::default(), due: now });
         self.note(now, format_args!("{} is parked", shown(&key)));
         self.courses.get_mut(&key).expect("just made").parked = true;
     }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use postrider_server::{
     flow::News,
     model::ids::Position,
-    store::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Published, Repaired, StoreError},
+    store::{AsOf, ConfigAnswer, ConfigStep, GroupCommitted, Published, Repaired, ReplayAnswer, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +25,7 @@ pub(super) enum Answer {
     Outcomes(oneshot::Sender<Vec<GroupCommitted>>),
     Config(oneshot::Sender<ConfigAnswer>),
     Repair(oneshot::Sender<Repaired>),
+    Replay(oneshot::Sender<ReplayAnswer>),
     Upkeep(oneshot::Sender<()>),
 }
 
@@ -127,6 +128,9 @@ impl Committer {
         let shared = &self.shared;
         let mut storage = shared.storage.lock();
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
+        if !effects.replays.is_empty() {
+            shared.replays.put(effects.replays);
+        }
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {
@@ -170,6 +174,7 @@ impl Answer {
             }
             (Self::Config(answer), Done::Config(config)) => drop(answer.send(config)),
             (Self::Repair(answer), Done::Repair(repaired)) => drop(answer.send(repaired)),
+            (Self::Replay(answer), Done::Replay(replayed)) => drop(answer.send(replayed)),
             (Self::Upkeep(answer), Done::Upkeep) => drop(answer.send(())),
             (answer, done) => unreachable!("{answer:?} and {done:?}"),
         }

@@ -14,13 +14,14 @@ use postrider_server::{
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, Tenant, WebhookId, WebhookNo},
         operational::{Occurrence, OperationalEvent},
         ordering::OrderKey,
+        replay::Replay,
         scope::{Verdict, View},
         time::Timestamp,
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
         CancelReason, ConfigAnswer, ConfigChange, ConfigStep, EventTypeStep, Hint, LogEntry, OutcomeGroup, Publish,
-        Published, Repair, Repaired, Targets,
+        Published, Repair, Repaired, ReplayAnswer, ReplayChange, Targets,
     },
 };
 
@@ -48,7 +49,7 @@ pub struct Image {
     pub(super) limits: Limits,
     pub(super) key: [u8; 16],
     pub(super) openings: u64,
-    next_event: u64,
+    pub(super) next_event: u64,
     next_webhook: u64,
     pub(super) config_seq: u64,
     /// With the number of their last change.
@@ -65,6 +66,9 @@ pub struct Image {
     pub(super) queues: BTreeMap<WebhookNo, Queues>,
     /// Webhooks that are not ordered any more, and the first event that is not to be released.
     pub(super) releases: BTreeMap<WebhookNo, EventSeq>,
+    /// By number. Forgotten ones are not there.
+    pub(super) replays: BTreeMap<u32, Replay>,
+    pub(super) last_replay: u32,
     /// Those that fail continuously.
     pub(super) failing: BTreeMap<WebhookNo, Failing>,
     /// Pending deliveries that are due or will be.
@@ -98,16 +102,26 @@ impl Due {
 /// Who waits for whom at one webhook.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    pub(super) heads: BTreeMap<OrderKey, EventSeq>,
-    pub(super) parked: BTreeMap<EventSeq, OrderKey>,
+    pub(super) heads: BTreeMap<OrderKey, Sending>,
+    pub(super) parked: BTreeMap<Sending, OrderKey>,
 }
 
-/// What a create was answered.
+/// An event, and which sending of it to a webhook.
+pub(super) type Sending = (EventSeq, u32);
+
+/// What was asked for under an id, and what that made.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) hash: u128,
     pub(super) time: Timestamp,
-    pub(super) webhook: Webhook,
+    pub(super) made: Made,
+}
+
+/// What a request made.
+#[derive(Debug, Clone)]
+pub(super) enum Made {
+    Webhook(Webhook),
+    Replay(Replay),
 }
 
 /// One delivery.
@@ -132,6 +146,7 @@ pub(super) enum Work {
     Outcomes { fenced: bool, groups: Vec<OutcomeGroup> },
     Config(ConfigChange),
     Repair(Repair),
+    Replay(ReplayChange),
     Upkeep(Timestamp),
 }
 
@@ -142,6 +157,7 @@ pub(super) enum Done {
     Outcomes { fenced: bool, groups: usize },
     Config(ConfigAnswer),
     Repair(Repaired),
+    Replay(ReplayAnswer),
     Upkeep,
 }
 
@@ -150,12 +166,14 @@ pub(super) enum Done {
 pub struct Effects {
     /// What became due.
     pub fresh: Vec<(WebhookNo, Hint)>,
-    /// What was accepted and waits behind another one of its ordering key.
-    pub parked: Vec<(WebhookNo, EventSeq)>,
+    /// What was accepted, or replayed, and waits behind another one of its ordering key.
+    pub parked: Vec<(WebhookNo, Sending)>,
     /// Changes of configuration.
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
     /// Changes of event types.
     pub event_types: Vec<EventTypeStep>,
+    /// Replays that changed; `None`: forgotten.
+    pub replays: BTreeMap<u32, Option<Replay>>,
     /// Entries added to the log.
     pub log: Vec<LogEntry>,
     /// Webhooks some of whose deliveries were cancelled.
@@ -185,6 +203,8 @@ impl Image {
             due: BTreeMap::new(),
             queues: BTreeMap::new(),
             releases: BTreeMap::new(),
+            replays: BTreeMap::new(),
+            last_replay: 0,
             failing: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_total: 0,
@@ -231,6 +251,7 @@ impl Image {
                 }
                 Work::Config(change) => Done::Config(self.configure(change, &mut effects)),
                 Work::Repair(repair) => Done::Repair(self.repair(repair, &mut effects)),
+                Work::Replay(change) => Done::Replay(self.replay(change, &mut effects)),
                 Work::Upkeep(now) => {
                     self.forget(*now);
                     Done::Upkeep
@@ -264,21 +285,12 @@ impl Image {
         let stored = StoredEvent { seq, accept_time: publish.accept_time, event: event.clone() };
         self.events.insert(seq, stored);
         for &webhook in &targets {
-            let row = Row {
-                state: DeliveryState::Pending,
-                attempts: 0,
-                excused: None,
-                due: event.scheduled(publish.accept_time).unwrap_or(publish.accept_time),
-                update_time: None,
-                http_status: None,
-                error_class: None,
-                entries: Vec::new(),
-            };
+            let row = Row::new(event.scheduled(publish.accept_time).unwrap_or(publish.accept_time));
             self.deliveries.insert(DeliveryKey { webhook, event: seq, replay: 0 }, row);
         }
         if targets.len() <= self.limits.slice_rows_max {
             for &no in &targets {
-                self.arrive(no, seq, effects);
+                self.arrive(no, (seq, 0), effects);
             }
         } else {
             self.fan_outs.insert(seq, targets);
@@ -299,20 +311,21 @@ impl Image {
     }
 
     /// A delivery reaches its webhook: it is due, or waits behind the head of its key.
-    fn arrive(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
+    pub(super) fn arrive(&mut self, no: WebhookNo, sending: Sending, effects: &mut Effects) {
+        let (event, _) = sending;
         *self.pending.entry(no).or_default() += 1;
         effects.touched.insert(no);
         let is_ordered = self.webhooks[&no].1.settings.ordering.ordered;
         let order = OrderKey::of(&self.events[&event].event).filter(|_| is_ordered);
-        let Some(order) = order else { return self.make_due(no, event, effects) };
+        let Some(order) = order else { return self.make_due(no, sending, effects) };
         let behind = self.is_on_its_way(no, order, event);
         let queues = self.queues.entry(no).or_default();
         if behind || queues.heads.contains_key(&order) {
-            queues.parked.insert(event, order);
-            effects.parked.push((no, event));
+            queues.parked.insert(sending, order);
+            effects.parked.push((no, sending));
         } else {
-            queues.heads.insert(order, event);
-            self.make_due(no, event, effects);
+            queues.heads.insert(order, sending);
+            self.make_due(no, sending, effects);
         }
     }
 
@@ -326,14 +339,14 @@ impl Image {
     }
 
     /// What waits behind a head goes on.
-    pub(super) fn pass_on(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
+    pub(super) fn pass_on(&mut self, no: WebhookNo, sending: Sending, effects: &mut Effects) {
         let Some(queues) = self.queues.get_mut(&no) else { return };
-        let Some(order) = queues.heads.iter().find_map(|(order, head)| (*head == event).then_some(*order)) else {
+        let Some(order) = queues.heads.iter().find_map(|(order, head)| (*head == sending).then_some(*order)) else {
             return;
         };
-        let next = queues.parked.iter().find_map(|(event, waits_for)| (*waits_for == order).then_some(*event));
+        let next = queues.parked.iter().find_map(|(next, waits_for)| (*waits_for == order).then_some(*next));
         // An older one that is on its way becomes the head when it arrives.
-        let next = next.filter(|next| !self.is_on_its_way(no, order, *next));
+        let next = next.filter(|next| !self.is_on_its_way(no, order, next.0));
         let queues = self.queues.entry(no).or_default();
         match next {
             Some(next) => {
@@ -348,28 +361,28 @@ impl Image {
     fn release_slice(&mut self, effects: &mut Effects) {
         let Some((&no, &until)) = self.releases.first_key_value() else { return };
         let queues = self.queues.entry(no).or_default();
-        let parked: Vec<_> = queues.parked.range(..until).map(|(event, _)| *event).collect();
-        for event in parked.iter().take(self.limits.slice_rows_max).copied() {
-            self.queues.entry(no).or_default().parked.remove(&event);
-            self.make_due(no, event, effects);
+        let parked: Vec<_> = queues.parked.range(..(until, 0)).map(|(sending, _)| *sending).collect();
+        for sending in parked.iter().take(self.limits.slice_rows_max).copied() {
+            self.queues.entry(no).or_default().parked.remove(&sending);
+            self.make_due(no, sending, effects);
         }
         if parked.len() > self.limits.slice_rows_max {
             return;
         }
-        let heads: Vec<_> = self.queues[&no].heads.values().copied().filter(|head| *head < until).collect();
+        let heads: Vec<_> = self.queues[&no].heads.values().copied().filter(|head| head.0 < until).collect();
         for head in heads {
             self.pass_on(no, head, effects);
         }
         self.releases.remove(&no);
     }
 
-    fn make_due(&mut self, no: WebhookNo, event: EventSeq, effects: &mut Effects) {
-        let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }];
-        let hint = Hint { event, replay: 0, attempts: Attempts::default(), due: row.due };
+    fn make_due(&mut self, no: WebhookNo, (event, replay): Sending, effects: &mut Effects) {
+        let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay }];
+        let hint = Hint { event, replay, attempts: Attempts::default(), due: row.due };
         let scheduled = hint.due > self.events[&event].accept_time;
         let due = self.due.entry(no).or_default();
         let slots = if scheduled { &mut due.scheduled } else { &mut due.ready };
-        slots.insert((hint.due, event, 0));
+        slots.insert((hint.due, event, replay));
         effects.fresh.push((no, hint));
     }
 
@@ -386,7 +399,7 @@ impl Image {
             // So were those that were cancelled alone.
             let row = &self.deliveries[&DeliveryKey { webhook: no, event: seq, replay: 0 }];
             if self.webhooks.contains_key(&no) && !row.state.is_final() {
-                self.arrive(no, seq, effects);
+                self.arrive(no, (seq, 0), effects);
             }
         }
     }
@@ -425,15 +438,15 @@ impl Image {
         row.http_status = outcome.http_status;
         row.error_class = outcome.error_class;
         row.entries.push(self.log.len());
-        match outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
-            Some(next) => {
-                row.due = next;
-                due.scheduled.insert((next, key.event, key.replay));
-            }
-            None => self.ended(key.webhook, 1, effects),
+        if let Some(next) = outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
+            row.due = next;
+            due.scheduled.insert((next, key.event, key.replay));
+        } else {
+            self.ended(key.webhook, 1, effects);
+            self.replayed_moved(key, DeliveryState::Pending, outcome.state, effects);
         }
         if lets_go {
-            self.pass_on(key.webhook, key.event, effects);
+            self.pass_on(key.webhook, (key.event, key.replay), effects);
         }
         let entry = LogEntry::Outcome(Outcome { held, ..outcome.clone() });
         self.append(entry, effects);
@@ -514,7 +527,8 @@ impl Image {
                 self.next_webhook += 1;
                 let webhook = spec.clone().register(no, self.webhook_id(no), keys.clone(), *time);
                 if let (Some(key), Some(request)) = (key, request) {
-                    let known = Request { hash: request.hash, time: *time, webhook: webhook.clone() };
+                    let made = Made::Webhook(webhook.clone());
+                    let known = Request { hash: request.hash, time: *time, made };
                     self.requests.insert(key, known);
                 }
                 self.put(webhook.clone(), effects);
@@ -607,6 +621,7 @@ impl Image {
             return ConfigAnswer::VersionMismatch;
         }
         let no = webhook.no;
+        self.stop_replays(no, time, effects);
         let cancelled = self.cancel_all(&webhook, CancelReason::WebhookDeleted, time, effects);
         self.failing.remove(&no);
         effects.touched.insert(no);
@@ -642,7 +657,26 @@ impl Image {
 
 impl Request {
     pub(super) fn answer(&self, hash: u128) -> ConfigAnswer {
-        if self.hash == hash { ConfigAnswer::Created(self.webhook.clone()) } else { ConfigAnswer::RequestReused }
+        match &self.made {
+            Made::Webhook(webhook) if self.hash == hash => ConfigAnswer::Created(webhook.clone()),
+            Made::Webhook(_) | Made::Replay(_) => ConfigAnswer::RequestReused,
+        }
+    }
+}
+
+impl Row {
+    /// One that was never attempted, and is due then.
+    pub(super) fn new(due: Timestamp) -> Self {
+        Self {
+            state: DeliveryState::Pending,
+            attempts: 0,
+            excused: None,
+            due,
+            update_time: None,
+            http_status: None,
+            error_class: None,
+            entries: Vec::new(),
+        }
     }
 }
 

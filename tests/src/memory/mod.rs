@@ -9,6 +9,7 @@ mod event_types;
 mod image;
 mod reads;
 mod repair;
+mod replays;
 
 use std::{collections::VecDeque, fmt, sync::Arc};
 
@@ -20,13 +21,14 @@ use postrider_server::{
         event::StoredEvent,
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        replay::Replay,
         seal::Sealer,
         time::Timestamp,
     },
     store::{
         Catalog, ConfigAnswer, ConfigChange, ConfigPage, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
         FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner, Publish,
-        Published, Repair, Repaired, RequestKey, Store, StoreError,
+        Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store, StoreError,
     },
     tasks::Tasks,
 };
@@ -57,6 +59,7 @@ struct Shared {
     storage: Arc<Mutex<Storage>>,
     disk: Arc<dyn Disk>,
     catalog: Catalog,
+    replays: Replays,
     head: watch::Sender<Position>,
 }
 
@@ -69,7 +72,7 @@ impl fmt::Debug for MemoryStore {
 impl MemoryStore {
     /// Opens what is there. Runs on the present runtime.
     pub fn open(storage: Arc<Mutex<Storage>>, disk: Arc<dyn Disk>, news: Arc<News>, tasks: &Tasks) -> Self {
-        let catalog = Catalog::default();
+        let (catalog, replays) = (Catalog::default(), Replays::default());
         let (head, sealer, owner) = {
             let image = &mut storage.lock().image;
             image.openings += 1;
@@ -77,10 +80,11 @@ impl MemoryStore {
                 catalog.put(*seq, webhook.clone());
                 catalog.set_pending(webhook.no, image.pending.get(&webhook.no).copied().unwrap_or(0));
             }
+            replays.load(image.replays.values().cloned());
             catalog.load_event_types(image.event_types.values().cloned());
             (Position(image.log.len() as u64), Sealer::new(image.key), Owner(image.openings))
         };
-        let shared = Arc::new(Shared { storage, disk, catalog, head: watch::Sender::new(head) });
+        let shared = Arc::new(Shared { storage, disk, catalog, replays, head: watch::Sender::new(head) });
         let (inbox, work) = mpsc::channel(WAITING_MAX);
         let committer = Committer {
             shared: shared.clone(),
@@ -182,6 +186,18 @@ impl Store for MemoryStore {
 
     async fn repair(&self, repair: Repair) -> Result<Repaired, StoreError> {
         submit(&self.inbox, Work::Repair(repair), Answer::Repair).await
+    }
+
+    async fn replay(&self, change: ReplayChange) -> Result<ReplayAnswer, StoreError> {
+        submit(&self.inbox, Work::Replay(change), Answer::Replay).await
+    }
+
+    async fn replayable(&self, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, StoreError> {
+        self.read(|storage| storage.image.replayable(replay, from, limit)).await
+    }
+
+    fn replays(&self) -> &Replays {
+        &self.shared.replays
     }
 
     async fn answered(

@@ -115,7 +115,8 @@ impl Image {
         let stored = self.events.get(&key.event)?;
         let (webhook, tenant, enabled) = self.webhook(key.webhook)?;
         let held = row.state == DeliveryState::Pending && !enabled;
-        let parked = self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&key.event));
+        let parked =
+            self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&(key.event, key.replay)));
         Some(Delivery {
             id: sealer.delivery_id(key),
             key,

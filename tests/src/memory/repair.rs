@@ -35,10 +35,11 @@ impl Image {
             return Repaired::EventExpired;
         }
         let Some(row) = self.deliveries.get_mut(&key) else { return Repaired::NoDelivery };
+        let before = row.state;
         if row.attempts >= DELIVERY_ATTEMPTS_MAX {
             return Repaired::TooManyAttempts;
         }
-        if self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&key.event)) {
+        if self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&(key.event, key.replay))) {
             return Repaired::WaitsInOrder;
         }
         let slot = |due| (due, key.event, key.replay);
@@ -57,13 +58,14 @@ impl Image {
         }
         (row.state, row.due) = (DeliveryState::Pending, time);
         let attempts = Attempts::new(row.attempts, row.excused);
+        self.replayed_moved(key, before, DeliveryState::Pending, effects);
         self.due.entry(key.webhook).or_default().scheduled.insert(slot(time));
         effects.touched.insert(key.webhook);
         effects.fresh.push((key.webhook, Hint { event: key.event, replay: key.replay, attempts, due: time }));
         Repaired::Retried
     }
 
-    fn cancel_named(&mut self, keys: &[DeliveryKey], time: Timestamp, effects: &mut Effects) -> u64 {
+    pub(super) fn cancel_named(&mut self, keys: &[DeliveryKey], time: Timestamp, effects: &mut Effects) -> u64 {
         let mut cancelled = 0;
         for (no, (_, webhook)) in self.webhooks.clone() {
             let mut ended = Vec::new();
@@ -71,18 +73,19 @@ impl Image {
                 let Some(row) = self.deliveries.get_mut(key) else { continue };
                 let slot = (row.due, key.event, key.replay);
                 let was_due = self.due.get_mut(&no).is_some_and(|due| due.remove(&slot));
-                let parked = self.queues.get_mut(&no).and_then(|queues| queues.parked.remove(&key.event));
+                let parked = self.queues.get_mut(&no).and_then(|queues| queues.parked.remove(&(key.event, key.replay)));
                 if was_due || parked.is_some() {
                     row.state = DeliveryState::Cancelled;
                     row.update_time = Some(time);
-                    ended.push(key.event);
+                    ended.push((key.event, key.replay));
+                    self.replayed_moved(*key, DeliveryState::Pending, DeliveryState::Cancelled, effects);
                 }
             }
             let count = ended.len() as u64;
             if count > 0 {
                 self.ended(no, count, effects);
-                for event in ended {
-                    self.pass_on(no, event, effects);
+                for sending in ended {
+                    self.pass_on(no, sending, effects);
                 }
                 self.tell(&webhook, CancelReason::Requested, count, time, effects);
                 cancelled += count;
@@ -100,11 +103,15 @@ impl Image {
         effects: &mut Effects,
     ) -> u64 {
         let no = webhook.no;
-        let mut cancelled = 0;
-        for (_, row) in self.deliveries.range_mut(rows_of(no)).filter(|(_, row)| !row.state.is_final()) {
+        let (mut cancelled, mut replayed) = (0, Vec::new());
+        for (key, row) in self.deliveries.range_mut(rows_of(no)).filter(|(_, row)| !row.state.is_final()) {
             row.state = DeliveryState::Cancelled;
             row.update_time = Some(time);
             cancelled += 1;
+            replayed.extend((key.replay > 0).then_some(*key));
+        }
+        for key in replayed {
+            self.replayed_moved(key, DeliveryState::Pending, DeliveryState::Cancelled, effects);
         }
         self.due.remove(&no);
         self.queues.remove(&no);
