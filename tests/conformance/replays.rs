@@ -265,6 +265,9 @@ pub(crate) async fn archived_events_are_replayed_and_kept_until_they_are_sent<E:
     let replay = start(&fixture, all_for(&late)).await;
     let (_, sent) = finish(&fixture, &replay).await;
     assert_eq!(sent.len(), 20);
+    let some = start(&fixture, ReplaySpec { start: Some(at(10)), ..all_for(&early) }).await;
+    assert_eq!(finish(&fixture, &some).await.1, sent[10..]);
+    assert_eq!(fixture.deliver_all(&early, at(NOW), at(NOW)).await, 10);
     fixture.upkeep(at(2_001)).await;
     // Some are sent, and archived with their outcomes; the others outlive everything else.
     let hints = fixture.due(&late, at(NOW)).await.hints;

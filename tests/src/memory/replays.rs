@@ -170,7 +170,9 @@ impl Image {
         let succeeded = self.replays.values().filter(|replay| replay.state == ReplayState::Succeeded);
         succeeded.filter(|replay| replay.spec.states.is_empty()).find_map(|replay| {
             let (_, webhook) = self.webhooks.get(&replay.spec.webhook)?;
-            let wanted = self.events.range(replay.first..=replay.last).filter(|(_, stored)| {
+            // The first one comes after the last one if there was nothing to look at.
+            let end = EventSeq(replay.last.0 + 1).max(replay.first);
+            let wanted = self.events.range(replay.first..end).filter(|(_, stored)| {
                 stored.event.tenant == replay.spec.tenant
                     && replay.spec.is_within(stored.accept_time)
                     && webhook.settings.subscription.wants(&stored.event.event_type)
