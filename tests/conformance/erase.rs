@@ -62,8 +62,10 @@ async fn listed(fixture: &Fixture, query: DeliveryQuery) -> Vec<String> {
 /// What watchers see from the beginning; that positions have no gaps is checked on the way.
 async fn logged(fixture: &Fixture) -> Vec<String> {
     let filter = FeedFilter { operational: true, ..FeedFilter::default() };
+    // It may grow meanwhile.
+    let head = *fixture.store.head().borrow();
     let page = fixture.store.feed(Position(0), &filter, 10_000).await.expect("readable");
-    assert_eq!(page.position, *fixture.store.head().borrow());
+    assert!(page.position >= head, "{:?}, {head:?}", page.position);
     page.entries.iter().map(|entry| format!("{entry:?}")).collect()
 }
 

@@ -75,7 +75,12 @@ pub(crate) async fn finish(fixture: &Fixture, replay: &Replay) -> (Replay, Vec<E
         match ask(fixture, ReplayChange::Step(step.clone())).await {
             ReplayAnswer::Done => sent.extend(step.events),
             ReplayAnswer::Busy => tokio::task::yield_now().await,
-            other => panic!("{other:?}"),
+            refused @ (ReplayAnswer::Put(_)
+            | ReplayAnswer::Stale
+            | ReplayAnswer::Unreadable
+            | ReplayAnswer::WebhookDeleted
+            | ReplayAnswer::RequestReused
+            | ReplayAnswer::TooMany) => panic!("{refused:?}"),
         }
     }
 }

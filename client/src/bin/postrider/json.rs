@@ -330,7 +330,11 @@ fn named<E: TryFrom<i32>>(value: i32, name: fn(&E) -> &'static str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::{Duration, Timestamp};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use postrider_proto::FILE_DESCRIPTOR_SET;
+    use prost::Message as _;
+    use prost_types::{DescriptorProto, Duration, FileDescriptorSet, Timestamp};
 
     use super::*;
 
@@ -366,27 +370,35 @@ mod tests {
         assert_eq!(value["enabled"], true);
     }
 
+    /// The names of each message's fields, as the contract has them.
+    fn fields() -> BTreeMap<String, BTreeSet<String>> {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file;
+        let messages =
+            files.into_iter().filter(|file| file.package() == "postrider.v1").flat_map(|file| file.message_type);
+        let names = |message: &DescriptorProto| message.field.iter().map(|field| field.name().to_owned()).collect();
+        messages.map(|message| (message.name().to_owned(), names(&message))).collect()
+    }
+
     #[test]
     fn no_field_is_forgotten() {
-        // Every field's JSON name is a field of the message as Rust has it.
-        for (value, debug) in [
-            (webhook(&Webhook::default()), format!("{:?}", Webhook::default())),
-            (ownership(&Ownership::default()), format!("{:?}", Ownership::default())),
-            (stats(&WebhookStats::default()), format!("{:?}", WebhookStats::default())),
-            (signature(&Signature::default()), format!("{:?}", Signature::default())),
-            (event_type(&EventType::default()), format!("{:?}", EventType::default())),
-            (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),
-            (erasure(&Erasure::default()), format!("{:?}", Erasure::default())),
-            (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
-            (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
-            (replay(&Replay::default()), format!("{:?}", Replay::default())),
-            (replay_progress(&ReplayProgress::default()), format!("{:?}", ReplayProgress::default())),
-            (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
-            (operational_event(&OperationalEvent::default()), format!("{:?}", OperationalEvent::default())),
+        let fields = fields();
+        for (value, message) in [
+            (webhook(&Webhook::default()), "Webhook"),
+            (ownership(&Ownership::default()), "Ownership"),
+            (stats(&WebhookStats::default()), "WebhookStats"),
+            (signature(&Signature::default()), "Signature"),
+            (event_type(&EventType::default()), "EventType"),
+            (webhook_match(&WebhookMatch::default()), "WebhookMatch"),
+            (erasure(&Erasure::default()), "Erasure"),
+            (delivery(&Delivery::default()), "Delivery"),
+            (retry(&RetryPolicy::default()), "RetryPolicy"),
+            (replay(&Replay::default()), "Replay"),
+            (replay_progress(&ReplayProgress::default()), "ReplayProgress"),
+            (outcome(&Outcome::default()), "Outcome"),
+            (operational_event(&OperationalEvent::default()), "OperationalEvent"),
         ] {
-            let fields = value.as_object().unwrap();
-            assert!(fields.keys().all(|name| debug.contains(&format!("{name}: "))), "{debug}");
-            assert_eq!(fields.len(), debug.matches(": ").count(), "{debug}");
+            let shown: BTreeSet<_> = value.as_object().unwrap().keys().cloned().collect();
+            assert_eq!(shown, fields[message], "{message}");
         }
     }
 }
