@@ -41,7 +41,7 @@ async fn finish(fixture: &Fixture, erasure: &Erasure) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), finished).await.expect("an erasure ends");
+    tokio::time::timeout(Duration::from_mins(1), finished).await.expect("an erasure ends");
 }
 
 async fn has_event(fixture: &Fixture, tenant: &str, id: &str) -> bool {

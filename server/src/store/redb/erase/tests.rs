@@ -162,7 +162,7 @@ async fn finish(store: &RedbStore, erasure: &Erasure) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), finished).await.expect("an erasure ends");
+    tokio::time::timeout(Duration::from_mins(1), finished).await.expect("an erasure ends");
 }
 
 async fn found(store: &RedbStore, whose: &str, id: &str) -> Option<StoredEvent> {
