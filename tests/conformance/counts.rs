@@ -29,7 +29,7 @@ async fn standing(fixture: &Fixture, webhook: &Webhook) -> [u64; 4] {
     for (state, counted) in states.into_iter().zip(counted) {
         assert_eq!(count(fixture, webhook, state).await as u64, counted, "{state:?}: {counts:?}");
     }
-    assert_eq!(counts.events(), counted.iter().sum());
+    assert_eq!(counts.events(), counted.iter().sum::<u64>());
     // A commit that nobody waits for can be read a moment before it is known.
     let known = async {
         while fixture.store.catalog().webhook(webhook.no).expect("it exists").pending() != counts.pending {

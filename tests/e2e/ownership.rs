@@ -133,7 +133,8 @@ async fn a_receiver_that_consents_is_asked_once_and_told_who_sends() {
 
     let daemon = setup.flag("--origin", "Events.example.com").start().await;
     let client = daemon.client().await;
-    assert_eq!(client.webhook(&created.id).await, created);
+    let kept = client.webhook(&created.id).await;
+    assert_eq!((kept.ownership, kept.verify_ownership, kept.etag), (created.ownership, true, created.etag));
     let renamed = Webhook { id: created.id.clone(), display_name: "CRM".into(), ..Webhook::default() };
     assert_eq!(update(&client, renamed, &["display_name"]).await.ownership, Some(ownership));
     client.publish([event("e-2", "ADD_TAG", "{}")]).await;

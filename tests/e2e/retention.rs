@@ -115,6 +115,10 @@ async fn the_data_directory_stays_small_and_what_is_pending_survives() {
     let verdicts: Vec<_> = replies.iter().map(verdict).collect();
     let accepted = |duplicate| Verdict::Accepted { deliveries: 1, duplicate };
     assert_eq!(verdicts, [accepted(false), accepted(true)]);
+    // Or it would be sent again after the kill.
+    let under_way = || ListDeliveriesRequest { states: vec![DeliveryState::Pending.into()], ..of(&now) };
+    let recorded = async { while !client.deliveries(under_way()).await.is_empty() {} };
+    within("the outcome is recorded", recorded).await;
     daemon.kill().await;
 
     let daemon = setup.start().await;
