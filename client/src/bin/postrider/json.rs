@@ -296,7 +296,7 @@ mod tests {
             (webhook_match(&WebhookMatch::default()), format!("{:?}", WebhookMatch::default())),
             (delivery(&Delivery::default()), format!("{:?}", Delivery::default())),
             (retry(&RetryPolicy::default()), format!("{:?}", RetryPolicy::default())),
-            (outcome(&Outcome::default()), format!("{:?}", Outcome::default())),
+            (crate::attempt::json(&Outcome::default()), format!("{:?}", Outcome::default())),
             (operational_event(&OperationalEvent::default()), format!("{:?}", OperationalEvent::default())),
         ] {
             let fields = value.as_object().unwrap();
