@@ -394,7 +394,7 @@ mod tests {
             (retry(&RetryPolicy::default()), "RetryPolicy"),
             (replay(&Replay::default()), "Replay"),
             (replay_progress(&ReplayProgress::default()), "ReplayProgress"),
-            (outcome(&Outcome::default()), "Outcome"),
+            (crate::attempt::json(&Outcome::default()), "Outcome"),
             (operational_event(&OperationalEvent::default()), "OperationalEvent"),
         ] {
             let shown: BTreeSet<_> = value.as_object().unwrap().keys().cloned().collect();

@@ -91,32 +91,21 @@ async fn each_part_takes_what_it_is_made_to_take() {
     assert_eq!(result.exchange.remote, Some(address));
 }
 
-/// A full queue of connections that nobody has accepted drops the next one, which is begun again after a second.
+/// While a receiver has no room for connections that nobody has accepted, a new one is not answered.
 #[tokio::test]
-async fn connecting_takes_until_the_receiver_has_room() {
+async fn a_receiver_without_room_takes_its_time_in_connecting() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let listener = socket.listen(1).unwrap().into_std().unwrap();
-    listener.set_nonblocking(false).unwrap();
+    let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let waiting: Vec<_> = (0..2).map(|_| TcpStream::connect(address).unwrap()).collect();
-    thread::spawn(move || {
-        thread::sleep(HANDSHAKE_DELAY);
-        for connection in listener.incoming() {
-            let mut connection = connection.unwrap();
-            thread::spawn(move || {
-                while read_request(&mut connection).is_some() {
-                    connection.write_all(OK.as_bytes()).unwrap();
-                }
-            });
-        }
-    });
-    let result = attempt(loopback(), &format!("http://{address}/")).await;
-    assert_eq!(failed(&result), (Some(200), None, ""));
+    let config = Config { connect_timeout: Duration::from_millis(300), ..loopback() };
+    let result = attempt(config, &format!("http://{address}/")).await;
+    assert_eq!(failed(&result), (None, Some(ErrorClass::Connect), "no connection in time"));
     let timings = result.exchange.timings;
-    assert_eq!(parts(&timings), ["connect", "first_byte"]);
-    assert!(timings.connect.unwrap() >= HANDSHAKE_DELAY, "{timings:?}");
-    drop(waiting);
+    assert_eq!(parts(&timings), ["connect"]);
+    assert!(timings.connect.unwrap() >= Duration::from_millis(290), "{timings:?}");
+    drop((waiting, listener));
 }
 
 #[tokio::test]
