@@ -156,7 +156,7 @@ fn rotate_master_key(config: &Config, new: Option<&KeySource>) -> ExitCode {
         Ok(Rotated { rows, key }) => {
             info!(
                 rows,
-                key, "secrets are encrypted with the new master key; the old one opens nothing here any longer"
+                key, "secrets are encrypted with the new master key; the store is opened with no other any longer"
             );
             ExitCode::SUCCESS
         }

@@ -53,7 +53,7 @@ async fn refused(setup: &Setup, code: i32, texts: &[&str]) -> Ended {
 async fn rotated(setup: &Setup) -> String {
     let ended = setup.clone().argument("rotate-master-key").spawn().ended(SHORTLY).await;
     assert_eq!(ended.status.code(), Some(0), "{}\n{}", ended.status, ended.log);
-    assert!(ended.log.contains("the old one opens nothing here any longer"), "{}", ended.log);
+    assert!(ended.log.contains("the store is opened with no other any longer"), "{}", ended.log);
     ended.log
 }
 

@@ -68,7 +68,8 @@ pub fn rotate(dir: &Path, config: &Config, new: Option<&KeySource>) -> Result<Ro
         None => 0,
     };
     source.replaced(new, dir).map_err(OpenError::from)?;
-    // Pages that were freed still hold what the old key opens, until they are written over or cut off.
+    // Pages that were freed still hold what the old key opens, until they are written over or cut off. This does so with most of
+    // them; the others are used by later commits, in no order that could be relied on.
     if let Err(error) = hot.compact() {
         warn!(%error, "the store could not be compacted: what the old key opens stays in unused pages until they are used");
     }
