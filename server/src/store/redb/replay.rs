@@ -246,8 +246,7 @@ impl Change<'_> {
 
     /// Forgets up to `most` of a tenant's replays, all of whose webhooks are deleted; returns how many.
     pub(super) fn forget_replays(&mut self, tenant: &Tenant, most: usize) -> usize {
-        let replays = self.shared.replays.list(Some(tenant), None, None, most);
-        let known: Vec<u32> = replays.iter().map(|replay| replay.no).collect();
+        let known = self.shared.replays.of_tenant(tenant, most);
         self.replays.extend(known.iter().map(|no| (*no, None)));
         known.len()
     }
