@@ -16,6 +16,7 @@ mod publish;
 mod redb;
 mod repair;
 mod replays;
+mod replays_erased;
 mod replays_stop;
 mod retention;
 mod schedule;
@@ -148,6 +149,10 @@ macro_rules! suite {
             archived_events_are_replayed_and_kept_until_they_are_sent,
             what_is_gone_meanwhile_is_counted,
             replayed_deliveries_keep_the_order_of_their_key,
+        },
+        replays_erased::{
+            an_erased_event_is_not_sent_again,
+            an_erased_tenant_has_no_replays,
         },
         replays_stop::{
             a_cancelled_replay_makes_no_more,

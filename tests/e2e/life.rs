@@ -1,11 +1,11 @@
 //! The whole life of a webhook, against receivers in two languages that believe nothing but somebody else's verifier.
 
-use std::{collections::VecDeque, path::Path};
+use std::{collections::VecDeque, path::Path, time::Duration};
 
 use postrider_proto::v1::{
-    BreakerState, DeleteWebhookRequest, DeliveryState, DisableReason, GetWebhookRequest, OperationalEvent, Outcome,
-    RotateSecretRequest, SendTestEventRequest, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook,
-    delivery_update::Update,
+    BreakerState, DeleteWebhookRequest, DeliveryState, DisableReason, Event, GetWebhookRequest, OperationalEvent,
+    Outcome, Replay, ReplayEventsRequest, ReplayState, RotateSecretRequest, SendTestEventRequest, UpdateWebhookRequest,
+    WatchDeliveriesRequest, WatchReplayRequest, Webhook, delivery_update::Update,
 };
 use postrider_tests::{
     client::{Client, Created, Watcher, webhook},
@@ -24,8 +24,8 @@ const BODY: &str = r#"{ "text":"grüß dich",  "id": 12345678901234567890 }"#;
 /// Failed attempts in a row after which the breaker opens, if they span half a minute.
 const FAILURES_TO_OPEN: usize = 10;
 
-/// Issue 4: one webhook is created, tested, updated, delivered to, fails, has its breaker open and close, its secret rotated, is disabled
-/// by a 410, enabled again and deleted, against Flask and the `standardwebhooks` of the Python package index.
+/// Issue 4: one webhook is created, tested, updated, delivered to, fails, has its breaker open and close, its secret rotated, is sent again
+/// what failed, is disabled by a 410, enabled again and deleted, against Flask and the `standardwebhooks` of the Python package index.
 #[tokio::test]
 async fn a_webhook_lives_with_a_receiver_in_python() {
     let Some(python) = tools::python_with_flask() else { return };
@@ -50,6 +50,7 @@ async fn live(program: &Path, script: &str) {
     life.fails_until_the_breaker_opens().await;
     life.recovers().await;
     life.has_its_secret_rotated().await;
+    life.is_sent_again_what_failed().await;
     life.is_disabled_by_gone().await;
     life.is_enabled_again().await;
     life.is_deleted().await;
@@ -163,6 +164,43 @@ impl Life {
         }
     }
 
+    /// What is too old for a second attempt fails; a replay sends it again, signed anew, under the same `webhook-id`.
+    async fn is_sent_again_what_failed(&mut self) {
+        self.tell("answer 500").await;
+        let max_age = Some(Duration::from_secs(3).try_into().expect("it is short"));
+        self.client.publish([Event { max_age, ..event("lost", "ADD_TAG", BODY) }]).await;
+        let failed = self.outcome(DeliveryState::Failed).await;
+        assert_eq!((failed.event_id.as_str(), failed.attempt, failed.http_status), ("lost", 1, 500));
+        self.tell("answer 204").await;
+
+        let done = self.replay(DeliveryState::Failed).await;
+        assert_eq!(done.state(), ReplayState::Succeeded, "{done:?}");
+        assert_eq!(done.progress.map(|progress| progress.created_deliveries), Some(1), "{done:?}");
+        let again = self.outcome(DeliveryState::Delivered).await;
+        assert_eq!((again.event_id.as_str(), again.attempt, again.http_status), ("lost", 1, 204));
+        assert_ne!(again.delivery_id, failed.delivery_id);
+        let stats = self.client.webhook(&self.created.id()).await.stats.expect("always set");
+        assert_eq!((stats.failed, stats.pending), (1, 0), "each delivery counts where it stands: {stats:?}");
+    }
+
+    /// Sends what has ended so again; returns the replay when it has looked at everything.
+    async fn replay(&self, state: DeliveryState) -> Replay {
+        let request = ReplayEventsRequest {
+            webhook_id: self.created.id(),
+            states: vec![state.into()],
+            ..ReplayEventsRequest::default()
+        };
+        let mut replays = self.client.replays.clone();
+        let started = within("ReplayEvents", replays.replay_events(request)).await.expect("it is started");
+        let mut last = started.into_inner().replay.expect("a reply holds the replay");
+        let request = WatchReplayRequest { tenant: String::new(), id: last.id.clone() };
+        let mut watch = within("WatchReplay", replays.watch_replay(request)).await.expect("it is watched").into_inner();
+        while let Some(message) = within("the end of the replay", watch.message()).await.expect("it goes on") {
+            last = message.replay.expect("a message holds the replay");
+        }
+        last
+    }
+
     /// 410 ends the delivery and disables the webhook; what comes then is held.
     async fn is_disabled_by_gone(&mut self) {
         self.tell("answer 410").await;
@@ -203,7 +241,7 @@ impl Life {
             assert_eq!(request["accepted"], true, "{request}");
         }
         let arrived = |id: &str| self.requests.iter().filter(|request| request["id"] == id).count();
-        assert_eq!((arrived("late"), arrived("nobody")), (FAILURES_TO_OPEN + 1, 0));
+        assert_eq!((arrived("late"), arrived("lost"), arrived("nobody")), (FAILURES_TO_OPEN + 1, 2, 0));
     }
 
     /// Makes the receiver do as told from now on.

@@ -4,7 +4,7 @@
 //! if the replay still is where the step begins. So whoever runs them, and however often, each step is made once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -128,6 +128,8 @@ struct Inner {
     active: BTreeMap<u32, Arc<Replay>>,
     /// How many deliveries are pending, where that is not 0.
     pending: BTreeMap<(WebhookNo, u32), u64>,
+    /// Whose are not shown to anybody.
+    hidden: BTreeSet<Tenant>,
 }
 
 impl Inner {
@@ -172,7 +174,7 @@ impl Replays {
     pub fn find(&self, tenant: &Tenant, id: ReplayId) -> Option<Arc<Replay>> {
         let inner = self.inner.read();
         let replay = inner.by_no.get(inner.by_id.get(&id)?)?;
-        (replay.spec.tenant == *tenant).then(|| replay.clone())
+        (replay.spec.tenant == *tenant && !inner.hidden.contains(tenant)).then(|| replay.clone())
     }
 
     /// Replays of a tenant (`None`: of all) and to a webhook (`None`: to any) before the one of this number, newest first.
@@ -188,8 +190,16 @@ impl Replays {
         let wanted = rest.filter(|replay| {
             tenant.is_none_or(|tenant| replay.spec.tenant == *tenant)
                 && webhook.is_none_or(|webhook| replay.spec.webhook_id == webhook)
+                && !inner.hidden.contains(&replay.spec.tenant)
         });
         wanted.take(limit).cloned().collect()
+    }
+
+    /// For the engine: some of a tenant's, by number, shown or not.
+    pub fn of_tenant(&self, tenant: &Tenant, limit: usize) -> Vec<u32> {
+        let inner = self.inner.read();
+        let mine = inner.by_no.values().filter(|replay| replay.spec.tenant == *tenant);
+        mine.take(limit).map(|replay| replay.no).collect()
     }
 
     /// Those that run, or whose deliveries are being cancelled, oldest first.
@@ -245,7 +255,13 @@ impl Replays {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// For the engine: these are all there are.
+    /// For the engine: those of these tenants, and of no others, are not shown, since all of theirs is being erased.
+    pub fn hide(&self, tenants: BTreeSet<Tenant>) {
+        self.inner.write().hidden = tenants;
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// For the engine: these are all there are, and all of them are shown.
     pub fn load(&self, all: impl IntoIterator<Item = Replay>) {
         *self.inner.write() = Inner::default();
         self.put(all.into_iter().map(|replay| (replay.no, Some(replay))));
@@ -268,7 +284,7 @@ mod tests {
             tenant: tenant.parse().unwrap(),
             webhook: WebhookNo(webhook),
             webhook_id: WebhookId::from_bytes([u8::try_from(webhook).unwrap(); 16]),
-            event_types: std::collections::BTreeSet::new(),
+            event_types: BTreeSet::new(),
             states: Vec::new(),
             start: None,
             end: at(10),
@@ -308,6 +324,14 @@ mod tests {
         assert_eq!(replays.ended_before(at(51), 9), [1], "not while its deliveries are being cancelled");
         replays.put([(1, None)]);
         assert_eq!(replays.find(&a, all[0].id), None);
+
+        changes.mark_unchanged();
+        replays.hide([a.clone()].into());
+        assert!(changes.has_changed().unwrap(), "those who follow one of them are told");
+        assert_eq!((replays.find(&a, all[2].id), numbers(replays.list(None, None, None, 9))), (None, vec![2]));
+        assert_eq!(replays.of_tenant(&a, 9), [3, 4]);
+        replays.hide(BTreeSet::new());
+        assert_eq!(numbers(replays.list(Some(&a), None, None, 9)), [4, 3]);
         replays.load([all[3].clone()]);
         assert_eq!(numbers(replays.list(None, None, None, 9)), [4]);
     }

@@ -207,4 +207,23 @@ mod tests {
         }
         assert_eq!(webhook.field.len(), FIELDS.len() + FIXED.len());
     }
+
+    /// The table "What a webhook can be told" has a row for each field that can be updated, or one for each part of it, and none twice.
+    #[test]
+    fn the_readme_tells_of_every_field() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let (_, section) = readme.split_once("\n## What a webhook can be told\n").unwrap();
+        let table = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+        let rows = table.map_while(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let told: Vec<_> = rows.map(|(field, _)| field).collect();
+        assert_eq!(told.iter().collect::<std::collections::BTreeSet<_>>().len(), told.len(), "{told:?}");
+        for path in FIELDS.iter().map(|field| field.path) {
+            let is_told = told.iter().any(|row| row.split('.').next() == Some(path));
+            assert!(is_told, "{path}");
+        }
+        for row in &told {
+            assert!(FIELDS.iter().any(|field| row.split('.').next() == Some(field.path)), "{row}");
+        }
+    }
 }

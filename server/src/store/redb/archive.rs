@@ -54,6 +54,8 @@ pub(super) enum Archived {
     Sealed(u64, SegmentRecord),
     /// Pending deliveries need these events after their segment is gone.
     Rescue(Vec<Rescued>),
+    /// A segment is about to be searched: replays that are committed after this keep what they take from it.
+    Announced,
     /// Nobody needs the segment any more, whose newest event was accepted then.
     Dropped(u64, SegmentRecord, Timestamp),
     /// These were held when their retention ended, as of now.
@@ -210,6 +212,9 @@ impl Archivist {
         let mut searched = self.searched.lock();
         if searched.segment != segment.no {
             *searched = Searched { segment: segment.no, next: events_from, newest: Timestamp::default() };
+            // A commit under way may not have seen that; the one that says so comes after it, and the search after that.
+            shared.retiring.store(segment.no, Ordering::Release);
+            return Ok(Some(Archived::Announced));
         }
         while searched.next < events_until {
             let found = search(shared, segment.no, searched.next..events_until, now)?;
@@ -390,7 +395,7 @@ impl Change<'_> {
             }
             Archived::Erase(sweeping) => self.sweep(tables, sweeping)?,
             Archived::ForgetErasures(erasures) => erase::forget_erasures(tables, erasures)?,
-            Archived::Looked => {}
+            Archived::Announced | Archived::Looked => {}
             Archived::Requests(requests) => {
                 for (time, key) in requests {
                     tables.requests_by_time.remove((time, key.as_slice()))?;
@@ -420,6 +425,7 @@ impl Archived {
             Self::Erase(sweeping) => sweeping.afterwards(),
             Self::Moved(_)
             | Self::Rescue(_)
+            | Self::Announced
             | Self::Expired(..)
             | Self::Forget(..)
             | Self::Requests(_)

@@ -248,7 +248,11 @@ impl Committer {
                 shared.recent.lock().hollow(|entry| job.hides_entry(entry));
             }
         }
+        let erases = !effects.erasures.is_empty();
         shared.erasing.committed(effects.erasures, effects.swept);
+        if erases {
+            shared.hide_replays();
+        }
         if !effects.replays.is_empty() {
             shared.replays.put(effects.replays);
         }

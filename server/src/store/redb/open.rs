@@ -309,6 +309,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
         replays.push(ReplayRecord::decode_from(row?.1.value())?.replay()?);
     }
     shared.replays.load(replays);
+    shared.hide_replays();
     let cancels = txn.open_table(tables::CANCELS)?;
     let mut drops = Drops::new();
     for row in txn.open_table(tables::DROPS)?.iter()? {

@@ -10,7 +10,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::btree_map::Entry;
+use std::{collections::btree_map::Entry, sync::atomic::Ordering};
 
 use ::redb::ReadableTable as _;
 use prost::Message as _;
@@ -23,7 +23,7 @@ use super::{
     error::EngineError,
     publish::Arrival,
     reads,
-    records::{DeliveryRecord, EventRecord, ReplayRecord, RequestRecord, SegmentRecord},
+    records::{DeliveryRecord, EventRecord, ReplayRecord, RequestRecord},
     shared::Shared,
     tables::{delivery_row, lane_row},
 };
@@ -46,8 +46,6 @@ use crate::{
 const NUMBERS_MAX: u32 = (1 << 24) - 1;
 /// A replay leaves this part of the backlog to what is published.
 const BACKLOG_LEFT: u64 = 10;
-/// An event whose segment goes within this part of the retention is kept beside it.
-const SOON: u32 = 8;
 
 impl Change<'_> {
     /// Does what was asked for.
@@ -180,7 +178,7 @@ impl Change<'_> {
         event: &EventRecord,
         time: Timestamp,
     ) -> Result<(), EngineError> {
-        self.outlast(tables, key.event, event, time)?;
+        self.outlast(tables, key.event, event)?;
         self.count(key.webhook.0, 1, Standing::Nowhere, Standing::At(DeliveryState::Pending));
         tables.replayed.insert((key.replay, key.event.0), ())?;
         let accept_time = event.accept_time();
@@ -198,19 +196,13 @@ impl Change<'_> {
     }
 
     /// Sees to it that an event is there for as long as the delivery that is being made is pending. One that is archived is found to be
-    /// needed when its segment is to go; if that is soon, it may have been searched already.
-    fn outlast(
-        &mut self,
-        tables: &mut Tables<'_>,
-        seq: EventSeq,
-        event: &EventRecord,
-        now: Timestamp,
-    ) -> Result<(), EngineError> {
+    /// needed when its segment is to go, unless that is being searched, and perhaps past it.
+    fn outlast(&mut self, tables: &mut Tables<'_>, seq: EventSeq, event: &EventRecord) -> Result<(), EngineError> {
         if seq.0 >= self.counters.hot_events_from {
             return Ok(());
         }
         let segment = self.shared.segments.of_event(seq);
-        if segment.is_none_or(|segment| self.shared.goes_soon(&segment.record, now)) {
+        if segment.is_none_or(|segment| segment.no == self.shared.retiring.load(Ordering::Acquire)) {
             self.keep_event(tables, seq, event)?;
             // Nor is one that was rescued already to be forgotten because nothing was pending a moment ago.
             self.revived = true;
@@ -246,8 +238,7 @@ impl Change<'_> {
 
     /// Forgets up to `most` of a tenant's replays, all of whose webhooks are deleted; returns how many.
     pub(super) fn forget_replays(&mut self, tenant: &Tenant, most: usize) -> usize {
-        let replays = self.shared.replays.list(Some(tenant), None, None, most);
-        let known: Vec<u32> = replays.iter().map(|replay| replay.no).collect();
+        let known = self.shared.replays.of_tenant(tenant, most);
         self.replays.extend(known.iter().map(|no| (*no, None)));
         known.len()
     }
@@ -309,11 +300,5 @@ impl Shared {
     /// Whether there have been replays: where there were none, nobody need look for what they made.
     pub(super) fn has_replayed(&self) -> bool {
         self.counters.lock().last_replay > 0
-    }
-
-    /// Whether a segment may be searched for what is pending before long, or was already.
-    fn goes_soon(&self, record: &SegmentRecord, now: Timestamp) -> bool {
-        let retention = self.config.retention;
-        now.since(Timestamp::from_micros(record.newest)) + retention / SOON >= retention
     }
 }

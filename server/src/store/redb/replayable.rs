@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn page(shared: &Shared, replay: &Replay, from: EventSeq, limit: usize) -> Result<ReplayPage, EngineError> {
     let viewer = if replay.spec.states.is_empty() { None } else { Some(Viewer::new(shared)?) };
     let page = ReplayPage { events: Vec::new(), next: from, examined: 0, reached: None };
-    let mut look = Look { spec: &replay.spec, last: replay.last, viewer, limit, looked: 0, bytes: 0, page };
+    let mut look = Look { shared, spec: &replay.spec, last: replay.last, viewer, limit, looked: 0, bytes: 0, page };
     while look.goes_on() {
         let Some(seq) = retained(shared, look.page.next, &replay.spec)?.filter(|seq| *seq <= replay.last) else {
             look.page.next = EventSeq(replay.last.0 + 1);
@@ -33,8 +33,10 @@ pub(super) fn page(shared: &Shared, replay: &Replay, from: EventSeq, limit: usiz
             if !look.goes_on() {
                 break;
             }
-            let event = chunk.event(index).ok_or(EngineError::Lost)??;
-            look.at(look.page.next, event)?;
+            // Nothing is left of one that was erased.
+            if let Some(event) = chunk.event(index).transpose()? {
+                look.at(look.page.next, event)?;
+            }
             look.step();
         }
     }
@@ -72,6 +74,7 @@ fn retained(shared: &Shared, from: EventSeq, spec: &ReplaySpec) -> Result<Option
 
 /// What was looked at so far.
 struct Look<'a> {
+    shared: &'a Shared,
     spec: &'a ReplaySpec,
     last: EventSeq,
     /// There if the replay asks how deliveries stand.
@@ -104,7 +107,8 @@ impl Look<'_> {
             return Ok(());
         }
         self.bytes += event.body_len();
-        if event.tenant() != self.spec.tenant.as_str() || !self.spec.is_within(accept_time) {
+        let is_concerned = event.tenant() == self.spec.tenant.as_str() && self.spec.is_within(accept_time);
+        if !is_concerned || self.shared.erasing.hides_event(seq, event.tenant()) {
             return Ok(());
         }
         self.page.examined += 1;

@@ -81,6 +81,8 @@ pub(super) struct Shared {
     /// See [`Self::revivals`].
     pub(super) revivals: AtomicU64,
     pub(super) volume: Volume,
+    /// The segment that was or is searched for what is pending, because it is to go; 0: none was.
+    pub(super) retiring: AtomicU64,
     /// What is being erased, as of the last commit.
     pub(super) erasing: Erasing,
     /// Held by every read of the hot store; see [`Self::renew_readers`].
@@ -165,6 +167,7 @@ impl Shared {
             dropping: AtomicUsize::new(0),
             revivals: AtomicU64::new(0),
             volume: Volume::default(),
+            retiring: AtomicU64::new(0),
             erasing: Erasing::default(),
             readers: RwLock::default(),
             config,

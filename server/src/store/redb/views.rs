@@ -57,7 +57,9 @@ pub(super) fn expired(shared: &Shared, id: DeliveryId) -> Result<Option<Tenant>,
     }
     // An event may be kept for other deliveries than this one.
     let kept = reads::event(shared, key.event)?;
-    let was_there = kept.map(|event| event.targets()).transpose()?.is_none_or(|targets| targets.contains(&key.webhook));
+    let targets = kept.map(|event| event.targets()).transpose()?;
+    // Replays may be to others than those it was for.
+    let was_there = key.replay > 0 || targets.is_none_or(|targets| targets.contains(&key.webhook));
     Ok(viewer.webhook(key.webhook)?.filter(|_| was_there).map(|(_, tenant, _)| tenant))
 }
 

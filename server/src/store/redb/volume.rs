@@ -162,7 +162,7 @@ impl Look {
             let chunk = EventChunk::decode_from(Bytes::copy_from_slice(encoded.value()))?;
             for index in 0..chunk.len() {
                 let seq = first.value() + index as u64;
-                let Some(record) = chunk.event(index).transpose()? else { break };
+                let Some(record) = chunk.event(index).transpose()? else { continue };
                 // What is rescued already costs nothing more.
                 if rescued.get(seq)?.is_none() && is_live(shared, &wide, &hot, EventSeq(seq), &record, None)? {
                     self.pending_bytes += record.encoded_len() as u64;
@@ -196,7 +196,7 @@ mod tests {
     use crate::{
         clock::Clock,
         model::event::Event,
-        store::{OutcomeGroup, Published, Store as _},
+        store::{Erase, Erased, OutcomeGroup, Published, Store as _},
     };
 
     const LIMIT: u64 = 8 << 20;
@@ -282,6 +282,31 @@ mod tests {
         let later = at(25) + LOOK_AGAIN;
         while store.upkeep(later).await.unwrap() {}
         assert!(bytes(&store) <= LIMIT && !store.shared.volume.is_unmet(), "{}", bytes(&store));
+        store.close().await.unwrap();
+    }
+
+    /// An erased event leaves a place without anything in its chunk, which says nothing about those behind it.
+    #[tokio::test]
+    async fn what_is_pending_behind_an_erased_event_counts() {
+        let dir = TempDir::new().unwrap();
+        let config = Config { hot_bytes_max: 1, ..Config::default() };
+        let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+        webhook(&store).await;
+        let events: Vec<_> = (0..5).map(|n| event(&format!("e-{n}"))).collect();
+        let (tenant, id) = (events[0].tenant.clone(), events[0].id.clone());
+        publish_all(&store, events, at(0)).await.unwrap();
+        while store.upkeep(at(1)).await.unwrap() {}
+        let erase = Erase::Event { tenant: tenant.clone(), id, time: at(1) };
+        let Erased::Decided(erasure) = store.erase(erase).await.unwrap() else { panic!("not decided") };
+        let is_finished = async || store.erasure(&tenant, erasure.id).await.unwrap().unwrap().finish_time.is_some();
+        while !is_finished().await {
+            store.upkeep(at(1)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let segment = store.shared.segments.all().remove(0);
+        assert_eq!(segment.record.events_until, 6);
+        let look = Look::on(None, &segment).go_on(&store.shared).unwrap();
+        assert!(look.next == look.until && look.pending_bytes > 0, "{look:?}");
         store.close().await.unwrap();
     }
 }

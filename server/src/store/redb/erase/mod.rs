@@ -26,7 +26,7 @@ mod sweep;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -148,6 +148,12 @@ impl Erasing {
         self.any() && self.jobs.read().values().any(|job| job.hides(None, tenant.as_str()))
     }
 
+    /// The tenants of which everything is being erased.
+    fn tenants(&self) -> BTreeSet<Tenant> {
+        let jobs = self.jobs.read();
+        jobs.values().filter(|job| job.event.is_none()).map(|job| job.tenant.clone()).collect()
+    }
+
     /// Whether something waits to be cleared.
     pub(super) fn has_slices(&self) -> bool {
         self.any() && self.clearing().is_some()
@@ -213,6 +219,11 @@ pub(super) fn load(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<(),
 }
 
 impl Shared {
+    /// After a commit that changed what is being erased, and while loading, once the replays are there.
+    pub(super) fn hide_replays(&self) {
+        self.replays.hide(self.erasing.tenants());
+    }
+
     /// A webhook was found while loading: whether it is to be deleted because everything of its tenant is erased.
     pub(super) fn is_webhook_erased(&self, tenant: &Tenant, no: u64) -> bool {
         if !self.erasing.any() {

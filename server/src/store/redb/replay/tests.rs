@@ -7,7 +7,9 @@ use tempfile::TempDir;
 
 use super::{
     super::{
-        Config, RedbStore, open, tables,
+        Config, RedbStore,
+        archive::Archived,
+        open, tables,
         tests::{outcome, publish_at, webhook},
     },
     *,
@@ -89,23 +91,93 @@ async fn replay_all(store: &RedbStore, no: WebhookNo, time: Timestamp) -> Replay
     replay
 }
 
-/// What is archived is not copied for a replay, unless its segment may go before the delivery is noticed.
+/// Does what upkeep does until a step is found that is asked for; returns that, undone.
+async fn upkeep_until(store: &RedbStore, now: Timestamp, is_it: impl Fn(&Archived) -> bool) -> Archived {
+    loop {
+        let step = store.archivist.step(&store.shared, now).unwrap();
+        match step {
+            Some(step) if is_it(&step) => return step,
+            Some(step) => carry_out(store, step).await,
+            None => assert!(store.shared.volume.is_looking(), "upkeep ends without it"),
+        }
+    }
+}
+
+async fn carry_out(store: &RedbStore, step: Archived) {
+    let afterwards = step.afterwards();
+    store.shared.inbox.upkeep(step).await.unwrap();
+    afterwards.run(&store.shared).unwrap();
+}
+
+/// What is archived is not copied for a replay, unless its segment is being searched for what is pending because it is to go.
 #[tokio::test]
-async fn events_are_kept_beside_their_segment_only_if_that_goes_soon() {
-    for (replayed_at, kept) in [(2, 0), (13, 0), (15, 6)] {
+async fn events_are_kept_beside_their_segment_only_if_that_is_about_to_go() {
+    for (retires, kept) in [(false, 0), (true, 6)] {
         let dir = TempDir::new().unwrap();
         let (store, no) = archived(&dir).await;
-        replay_all(&store, no, hours(replayed_at)).await;
-        assert_eq!(rows(&store), [kept, 6], "{replayed_at}");
+        if retires {
+            upkeep_until(&store, hours(18), |step| matches!(step, Archived::Announced)).await;
+        }
+        replay_all(&store, no, hours(15)).await;
+        assert_eq!(rows(&store), [kept, 6], "{retires}");
         while store.upkeep(hours(18)).await.unwrap() {}
         assert!(store.shared.segments.all().iter().all(|segment| segment.record.events_until == 0));
-        assert_eq!(rows(&store), [6, 6], "{replayed_at}");
+        assert_eq!(rows(&store), [6, 6], "{retires}");
         let hints = store.due(no, hours(18), 100).await.unwrap().hints;
         deliver(&store, no, &hints).await;
         while store.upkeep(hours(18)).await.unwrap() {}
-        assert_eq!(rows(&store), [0, 0], "{replayed_at}");
+        assert_eq!(rows(&store), [0, 0], "{retires}");
         store.close().await.unwrap();
     }
+}
+
+/// Contract: nothing pending is removed, also if it became pending between the search for it and the end of its segment; be that
+/// because of its age or because the data directory holds too much.
+#[tokio::test]
+async fn what_is_sent_again_while_its_segment_goes_outlives_it() {
+    for (retention_bytes, now) in [(None, hours(18)), (Some(16), hours(2))] {
+        let dir = TempDir::new().unwrap();
+        let config =
+            Config { retention: Duration::from_hours(16), hot_bytes_max: 1, retention_bytes, ..Config::default() };
+        let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+        let no = webhook(&store).await;
+        publish_at(&store, "old", hours(0)).await.unwrap();
+        let hints = store.due(no, hours(0), 100).await.unwrap().hints;
+        deliver(&store, no, &hints).await;
+        while store.upkeep(hours(1)).await.unwrap() {}
+        // The newest segment stays, so there is another one.
+        publish_at(&store, "new", hours(2)).await.unwrap();
+        let dropped = upkeep_until(&store, now, |step| matches!(step, Archived::Dropped(..))).await;
+        replay_all(&store, no, hours(2)).await;
+        carry_out(&store, dropped).await;
+        let hints = store.due(no, hours(18), 100).await.unwrap().hints;
+        let again: Vec<_> = hints.into_iter().filter(|hint| hint.replay > 0).map(|hint| hint.event).collect();
+        assert_eq!(again.len(), 1, "{retention_bytes:?}: before the new one was accepted");
+        let found = store.events(&again, usize::MAX).await.unwrap();
+        assert_eq!(found[0].as_ref().map(|stored| stored.event.id.as_str()), Some("old"), "{retention_bytes:?}");
+        store.close().await.unwrap();
+    }
+}
+
+/// A replayed delivery may be to a webhook that its event was not for; gone, it is told from what never was all the same.
+#[tokio::test]
+async fn what_was_sent_again_expires_also_if_its_event_is_kept_for_others() {
+    let dir = TempDir::new().unwrap();
+    let (store, no) = archived(&dir).await;
+    let later = webhook(&store).await;
+    let replay = replay_all(&store, later, hours(2)).await;
+    let hints = store.due(later, hours(2), 100).await.unwrap().hints;
+    deliver(&store, later, &hints).await;
+    let key = DeliveryKey { webhook: no, event: hints[0].event, replay: 0 };
+    assert_eq!(store.repair(Repair::Retry { key, time: hours(2) }).await.unwrap(), Repaired::Retried);
+    for now in [3, 20, 40] {
+        while store.upkeep(hours(now)).await.unwrap() {}
+    }
+    assert_eq!(rows(&store)[0], 1, "one event is kept");
+    let id = store.sealer().delivery_id(DeliveryKey { webhook: later, event: key.event, replay: replay.no });
+    assert!(store.get(id).await.unwrap().is_none());
+    assert_eq!(store.expired(id).await.unwrap(), Some(replay.spec.tenant));
+    store.close().await.unwrap();
 }
 
 /// Whatever ends a replayed delivery, it is pending for its replay no longer; and again if it is retried.
