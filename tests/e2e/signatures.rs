@@ -101,7 +101,7 @@ async fn others_accept_both_secrets_during_the_overlap() {
     let daemon = setup.start().await;
     let client = daemon.client().await;
     let kept = client.webhook(&webhook.id).await;
-    assert_eq!(kept, Webhook { pending_deliveries: kept.pending_deliveries, ..webhook.clone() });
+    assert_eq!(kept, Webhook { pending_deliveries: kept.pending_deliveries, stats: kept.stats, ..webhook.clone() });
     assert!(accepted(&client, &mut verifier, "new-after-crash").await);
     verifier.trust_as("/v1", "standard", SECRET, header).await;
     assert!(accepted(&client, &mut verifier, "old-after-crash").await);
