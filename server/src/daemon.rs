@@ -93,8 +93,11 @@ impl Daemon {
         let queues = queues.with_channels("progress", slice::from_ref(&progress));
         let wanted = wanted(store.clone());
         let counted = metrics.deliver.clone();
+        let own = deliver::OwnPorts::new([Some(address), ops.address()].into_iter().flatten());
+        let deliver = deliver::Config { own, ..config.deliver.clone() };
+        let names = Arc::new(deliver.names());
         let deliver::Deliver { jobs, trials } =
-            config.deliver.clone().build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
+            deliver.build(clock, attempted, &tasks, attempts.clone(), counted, wanted)?;
         let trials = Arc::new(trials);
         let queues = queues.with_channels("jobs", &jobs);
         let dispatch = config.dispatch.clone().build(dispatch::Deps {
@@ -127,7 +130,7 @@ impl Daemon {
             watch: config.watch.build(store.clone(), metrics.watch.clone()),
             gates: gates.clone(),
             clock,
-            names: Arc::new(config.deliver.names()),
+            names,
             trial: trials.clone(),
             handshake: trials,
             stop: calls.clone(),

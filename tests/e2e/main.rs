@@ -10,6 +10,7 @@ mod default_start;
 mod delete;
 mod directory;
 mod disk_full;
+mod egress;
 mod erase;
 mod fan_out;
 mod grpcurl;

@@ -353,6 +353,8 @@ fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &Target
         loops,
         idle_per_host: in_flight_max.div_ceil(loops),
         rules: targets.clone(),
+        // Known when they are taken.
+        own: deliver::OwnPorts::default(),
         user_agent: format!("Postrider/{}", env!("CARGO_PKG_VERSION")),
     }
 }

@@ -11,6 +11,7 @@ mod connections;
 mod handshake;
 mod loops;
 mod names;
+mod own;
 mod phases;
 mod request;
 mod resolver;
@@ -35,7 +36,7 @@ use self::{
     client::GuardedClient,
     resolver::{Dns, DnsConfig},
 };
-pub use self::{names::Names, trial::Trials};
+pub use self::{names::Names, own::OwnPorts, trial::Trials};
 use crate::{
     clock::Clock,
     flow::{Attempted, Job},
@@ -61,6 +62,8 @@ pub type Wanted = Arc<dyn Fn(WebhookNo) -> bool + Send + Sync>;
 pub struct Config {
     /// What may be called.
     pub rules: TargetRules,
+    /// What may not be called on this machine, whatever the rules open.
+    pub own: OwnPorts,
     /// How long one attempt may take, from looking up the host to the end of the answer.
     pub attempt_timeout: Duration,
     /// How long a webhook may have its attempts take.
@@ -81,6 +84,7 @@ impl Default for Config {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         Self {
             rules: TargetRules::default(),
+            own: OwnPorts::default(),
             attempt_timeout: Duration::from_secs(15),
             attempt_timeout_max: ATTEMPT_TIMEOUT_MAX,
             connect_timeout: Duration::from_secs(5),

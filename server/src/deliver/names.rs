@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::{
     Config,
+    own::OwnPorts,
     resolver::{Dns, ResolveError, admit_all, hosts_file_only, system_config},
 };
 use crate::model::target::{Target, TargetHost, TargetRules};
@@ -17,26 +18,32 @@ const JUDGEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Names {
     dns: Dns,
     rules: TargetRules,
+    own: OwnPorts,
 }
 
 impl Config {
     /// A judge of names by the same rules and name servers.
     pub fn names(&self) -> Names {
         let dns = system_config().unwrap_or_else(|_| hosts_file_only());
-        Names::new(Dns::new(&dns, self.connect_timeout), self.rules.clone())
+        Names::new(Dns::new(&dns, self.connect_timeout), self.rules.clone(), self.own.clone())
     }
 }
 
 impl Names {
-    pub(super) fn new(dns: Dns, rules: TargetRules) -> Self {
-        Self { dns, rules }
+    pub(super) fn new(dns: Dns, rules: TargetRules, own: OwnPorts) -> Self {
+        Self { dns, rules, own }
     }
 
-    /// Fails, saying why, if the host is a name that resolves to an address that may not be called. A name that does not
-    /// resolve passes: it may have been registered just now.
+    /// Fails, saying why, if the host is a name that resolves to an address that may not be called, or if it leads to a port of
+    /// this server. A name that does not resolve passes: it may have been registered just now.
     pub async fn judge(&self, target: &Target) -> Result<(), String> {
+        self.own.check(target).map_err(|refusal| refusal.to_string())?;
         let TargetHost::Name(name) = target.host() else { return Ok(()) };
         let Ok(Ok(addresses)) = timeout(JUDGEMENT_TIMEOUT, self.dns.lookup(name)).await else { return Ok(()) };
-        admit_all(&self.rules, target.scheme(), &addresses).map_err(|refusal: ResolveError| refusal.to_string())
+        admit_all(&self.rules, target.scheme(), &addresses).map_err(|refusal: ResolveError| refusal.to_string())?;
+        if self.own.has(target.port()) {
+            OwnPorts::refuse_own(&addresses).map_err(|refusal| refusal.to_string())?;
+        }
+        Ok(())
     }
 }

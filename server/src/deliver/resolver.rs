@@ -20,7 +20,7 @@ use hickory_resolver::{
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::phases;
+use super::{own::OwnPorts, phases};
 use crate::model::target::{NotAllowed, Scheme, TargetRules, is_localhost};
 
 /// How long one query may take before it is repeated.
@@ -63,7 +63,9 @@ impl From<NotAllowed> for ResolveError {
     fn from(refusal: NotAllowed) -> Self {
         match refusal {
             NotAllowed::PlainHttp => Self::PlainHttp,
-            NotAllowed::Address(_) | NotAllowed::Localhost | NotAllowed::Port(_) => Self::Forbidden,
+            NotAllowed::Address(_) | NotAllowed::Localhost | NotAllowed::Port(_) | NotAllowed::OwnListener => {
+                Self::Forbidden
+            }
         }
     }
 }
@@ -133,31 +135,37 @@ pub(super) struct GuardedResolver {
     pub(super) dns: Dns,
     pub(super) rules: TargetRules,
     pub(super) scheme: Scheme,
+    /// Whether what it resolves is asked at a port of our own, so that this machine's addresses are refused too.
+    pub(super) own_port: bool,
 }
 
 impl GuardedResolver {
     /// Where to connect to for this name; never nowhere.
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         if is_localhost(name) {
-            return Ok(connectable(self.rules.localhost(self.scheme)?));
+            let addresses = self.rules.localhost(self.scheme)?.collect();
+            return self.connectable(addresses);
         }
         let admitted = async {
             let addresses = self.dns.lookup(name).await?;
             admit_all(&self.rules, self.scheme, &addresses)?;
-            Ok(connectable(addresses))
+            self.connectable(addresses)
         };
         phases::looking_up(admitted).await
+    }
+
+    /// Port 0 stands for the URL's port.
+    fn connectable(&self, addresses: Vec<IpAddr>) -> Result<Vec<SocketAddr>, ResolveError> {
+        if self.own_port {
+            OwnPorts::refuse_own(&addresses)?;
+        }
+        Ok(addresses.into_iter().map(|address| (address, 0).into()).collect())
     }
 }
 
 /// Refuses all addresses if any one is forbidden: an answer that mixes public and private ones is an attempt to reach the latter.
 pub(super) fn admit_all(rules: &TargetRules, scheme: Scheme, addresses: &[IpAddr]) -> Result<(), ResolveError> {
     addresses.iter().try_for_each(|&address| rules.admit(scheme, address)).map_err(ResolveError::from)
-}
-
-/// Port 0 stands for the URL's port.
-fn connectable(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<SocketAddr> {
-    addresses.into_iter().map(|address| (address, 0).into()).collect()
 }
 
 #[cfg(test)]
@@ -188,7 +196,7 @@ mod tests {
         let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
         let rules = TargetRules { allow_http: true, policy };
         let dns = Dns::new(&hosts_file_only(), Duration::from_secs(5));
-        let resolver = GuardedResolver { dns, rules, scheme: Scheme::Http };
+        let resolver = GuardedResolver { dns, rules, scheme: Scheme::Http, own_port: false };
         assert_eq!(resolver.addresses("receiver.example").await, Err(ResolveError::Failed));
         // ::1 is not opened, and left out.
         assert_eq!(resolver.addresses("a.localhost").await, Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()]));

@@ -1,5 +1,6 @@
 //! The whole stage against receivers on loopback.
 
+mod egress;
 mod handshake;
 mod phases;
 mod shape;
@@ -519,7 +520,7 @@ async fn what_names_resolve_to_is_judged_at_every_attempt() {
 #[tokio::test]
 async fn names_are_judged_before_anything_is_sent() {
     let check = async |config: Config, addresses, url, expected: Result<(), &str>| {
-        let names = Names::new(Dns::new(&dns_server(addresses), config.connect_timeout), config.rules);
+        let names = Names::new(Dns::new(&dns_server(addresses), config.connect_timeout), config.rules, config.own);
         assert_eq!(names.judge(&Target::from_stored(url).unwrap()).await, expected.map_err(String::from), "{url}");
     };
     check(loopback(), &[[127, 0, 0, 1]], "http://receiver.test/", Ok(())).await;

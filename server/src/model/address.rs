@@ -20,10 +20,8 @@ type Range<T> = (T, u32, &'static str);
 const FORBIDDEN_V4: &[Range<Ipv4Addr>] = &[
     (Ipv4Addr::UNSPECIFIED, 8, "this network"),
     (Ipv4Addr::new(10, 0, 0, 0), 8, "private network"),
-    // 100.100.100.200 is Alibaba Cloud's metadata service.
     (Ipv4Addr::new(100, 64, 0, 0), 10, "carrier-grade NAT"),
     (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback"),
-    // 169.254.169.254 is everybody else's metadata service.
     (Ipv4Addr::new(169, 254, 0, 0), 16, "link-local"),
     (Ipv4Addr::new(172, 16, 0, 0), 12, "private network"),
     (Ipv4Addr::new(192, 0, 0, 0), 24, "protocol assignments"),
@@ -35,8 +33,6 @@ const FORBIDDEN_V4: &[Range<Ipv4Addr>] = &[
     (Ipv4Addr::new(203, 0, 113, 0), 24, "documentation"),
     (Ipv4Addr::new(224, 0, 0, 0), 4, "multicast"),
     (Ipv4Addr::new(240, 0, 0, 0), 4, "reserved"),
-    // A public address, but every virtual machine in Azure reaches its host's agent there.
-    (Ipv4Addr::new(168, 63, 129, 16), 32, "cloud platform service"),
 ];
 
 /// IPv6 that is not public, most particular first. What is not listed is allowed within `2000::/3` only.
@@ -55,12 +51,33 @@ const FORBIDDEN_V6: &[Range<Ipv6Addr>] = &[
     (v6(0x2002, 0, 0), 16, "6to4"),
     (v6(0x3fff, 0, 0), 20, "documentation"),
     (v6(0x5f00, 0, 0), 16, "SRv6 segments"),
-    // fd00:ec2::254 is Amazon's metadata service.
     (v6(0xfc00, 0, 0), 7, "private network"),
     (v6(0xfe80, 0, 0), 10, "link-local"),
     (v6(0xfec0, 0, 0), 10, "site-local"),
     (v6(0xff00, 0, 0), 8, "multicast"),
 ];
+
+/// Where clouds hand credentials to their machines, or take orders from them. Ranges do not open these, only the address itself does:
+/// who opens a network for its receivers does not mean them.
+const METADATA: &[IpAddr] = &[
+    // Nearly all clouds; the same for containers and pods of Amazon, and for Tencent's machines.
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 23)),
+    // Alibaba, and the older one of Oracle.
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    // A public address, but every virtual machine in Azure reaches its host's agent there.
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    // Amazon's machines and pods, Google's machines, and OpenStack.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+];
+/// What these are called.
+const METADATA_KIND: &str = "cloud metadata service";
 
 /// Where all public IPv6 addresses lie.
 const PUBLIC_V6: Range<Ipv6Addr> = (v6(0x2000, 0, 0), 3, "global unicast");
@@ -87,12 +104,18 @@ pub struct Forbidden {
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct AddressPolicy {
     opened: Arc<[IpNet]>,
+    everything: bool,
 }
 
 impl AddressPolicy {
     /// Allows public addresses and those in `opened`, whatever they are.
     pub fn new(opened: Vec<IpNet>) -> Self {
-        Self { opened: opened.into_iter().map(unmapped).collect() }
+        Self { opened: opened.into_iter().map(unmapped).collect(), everything: false }
+    }
+
+    /// Allows every address, for reading what nothing will be sent to.
+    pub fn unjudged() -> Self {
+        Self { opened: Arc::default(), everything: true }
     }
 
     /// The opened ranges, IPv4 where they were spelled as IPv4-mapped IPv6.
@@ -102,20 +125,30 @@ impl AddressPolicy {
 
     /// Whether any range was opened.
     pub fn opens_any(&self) -> bool {
-        !self.opened.is_empty()
+        self.everything || !self.opened.is_empty()
     }
 
-    /// Whether the operator opened a range with this address in it.
+    /// Whether the operator opened a range with this address in it; a metadata service must be named as a range of its own.
     pub fn is_opened(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
+        let named_only = self.leads_to_metadata(address);
         // A NAT64 address is not the address behind it: the packet goes to a translator, wherever that is.
-        self.opened.iter().any(|range| range.contains(&address))
+        let opens =
+            |range: &IpNet| range.contains(&address) && (!named_only || range.prefix_len() == range.max_prefix_len());
+        self.everything || self.opened.iter().any(opens)
+    }
+
+    /// Whether this address, or the IPv4 address it carries in any known way, is a metadata service.
+    fn leads_to_metadata(&self, address: IpAddr) -> bool {
+        // Asked of every address that an opened range could matter for; there is mostly none.
+        !self.opened.is_empty()
+            && (is_metadata(address) || carried_v4(address).is_some_and(|v4| is_metadata(v4.into())))
     }
 
     /// Whether this address may be connected to.
     pub fn judge(&self, address: IpAddr) -> Result<(), Forbidden> {
         let address = address.to_canonical();
-        let judged = behind_nat64(address).map_or(address, IpAddr::V4);
+        let judged = reached_through(address);
         match forbidden_kind(judged) {
             Some(kind) if !self.is_opened(address) => Err(Forbidden { address: judged, kind }),
             Some(_) | None => Ok(()),
@@ -129,9 +162,20 @@ impl fmt::Debug for AddressPolicy {
     }
 }
 
+/// The address that answers to this one as far as can be told: IPv4 where it is mapped or behind a translator.
+pub fn reached_through(address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    behind_nat64(address).map_or(address, IpAddr::V4)
+}
+
+fn is_metadata(address: IpAddr) -> bool {
+    METADATA.contains(&address)
+}
+
 /// What kind of address it is, unless it is public.
 fn forbidden_kind(address: IpAddr) -> Option<&'static str> {
     match address {
+        metadata if is_metadata(metadata) => Some(METADATA_KIND),
         IpAddr::V4(address) => FORBIDDEN_V4.iter().find(|range| contains_v4(range, address)).map(|(_, _, kind)| *kind),
         IpAddr::V6(address) => {
             let listed = FORBIDDEN_V6.iter().find(|range| contains_v6(range, address)).map(|(_, _, kind)| *kind);
@@ -148,6 +192,20 @@ fn behind_nat64(address: IpAddr) -> Option<Ipv4Addr> {
             Some(Ipv4Addr::new(a, b, c, d))
         }
         IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+/// The IPv4 address inside one of IPv6, by any of the transition mechanisms: compatible, translated and NAT64 addresses end with it,
+/// 6to4 has it after its prefix (RFC 3056), Teredo at the end with every bit flipped (RFC 4380).
+fn carried_v4(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    let bits = address.to_bits();
+    let low = |bits: u128| Ipv4Addr::from_bits(u32::try_from(bits & 0xffff_ffff).expect("it is 32 bits"));
+    match address.segments() {
+        [0, 0, 0, 0, 0 | 0xffff, 0, ..] | [0x64, 0xff9b, ..] => Some(low(bits)),
+        [0x2002, ..] => Some(low(bits >> 80)),
+        [0x2001, 0, ..] => Some(low(!bits)),
+        _ => None,
     }
 }
 
@@ -190,15 +248,17 @@ mod tests {
         ("10.0.0.0", "private network"),
         ("10.255.255.255", "private network"),
         ("100.64.0.0", "carrier-grade NAT"),
-        ("100.100.100.200", "carrier-grade NAT"),
+        ("100.100.100.200", "cloud metadata service"),
         ("100.127.255.255", "carrier-grade NAT"),
         ("127.0.0.1", "loopback"),
         ("127.255.255.255", "loopback"),
-        ("169.254.169.254", "link-local"),
+        ("169.254.169.254", "cloud metadata service"),
+        ("169.254.170.2", "cloud metadata service"),
+        ("169.254.169.253", "link-local"),
         ("172.16.0.0", "private network"),
         ("172.31.255.255", "private network"),
         ("192.0.0.1", "protocol assignments"),
-        ("192.0.0.192", "protocol assignments"),
+        ("192.0.0.192", "cloud metadata service"),
         ("192.0.2.1", "documentation"),
         ("192.88.99.1", "6to4 relay"),
         ("192.168.0.0", "private network"),
@@ -211,18 +271,18 @@ mod tests {
         ("239.255.255.255", "multicast"),
         ("240.0.0.0", "reserved"),
         ("255.255.255.255", "reserved"),
-        ("168.63.129.16", "cloud platform service"),
+        ("168.63.129.16", "cloud metadata service"),
         ("::", "unspecified"),
         ("::1", "loopback"),
         ("::2", "IPv4-compatible"),
         ("::127.0.0.1", "IPv4-compatible"),
         ("::8.8.8.8", "IPv4-compatible"),
         ("::ffff:127.0.0.1", "loopback"),
-        ("::ffff:169.254.169.254", "link-local"),
+        ("::ffff:169.254.169.254", "cloud metadata service"),
         ("::ffff:0:127.0.0.1", "not assigned for public use"),
         ("64:ff9b::127.0.0.1", "loopback"),
-        ("64:ff9b::169.254.169.254", "link-local"),
-        ("64:ff9b::168.63.129.16", "cloud platform service"),
+        ("64:ff9b::169.254.169.254", "cloud metadata service"),
+        ("64:ff9b::168.63.129.16", "cloud metadata service"),
         ("64:ff9b:1::8.8.8.8", "local NAT64"),
         ("64:ff9b:1:ffff::1", "local NAT64"),
         ("64:ff9b:2::1", "not assigned for public use"),
@@ -245,7 +305,9 @@ mod tests {
         ("5f00::1", "SRv6 segments"),
         ("8000::1", "not assigned for public use"),
         ("fc00::1", "private network"),
-        ("fd00:ec2::254", "private network"),
+        ("fd00:ec2::254", "cloud metadata service"),
+        ("fd00:ec2::253", "private network"),
+        ("fe80::a9fe:a9fe", "cloud metadata service"),
         ("fdff:ffff::1", "private network"),
         ("fe00::1", "not assigned for public use"),
         ("fe80::1", "link-local"),
@@ -321,10 +383,56 @@ mod tests {
         check("::1/128", &["::1"], &["127.0.0.1", "::", "::2"]);
         check("::ffff:10.1.0.0/112", &["10.1.2.3", "::ffff:10.1.2.3"], &["10.2.0.1"]);
         check("::/0", &["::1", "fd00::1", "64:ff9b::127.0.0.1"], &["127.0.0.1", "::ffff:127.0.0.1"]);
-        check("0.0.0.0/0", &["127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1"], &["::1", "::127.0.0.1"]);
+        check("0.0.0.0/0", &["127.0.0.1", "169.254.169.253", "::ffff:10.0.0.1"], &["::1", "::127.0.0.1"]);
         check("169.254.169.254/32", &["169.254.169.254"], &["169.254.169.253"]);
         check("64:ff9b::/96", &["64:ff9b::127.0.0.1"], &["127.0.0.1"]);
         check("10.1.2.3/8", &["10.200.0.1"], &["127.0.0.1"]);
+    }
+
+    #[test]
+    fn metadata_services_are_opened_by_name_only() {
+        let check = |range: &str, address: &str, expected: bool| {
+            let policy = policy(&[range]);
+            assert_eq!(policy.judge(ip(address)).is_ok(), expected, "{address} with {range}");
+            assert_eq!(policy.is_opened(ip(address)), expected, "{address} with {range}");
+        };
+        let carriers = |v4: &str| {
+            let v4: Ipv4Addr = v4.parse().expect("an address");
+            let bits = u128::from(v4.to_bits());
+            let carrying = |start: &str, bits: u128| {
+                let start: Ipv6Addr = start.parse().expect("an address");
+                Ipv6Addr::from_bits(start.to_bits() | bits).to_string()
+            };
+            [
+                carrying("64:ff9b::", bits),
+                carrying("64:ff9b:1::", bits),
+                carrying("::ffff:0:0:0", bits),
+                carrying("::", bits),
+                carrying("2002::", bits << 80),
+                carrying("2001:0:1234::", bits ^ 0xffff_ffff),
+            ]
+        };
+        for address in METADATA {
+            let address = &address.to_string();
+            for wide in ["0.0.0.0/0", "::/0", "169.254.0.0/16", "169.254.169.254/31", "100.64.0.0/10", "fd00:ec2::/64"]
+            {
+                check(wide, address, false);
+            }
+            let bits = if address.contains(':') { 128 } else { 32 };
+            check(&format!("{address}/{bits}"), address, true);
+        }
+        for carrier in carriers("169.254.169.254") {
+            check("::/0", &carrier, false);
+            check(&format!("{carrier}/128"), &carrier, true);
+        }
+        for carrier in carriers("10.0.0.1") {
+            check("::/0", &carrier, true);
+        }
+        check("::ffff:169.254.169.254/128", "169.254.169.254", true);
+        check("169.254.169.254/32", "64:ff9b::169.254.169.254", false);
+        for address in METADATA.iter().copied().chain(carriers("169.254.169.254").iter().map(|text| ip(text))) {
+            assert_eq!(AddressPolicy::unjudged().judge(address), Ok(()), "{address}");
+        }
     }
 
     proptest! {

@@ -31,6 +31,8 @@ pub mod schema;
 pub mod scope;
 pub mod seal;
 pub mod signing;
+#[cfg(test)]
+pub mod spellings;
 pub mod target;
 pub mod time;
 pub mod webhook;

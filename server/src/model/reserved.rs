@@ -1,7 +1,7 @@
 //! Names of headers that no setting of a webhook may take.
 
 /// Names that the connection or the server needs for itself. Without `host` a request could be meant for somebody else than
-/// it was allowed to go to; without the lengths and encodings a second request could hide in it. The last two open metadata
+/// it was allowed to go to; without the lengths and encodings a second request could hide in it. The last one opens metadata
 /// services of clouds.
 pub(super) const NAMES: &[&str] = &[
     "host",
@@ -24,12 +24,13 @@ pub(super) const NAMES: &[&str] = &[
     "forwarded",
     "cookie",
     "metadata",
-    "metadata-flavor",
 ];
 
 /// Beginnings of such names: of proxies, of our own headers, of metadata services of clouds.
 pub(super) const PREFIXES: &[&str] = &[
     "proxy-",
+    // `metadata-flavor` of Google, `metadata-token` and `metadata-token-expiry-seconds` of Linode.
+    "metadata-",
     "x-forwarded-",
     "webhook-",
     "postrider-",

@@ -32,8 +32,7 @@ pub struct TargetRules {
 impl TargetRules {
     /// Rules that allow every address, for reading a URL that nothing will be sent to.
     pub fn unjudged() -> Self {
-        let everything = ["0.0.0.0/0", "::/0"].map(|range| range.parse().expect("a valid range"));
-        Self { allow_http: true, policy: AddressPolicy::new(everything.into()) }
+        Self { allow_http: true, policy: AddressPolicy::unjudged() }
     }
 
     /// Whether a request of this scheme may go to this address.
@@ -127,7 +126,7 @@ impl Target {
 
     /// Whether a request may be made, as far as can be told without resolving a name. The same at create and at every attempt.
     pub fn check(&self, rules: &TargetRules) -> Result<(), NotAllowed> {
-        let port = self.0.port_or_known_default().unwrap_or(0);
+        let port = self.port();
         if !matches!(port, 80 | 443 | 1024..) {
             return Err(NotAllowed::Port(port));
         }
@@ -165,6 +164,11 @@ impl Target {
             "https" => Scheme::Https,
             _ => Scheme::Http,
         }
+    }
+
+    /// The port requests are sent to, whether the URL says it or its scheme.
+    pub fn port(&self) -> u16 {
+        self.0.port_or_known_default().expect("http and https have a port")
     }
 
     /// Where requests are sent.
@@ -255,6 +259,9 @@ pub enum NotAllowed {
     /// A privileged port that is not a web server's.
     #[error("port {0} is not allowed; use 80, 443, or 1024 and above")]
     Port(u16),
+    /// It leads back to a port this server serves on.
+    #[error("it leads to this server itself, which is no receiver")]
+    OwnListener,
 }
 
 #[cfg(test)]

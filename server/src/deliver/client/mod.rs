@@ -27,6 +27,7 @@ pub(super) use self::library::{Error, Response};
 use super::{
     Config,
     connections::Answered,
+    own::OwnPorts,
     phases,
     resolver::{Dns, GuardedResolver},
     result::{Failure, broke_in_silence, cause},
@@ -49,6 +50,9 @@ pub(super) struct GuardedClient {
     pooled: Clients,
     /// A new connection for every request: for one that failed on a kept connection.
     fresh: Clients,
+    /// For the few targets whose port is also one of ours: never connects to this machine, keeps no connections.
+    elsewhere: Clients,
+    own: OwnPorts,
     answered: RefCell<Answered>,
 }
 
@@ -60,17 +64,19 @@ struct Clients {
 
 impl GuardedClient {
     pub(super) fn build(config: &Config, tls: &rustls::ClientConfig, dns: &Dns) -> Result<Self, Error> {
-        let clients = |idle_per_host| {
+        let clients = |idle_per_host, own_port| {
             let client = |scheme| {
-                let resolver = GuardedResolver { dns: dns.clone(), rules: config.rules.clone(), scheme };
+                let resolver = GuardedResolver { dns: dns.clone(), rules: config.rules.clone(), scheme, own_port };
                 Client::build(config, tls, resolver, idle_per_host)
             };
             Ok::<_, Error>(Clients { http: client(Scheme::Http)?, https: client(Scheme::Https)? })
         };
         Ok(Self {
             rules: config.rules.clone(),
-            pooled: clients(config.idle_per_host)?,
-            fresh: clients(0)?,
+            pooled: clients(config.idle_per_host, false)?,
+            fresh: clients(0, false)?,
+            elsewhere: clients(0, true)?,
+            own: config.own.clone(),
             answered: RefCell::default(),
         })
     }
@@ -87,9 +93,15 @@ impl GuardedClient {
         request: impl Fn() -> Result<Request, Failure>,
     ) -> Result<Response, Failure> {
         target.check(&self.rules).map_err(|refusal| Failure::blocked(&refusal))?;
+        let (pooled, fresh) = if self.own.has(target.port()) {
+            self.own.check(target).map_err(|refusal| Failure::blocked(&refusal))?;
+            (&self.elsewhere, &self.elsewhere)
+        } else {
+            (&self.pooled, &self.fresh)
+        };
         let sent = clock.now();
-        let response = match send(&self.pooled, target, request()?).await {
-            Err(error) if self.is_stale_connection(&error, sent) => send(&self.fresh, target, request()?).await,
+        let response = match send(pooled, target, request()?).await {
+            Err(error) if self.is_stale_connection(&error, sent) => send(fresh, target, request()?).await,
             ended => ended,
         };
         let response = response.map_err(|error| {

@@ -159,7 +159,13 @@ fn parse_body_format(text: &str) -> Result<BodyFormat, String> {
 
 fn parse_header(text: &str) -> Result<Hidden<(String, String)>, String> {
     let (name, value) = text.split_once(':').ok_or("must be NAME: VALUE")?;
-    Ok(Hidden((name.trim().to_owned(), value.trim().to_owned())))
+    let blanks = [' ', '\t'];
+    let header = [name, value].map(|part| part.trim_matches(blanks).to_owned());
+    // Not taken away in silence: somebody meant something by them.
+    if header.iter().any(|part| part.contains(char::is_control)) {
+        return Err("must have no control characters in it, such as the end of a line".into());
+    }
+    Ok(Hidden(header.into()))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "clap asks for a result")]
@@ -172,6 +178,8 @@ fn read_headers(path: &str) -> Result<Hidden<Vec<(String, String)>>, String> {
     let text = read(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let headers = lines.map(|(index, line)| match parse_header(line) {
+        // To HTTP it was the rest of the line before once, and is nothing now.
+        _ if line.starts_with([' ', '\t']) => Err(format!("line {}: must not begin with a blank", index + 1)),
         Ok(header) => Ok(header.0),
         Err(problem) => Err(format!("line {}: {problem}", index + 1)),
     });
@@ -297,6 +305,9 @@ mod tests {
         fs::write(&path, "x-a: 1\ns3cret").unwrap();
         let problem = applied(&["--header-file", file]).unwrap_err().to_string();
         assert!(problem.contains("line 2") && !problem.contains("s3cret"), "{problem}");
+        fs::write(&path, "x-a: 1\r\n folded: s3cret\r\n").unwrap();
+        let problem = applied(&["--header-file", file]).unwrap_err().to_string();
+        assert!(problem.contains("line 2") && !problem.contains("s3cret"), "{problem}");
         fs::remove_file(&path).unwrap();
         assert_eq!(scheme(&["--basic=ravi:s3cret"]), basic("ravi", "s3cret"));
         assert_eq!(scheme(&["--basic=key"]), basic("key", ""));
@@ -309,6 +320,11 @@ mod tests {
             &["--method=unspecified"],
             &["--body-format=xml"],
             &["--header=x"],
+            &["--header=x: a\r\ny: b"],
+            &["--header=x: a\n"],
+            &["--header=x\r\ny: b"],
+            &["--header=x: a\0"],
+            &["--header=x: a\u{85}"],
             &["--query=x"],
             &["--body-field=x"],
             &["--body-field=x=y"],
