@@ -188,6 +188,14 @@ pub const GRPC_HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 pub const GRPC_CALL_WINDOW_BYTES: u32 = 256 * 1024;
 /// Unread bytes a client may send ahead on one connection.
 pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of messages that have come in part, over all connections, besides the beginning of each.
+pub const GRPC_UNFINISHED_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// The same of one connection: beyond, it is the last call that is refused.
+pub const GRPC_UNFINISHED_CONNECTION_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// So much of each message does not count.
+pub const GRPC_UNFINISHED_FREE_BYTES: usize = 16 * 1024;
+/// A message of which more than that has come has to be complete within this time.
+pub const GRPC_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that is silent for this long is asked whether it lives.
 pub const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection that does not answer that within this long, or does not complete its HTTP/2 greeting, is closed.

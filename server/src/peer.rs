@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicUsize},
 };
 
 use rustls::pki_types::CertificateDer;
@@ -14,17 +14,24 @@ pub struct Peer {
     address: Option<SocketAddr>,
     /// Known once the handshake is made, which is before the first call.
     names: Arc<OnceLock<Box<[Box<str>]>>>,
+    /// Bytes of messages that have come in part, over all calls of the connection.
+    unfinished: Arc<AtomicUsize>,
 }
 
 impl Peer {
     /// One of whom nothing is known but where it is.
     pub(crate) fn at(address: Option<SocketAddr>) -> Self {
-        Self { address, names: Arc::default() }
+        Self { address, ..Self::default() }
     }
 
     /// Where it is.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Counts what has come of messages that are not complete.
+    pub(crate) fn unfinished(&self) -> Arc<AtomicUsize> {
+        self.unfinished.clone()
     }
 
     /// The DNS names and URIs of the certificate it has shown, which an authority of `--tls-client-ca` vouches for; none without

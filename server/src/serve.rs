@@ -3,6 +3,7 @@
 //! tonic serves; what it lacks is added around it. Its accept loop spins when file descriptors run out; ours pauses. Its graceful stop waits for every connection without a deadline, and a client that never completes the
 //! HTTP/2 greeting keeps it waiting, so each connection can be cut from outside and has to greet in time.
 
+mod unfinished;
 mod wire;
 
 use std::{
@@ -24,9 +25,10 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{service::Routes, transport::server::Connected};
+use tower::util::MapRequestLayer;
 use tracing::{debug, error};
 
-use self::wire::Wire;
+use self::{unfinished::Unfinished, wire::Wire};
 use crate::{
     accepting,
     limits::{
@@ -98,7 +100,9 @@ impl Server {
         cut: CancellationToken,
     ) {
         let Self { config, listener, .. } = self;
+        let unfinished = Unfinished::default();
         let server = tonic::transport::Server::builder()
+            .layer(MapRequestLayer::new(move |request| unfinished.count(request)))
             .max_concurrent_streams(GRPC_STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(GRPC_KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))

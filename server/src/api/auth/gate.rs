@@ -208,6 +208,9 @@ fn unread(error: &BoxError) -> Failure {
     if error.is::<LengthLimitError>() {
         return Failure::too_large();
     }
+    if let Some(status) = error.downcast_ref::<Status>() {
+        return Failure::transport(status);
+    }
     Failure::transport(&Status::new(Code::Cancelled, "the request ended before its message did"))
 }
 
