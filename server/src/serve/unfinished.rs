@@ -209,7 +209,9 @@ mod tests {
     fn messages_are_told_apart_however_they_are_cut() {
         let check = |pieces: &[&[u8]], expected: usize| {
             let mut message = Message::default();
-            pieces.iter().for_each(|piece| message.advance(piece));
+            for piece in pieces {
+                message.advance(piece);
+            }
             assert_eq!(message.bytes, expected, "{pieces:?}");
         };
         check(&[b""], 0);
@@ -230,6 +232,7 @@ mod tests {
     }
 
     /// The beginning of a message of 16 MiB.
+    #[expect(clippy::unnecessary_wraps, reason = "a body may end with an error")]
     fn part(bytes: usize) -> Result<Frame<Bytes>, Status> {
         let mut part = vec![0, 1, 0, 0, 0];
         part.resize(bytes, b'x');
