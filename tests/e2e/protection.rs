@@ -11,7 +11,10 @@ use postrider_tests::{
     deadline::within,
     events::{event, numbered},
     receiver::{Answer, Received, Receiver},
+    rejection::Rejection,
 };
+
+use tonic::Code;
 
 use crate::{impatient, setup};
 
@@ -67,6 +70,36 @@ async fn a_rate_limit_holds() {
         }
     })
     .await;
+}
+
+/// Issue 4: the operator's rate is for webhooks that have none, and no webhook is called more often than the operator lets it be.
+#[tokio::test]
+async fn the_operator_s_rates_hold() {
+    let daemon = setup().flag("--rate-limit", "10").flag("--rate-limit-max", "20").start().await;
+    let client = daemon.client().await;
+    let receiver = Receiver::answering(200).await;
+    let fast = Webhook {
+        url: receiver.url("/"),
+        event_types: vec!["*".into()],
+        rate_limit: Some(RateLimit { per_second: 20.5, burst: 1 }),
+        ..Webhook::default()
+    };
+    let fast = CreateWebhookRequest { webhook: Some(fast), ..CreateWebhookRequest::default() };
+    let refused = client.webhooks.clone().create_webhook(fast).await;
+    let refused = refused.expect_err("more than the operator lets it");
+    Rejection::from(&refused).check("fast", Code::InvalidArgument, "INVALID_FIELD", "webhook.rate_limit.per_second");
+    let own = Some(RateLimit { per_second: 20.0, burst: 10 });
+    create(&client, Webhook { url: receiver.url("/own"), rate_limit: own, ..Webhook::default() }).await;
+    create(&client, Webhook { url: receiver.url("/default"), ..Webhook::default() }).await;
+    client.publish(numbered("n", "ADD_TAG", 20)).await;
+    receiver.received(40).await;
+    for (path, at_once, interval) in [("/own", 10, 50), ("/default", 10, 100)] {
+        let requests = at_path(receiver.all(), path);
+        let span = requests[19].at.duration_since(requests[0].at);
+        // What the last ones may be early is what the first was late.
+        let least = Duration::from_millis((20 - at_once) * interval - interval);
+        assert!(span >= least, "{path}: twenty in {span:?}");
+    }
 }
 
 /// Issue 4: no more attempts under way to a webhook than it wants, and no more than the server allows.

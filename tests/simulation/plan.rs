@@ -114,6 +114,7 @@ impl Plan {
                 slow_share: 0.5,
                 hints_max: rng.random_range(lane_hints_max..=40),
                 lane_hints_max,
+                ..dispatch::Config::default()
             },
             outcomes: outcomes::Config {
                 retry: RetryPolicy {

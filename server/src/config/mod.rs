@@ -39,6 +39,8 @@ use crate::{
         credentials::Grant,
         ids::Tenant,
         ownership::{InvalidOrigin, Origin},
+        protection::Rates,
+        rate::{PER_SECOND_MAX, PER_SECOND_MIN, RateLimit},
         retry::RetryPolicy,
         target::TargetRules,
     },
@@ -188,6 +190,7 @@ impl Config {
                 attempt_timeout_max: deliver.attempt_timeout_max,
                 attempts_max: outcomes.retry.attempts_max,
                 elapsed_max: outcomes.retry.elapsed_max,
+                per_second_max: dispatch.rates.ceiling.map_or(PER_SECOND_MAX, |ceiling| ceiling.per_second()),
             },
             origin: reader.one("origin", |text| text.parse().map_err(|error: InvalidOrigin| error.to_string())),
             deliver,
@@ -327,7 +330,29 @@ fn check_dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
         }
         webhook_in_flight_max = in_flight_max;
     }
-    dispatch::Config { in_flight_max, webhook_in_flight_max, slow_share: SLOW_SHARE, ..dispatch::Config::default() }
+    let rates = check_rates(reader);
+    let slow_share = SLOW_SHARE;
+    dispatch::Config { in_flight_max, webhook_in_flight_max, rates, slow_share, ..dispatch::Config::default() }
+}
+
+fn check_rates(reader: &mut Reader<'_>) -> Rates {
+    let rate = |text: &str| match text {
+        "none" => Ok(None),
+        text => {
+            let limit = text.parse().ok().and_then(|per_second| RateLimit::new(per_second, 0));
+            limit
+                .map(Some)
+                .ok_or_else(|| format!("is neither a number from {PER_SECOND_MIN} to {PER_SECOND_MAX} nor none"))
+        }
+    };
+    let mut rates = Rates { default: reader.one("rate-limit", rate), ceiling: reader.one("rate-limit-max", rate) };
+    if let (Some(default), Some(ceiling)) = (rates.default, rates.ceiling)
+        && default.per_second() > ceiling.per_second()
+    {
+        reader.refuse("rate-limit", format_args!("is more than rate-limit-max, {}", ceiling.per_second()));
+        rates.default = Some(ceiling);
+    }
+    rates
 }
 
 fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &TargetRules) -> deliver::Config {

@@ -227,6 +227,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: DELIVERING,
     },
     Setting {
+        name: "rate-limit",
+        kind: Kind::One("PER-SECOND"),
+        default: "none",
+        help: "Most attempts per second to a webhook that has no rate_limit, retries included (0.1 to 10000), or none",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "rate-limit-max",
+        kind: Kind::One("PER-SECOND"),
+        default: "none",
+        help: "Most attempts per second to any webhook, and the highest rate_limit one may have (0.1 to 10000), or none",
+        group: DELIVERING,
+    },
+    Setting {
         name: "auto-disable-after",
         kind: Kind::One("DURATION"),
         default: "5d",

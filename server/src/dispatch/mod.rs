@@ -66,7 +66,7 @@ use crate::{
         LANE_WINDOW_HINTS_MAX,
     },
     metrics::DispatchMetrics,
-    model::{ids::WebhookNo, time::Timestamp},
+    model::{ids::WebhookNo, protection::Rates, time::Timestamp},
     store::{Catalog, DuePage, LanePage, OutcomeGroup, Store, StoreError},
 };
 
@@ -86,6 +86,8 @@ pub struct Config {
     pub in_flight_max: usize,
     /// Attempts under way to one webhook.
     pub webhook_in_flight_max: usize,
+    /// How often webhooks may be called.
+    pub rates: Rates,
     /// The share, between 0 and 1, that webhooks whose last attempt was slow may have of `in_flight_max` and of the bytes of
     /// bodies, all of them together. They always get one attempt at a time.
     pub slow_share: f64,
@@ -100,6 +102,7 @@ impl Default for Config {
         Self {
             in_flight_max: 512,
             webhook_in_flight_max: 10,
+            rates: Rates::default(),
             slow_share: 0.5,
             hints_max: HINTS_MAX,
             lane_hints_max: LANE_WINDOW_HINTS_MAX,
@@ -156,6 +159,7 @@ impl Config {
             loader: Loader::new(self.slow_share),
             survey: Survey::new(deps.clock.now()),
             reports: Reports::default(),
+            rates: self.rates,
             rng: StdRng::seed_from_u64(deps.seed),
             reads: FuturesUnordered::new(),
             store_fails: false,
@@ -171,6 +175,7 @@ pub struct Dispatch {
     loader: Loader,
     survey: Survey,
     reports: Reports,
+    rates: Rates,
     rng: StdRng,
     /// Invariant: bounded, by what the scheduler, the loader and the survey have under way at a time.
     reads: FuturesUnordered<BoxFuture<'static, Read>>,
@@ -232,7 +237,7 @@ impl Dispatch {
     fn take_in(&mut self, read: Option<Read>, progress: &mut Vec<Progress>) -> Result<(), LoopEnded> {
         let now = self.deps.clock.now();
         let store = self.deps.store.clone();
-        let catalog = store.catalog();
+        let catalog = &Registered { catalog: store.catalog(), rates: self.rates };
         // The board comes first: the scheduler must not hear that a delivery is over before it hears of it.
         self.scheduler.news(self.deps.news.take(), now, catalog);
         for progress in progress.drain(..) {
@@ -292,7 +297,8 @@ impl Dispatch {
     fn start_reads(&mut self) -> Option<Timestamp> {
         let now = self.deps.clock.now();
         let store = &self.deps.store;
-        while let Some(launch) = self.scheduler.next_launch(now, store.catalog()) {
+        let catalog = Registered { catalog: store.catalog(), rates: self.rates };
+        while let Some(launch) = self.scheduler.next_launch(now, &catalog) {
             self.loader.push(launch);
         }
         while let Some(load) = self.loader.next_load() {
@@ -382,10 +388,17 @@ impl Dispatch {
     }
 }
 
-impl Webhooks for Catalog {
+/// The webhooks there are, as the operator lets them be called.
+struct Registered<'a> {
+    catalog: &'a Catalog,
+    rates: Rates,
+}
+
+impl Webhooks for Registered<'_> {
     fn if_enabled(&self, webhook: WebhookNo) -> Option<Enabled> {
-        let webhook = self.webhook(webhook)?.webhook;
-        webhook.is_enabled().then(|| Enabled { tenant: webhook.tenant.clone(), pace: webhook.settings.pace() })
+        let webhook = self.catalog.webhook(webhook)?.webhook;
+        let pace = || self.rates.temper(webhook.settings.pace());
+        webhook.is_enabled().then(|| Enabled { tenant: webhook.tenant.clone(), pace: pace() })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     },
     model::{
         policy::Policy,
+        rate::PER_SECOND_MAX,
         retry::{Backoff, Exponential, InvalidExponential, Retry},
     },
 };
@@ -23,7 +24,7 @@ const FACTOR_DEFAULT: f64 = 2.0;
 const DELAY_MAX_DEFAULT: Duration = Duration::from_hours(24);
 
 /// What the operator allows webhooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PolicyLimits {
     /// Longest attempt timeout.
     pub attempt_timeout_max: Duration,
@@ -31,6 +32,8 @@ pub struct PolicyLimits {
     pub attempts_max: u32,
     /// How long after a delivery was due it may be repeated.
     pub elapsed_max: Duration,
+    /// Most attempts per second.
+    pub per_second_max: f64,
 }
 
 impl Default for PolicyLimits {
@@ -40,6 +43,7 @@ impl Default for PolicyLimits {
             attempt_timeout_max: ATTEMPT_TIMEOUT_MAX,
             attempts_max: RETRY_ATTEMPTS_MAX,
             elapsed_max: RETRY_ELAPSED_MAX,
+            per_second_max: PER_SECOND_MAX,
         }
     }
 }
@@ -219,6 +223,7 @@ mod tests {
             attempt_timeout_max: Duration::from_secs(20),
             attempts_max: 5,
             elapsed_max: Duration::from_hours(1),
+            ..PolicyLimits::default()
         };
         let timeout = |timeout| v1::Webhook { attempt_timeout: timeout, ..v1::Webhook::default() };
         let age = |age| v1::Webhook { max_age: age, ..v1::Webhook::default() };

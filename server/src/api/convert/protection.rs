@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use postrider_proto::v1;
 
-use super::time;
+use super::{policy::PolicyLimits, time};
 use crate::{
     api::status::Violations,
     flow::GateView,
@@ -12,21 +12,26 @@ use crate::{
     model::{
         breaker::BreakerState,
         protection::Protection,
-        rate::{BURST_MAX, PER_SECOND_MAX, PER_SECOND_MIN, RateLimit},
+        rate::{BURST_MAX, PER_SECOND_MIN, RateLimit},
     },
 };
 
 /// What the fields of this group say; `None` if they say nothing.
-pub(super) fn protection(violations: &mut Violations, webhook: &v1::Webhook) -> Option<Box<Protection>> {
-    let rate_limit = webhook.rate_limit.as_ref().and_then(|limit| rate_limit(violations, limit));
+pub(super) fn protection(
+    violations: &mut Violations,
+    webhook: &v1::Webhook,
+    limits: &PolicyLimits,
+) -> Option<Box<Protection>> {
+    let most = limits.per_second_max;
+    let rate_limit = webhook.rate_limit.as_ref().and_then(|limit| rate_limit(violations, limit, most));
     let max_in_flight = in_flight(violations, webhook.max_in_flight);
     let auto_disable_after = webhook.auto_disable_after.as_ref().and_then(|span| after(violations, span));
     Protection { rate_limit, max_in_flight, auto_disable_after }.boxed()
 }
 
-fn rate_limit(violations: &mut Violations, limit: &v1::RateLimit) -> Option<RateLimit> {
-    if !(PER_SECOND_MIN..=PER_SECOND_MAX).contains(&limit.per_second) {
-        let bounds = format!("must be from {PER_SECOND_MIN} to {PER_SECOND_MAX}");
+fn rate_limit(violations: &mut Violations, limit: &v1::RateLimit, most: f64) -> Option<RateLimit> {
+    if !(PER_SECOND_MIN..=most).contains(&limit.per_second) {
+        let bounds = format!("must be from {PER_SECOND_MIN} to {most}");
         violations.add("webhook.rate_limit.per_second", bounds);
         return None;
     }
@@ -92,7 +97,7 @@ mod tests {
 
     fn check(webhook: &v1::Webhook, field: Option<&str>) {
         let mut violations = Violations::default();
-        let read = protection(&mut violations, webhook);
+        let read = protection(&mut violations, webhook, &PolicyLimits::default());
         let refusal = violations.check().err().map(|failure| format!("{failure:?}"));
         assert_eq!(refusal.is_some(), field.is_some(), "{webhook:?}: {refusal:?}");
         if let Some(field) = field {
@@ -101,7 +106,11 @@ mod tests {
         }
         let mut again = v1::Webhook::default();
         decided(read.as_deref(), &mut again);
-        assert_eq!(protection(&mut Violations::default(), &again), read, "what is replied can be sent back");
+        assert_eq!(
+            protection(&mut Violations::default(), &again, &PolicyLimits::default()),
+            read,
+            "what is replied can be sent back"
+        );
     }
 
     #[test]

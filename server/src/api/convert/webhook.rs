@@ -90,7 +90,7 @@ pub(super) fn settings(
     rules: &Rules,
     types: Types<'_>,
 ) -> Option<Settings> {
-    let protection = protection(violations, &webhook);
+    let protection = protection(violations, &webhook, &rules.policy);
     let target = target(violations, &webhook.url, &rules.targets);
     let subscription = subscription(violations, &webhook.event_types, types);
     let scope = scope::scope(violations, std::mem::take(&mut webhook.label_filter), &webhook.payload_filter);
