@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use postrider_proto::v1::{
     EraseEventRequest, EraseTenantRequest, Erasure, ErasureSubject, Event, GetErasureRequest, GetEventRequest,
-    GetWebhookRequest, ListDeliveriesRequest, tenant_service_client::TenantServiceClient,
+    GetWebhookRequest, ListDeliveriesRequest, ReplayEventsRequest, tenant_service_client::TenantServiceClient,
 };
 use postrider_tests::{
     client::{Client, Verdict, verdict},
@@ -145,6 +145,25 @@ async fn nothing_is_left_of_an_erased_event() {
     Rejection::from(&unknown).check("an unknown event", Code::NotFound, "EVENT_NOT_FOUND", "");
     let theirs = erasure(&tenants, "other", &erased.id).await.expect_err("it is another tenant's");
     Rejection::from(&theirs).check("another's erasure", Code::NotFound, "ERASURE_NOT_FOUND", "");
+}
+
+/// Contract: replays pass over what was erased, also when nothing is left of it where it was, and send its neighbours.
+#[tokio::test]
+async fn what_was_erased_is_not_sent_again() {
+    let daemon = setup().start().await;
+    let (client, tenants) = (daemon.client().await, tenants(&daemon).await);
+    let receiver = Receiver::start(|_| Answer::status(200)).await;
+    let webhook_id = client.create(&receiver.url("/"), &["*"]).await.id();
+    client.publish(["e-0", "e-1", "e-2"].map(marked)).await;
+    receiver.received(3).await;
+    let erased = erase_event(&client, "", "e-1").await.expect("it is there");
+    finished(&tenants, "", &erased.id).await;
+    let request = ReplayEventsRequest { webhook_id, ..ReplayEventsRequest::default() };
+    within("ReplayEvents", client.replays.clone().replay_events(request)).await.expect("it is started");
+    receiver.received(5).await;
+    let mut again: Vec<_> = receiver.all()[3..].iter().map(|request| request.event_id.clone()).collect();
+    again.sort_unstable();
+    assert_eq!(again, ["e-0", "e-2"]);
 }
 
 /// Contract: everything of an erased tenant is gone for every reader once the call is answered, also if the daemon is killed in the middle

@@ -14,6 +14,7 @@ use postrider_server::{
         ordering::{HeadRule, Ordering},
         signing::Secret,
         target::Target,
+        time::Timestamp,
         webhook::{Settings, Subscription, WebhookSpec},
     },
     store::{ConfigAnswer, ConfigChange, DeliveryView, FeedFilter, RequestKey, Store, StoreError},
@@ -32,6 +33,8 @@ const KEYS: [&str; 4] = ["", "a", "b", "c"];
 const SHARED_IDS: u32 = 30;
 /// Nothing more is published once there are as many.
 pub(crate) const DELIVERIES_ENOUGH: usize = 500;
+/// How long before it is to be sent an event is published at most.
+const SCHEDULED_MS: u64 = 20_000;
 /// Pause before a change that failed is asked for again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -64,13 +67,13 @@ impl Publisher {
         Self { number, rng, made: Vec::new(), count: 0, traffic: plan.traffic.clone() }
     }
 
-    fn batch(&mut self) -> Vec<Event> {
+    fn batch(&mut self, now: Timestamp) -> Vec<Event> {
         let large = self.rng.random_bool(self.traffic.bursts);
         let count = if large { self.rng.random_range(10..40) } else { self.rng.random_range(1..5) };
-        (0..count).map(|_| self.event()).collect()
+        (0..count).map(|_| self.event(now)).collect()
     }
 
-    fn event(&mut self) -> Event {
+    fn event(&mut self, now: Timestamp) -> Event {
         let repeats = self.traffic.repeats;
         if self.rng.random_bool(repeats)
             && let Some(known) = self.made.choose(&mut self.rng)
@@ -81,12 +84,15 @@ impl Publisher {
             }
             return again;
         }
-        let id = if self.rng.random_bool(repeats / 2.0) {
+        let is_shared = self.rng.random_bool(repeats / 2.0);
+        let id = if is_shared {
             format!("shared-{}", self.rng.random_range(0..SHARED_IDS))
         } else {
             self.count += 1;
             format!("p{}-{}", self.number, self.count)
         };
+        let later = !is_shared && self.rng.random_bool(self.traffic.scheduled);
+        let deliver_at = later.then(|| now + Duration::from_millis(self.rng.random_range(0..SCHEDULED_MS)));
         let hash = id.bytes().fold(7_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
         let event = Event {
             tenant: tenant(hash % self.traffic.tenants),
@@ -96,7 +102,7 @@ impl Publisher {
             occur_time: None,
             content_type: JSON.into(),
             body: Bytes::from(format!("{{\"id\": \"{id}\"}}")),
-            deliver_at: None,
+            deliver_at,
             max_age: None,
             id: id.parse().expect("an id"),
         };
@@ -115,7 +121,7 @@ pub(crate) async fn publish(world: Arc<World>, number: usize, clock: Clock, acce
         }
         let batches: Vec<_> = {
             let mut publisher = publisher.lock();
-            (0..publisher.rng.random_range(1..=2)).map(|_| publisher.batch()).collect()
+            (0..publisher.rng.random_range(1..=2)).map(|_| publisher.batch(clock.now())).collect()
         };
         let mut submitted = Vec::new();
         for batch in batches {

@@ -64,6 +64,8 @@ pub(crate) struct Traffic {
     pub(crate) healthy: u32,
     /// How often a webhook is ordered.
     pub(crate) ordered: f64,
+    /// How often an event is to be sent later.
+    pub(crate) scheduled: f64,
 }
 
 /// One process, from its start to its end.
@@ -152,6 +154,7 @@ impl Plan {
                 change_ms: [3_000, 10_000][rng.random_range(0..2)],
                 healthy: [30, 60, 90][rng.random_range(0..3)],
                 ordered: [0.0, 0.0, 0.4][rng.random_range(0..3)],
+                scheduled: [0.0, 0.0, 0.2][rng.random_range(0..3)],
             },
             lives: lives(&mut rng),
             replay_ms: [None, None, Some(4_000)][rng.random_range(0..3)],

@@ -68,6 +68,7 @@ impl Record {
         check(!course.state.is_final() || course.state == DeliveryState::Cancelled, "the delivery is over")?;
         check(job.attempt == course.attempts + 1, "an attempt is left out or repeated")?;
         check(now >= course.due, "it is not due")?;
+        check(event.deliver_at.is_none_or(|deliver_at| now >= deliver_at), "its event is to be sent later")?;
         check(self.rested(now, course), "it is too soon after the attempt before")?;
         check(!course.parked, "it is not its turn")?;
         self.judge_order(index, job)?;

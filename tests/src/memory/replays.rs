@@ -175,6 +175,7 @@ impl Image {
             let wanted = self.events.range(replay.first..end).filter(|(_, stored)| {
                 stored.event.tenant == replay.spec.tenant
                     && replay.spec.is_within(stored.accept_time)
+                    && stored.due_time() <= replay.create_time
                     && webhook.settings.subscription.wants(&stored.event.event_type)
             });
             let key = |event: &EventSeq| DeliveryKey { webhook: webhook.no, event: *event, replay: replay.no };
