@@ -13,6 +13,8 @@ mod disk_full;
 mod erase;
 mod fan_out;
 mod grpcurl;
+mod hostile_clients;
+mod hostile_receivers;
 mod life;
 mod listing;
 mod main_job;
