@@ -14,6 +14,8 @@ mod egress;
 mod erase;
 mod fan_out;
 mod grpcurl;
+mod hostile_clients;
+mod hostile_receivers;
 mod life;
 mod listing;
 mod main_job;

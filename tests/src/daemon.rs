@@ -38,6 +38,7 @@ pub struct Setup {
     variables: Vec<(&'static str, String)>,
     log_lines_kept: usize,
     file_bytes_max: Option<u64>,
+    descriptors_max: Option<u64>,
     name: Option<&'static str>,
     tls: Option<ClientTlsConfig>,
 }
@@ -58,6 +59,7 @@ impl Setup {
             variables: Vec::new(),
             log_lines_kept: LOG_LINES_KEPT,
             file_bytes_max: None,
+            descriptors_max: None,
             name: None,
             tls: None,
         }
@@ -95,6 +97,13 @@ impl Setup {
     #[must_use]
     pub fn file_bytes_max(mut self, bytes: u64) -> Self {
         self.file_bytes_max = Some(bytes);
+        self
+    }
+
+    /// The daemon can have no more descriptors open than this.
+    #[must_use]
+    pub fn descriptors_max(mut self, count: u64) -> Self {
+        self.descriptors_max = Some(count);
         self
     }
 
@@ -137,14 +146,16 @@ impl Setup {
 
     /// Starts the daemon and waits for nothing.
     pub fn spawn(&self) -> Daemon {
-        let mut command = match self.file_bytes_max {
-            None => Command::new(&self.binary),
-            Some(bytes) => {
-                // The shell's own `ulimit` counts blocks of 512 bytes, and the process stays the same.
-                let mut command = Command::new("sh");
-                command.args(["-c", "ulimit -f \"$0\" && exec \"$@\"", &(bytes / 512).to_string()]).arg(&self.binary);
-                command
-            }
+        // The shell's own `ulimit` counts blocks of 512 bytes, and the process stays the same.
+        let limits = [("-f", self.file_bytes_max.map(|bytes| bytes / 512)), ("-n", self.descriptors_max)];
+        let limits: String =
+            limits.iter().filter_map(|(what, limit)| limit.map(|limit| format!("ulimit {what} {limit} && "))).collect();
+        let mut command = if limits.is_empty() {
+            Command::new(&self.binary)
+        } else {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("{limits}exec \"$0\" \"$@\"")]).arg(&self.binary);
+            command
         };
         command
             .args(["--listen", "127.0.0.1:0", "--log-format", "json", "--data"])

@@ -8,6 +8,8 @@ pub mod client;
 pub mod daemon;
 pub mod deadline;
 pub mod events;
+pub mod hostile;
+pub mod http2;
 pub mod independent;
 pub mod memory;
 pub mod ops;

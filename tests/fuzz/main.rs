@@ -1,0 +1,15 @@
+//! Fuzzing on stable: whatever a stranger can make the daemon read is made up at random, from nothing and from a corpus of what is
+//! near the edge, and what is read of it has to hold what its reader promises.
+//!
+//! Each harness goes on for `FUZZ_SECONDS`, 8 by default, one harness a thread:
+//! `FUZZ_SECONDS=3600 cargo test -p postrider-tests --test fuzz -- --nocapture`. `SEED=n` repeats a run. What was found once goes
+//! into the corpus, which is tried first.
+
+mod durations;
+mod filters;
+mod harness;
+mod headers;
+mod requests;
+mod retry_after;
+mod schemas;
+mod urls;

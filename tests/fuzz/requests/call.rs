@@ -1,0 +1,75 @@
+//! Calls with any bytes for a request.
+
+use bytes::{Buf as _, BufMut as _};
+use http::uri::PathAndQuery;
+use postrider_tests::deadline::within;
+use tonic::{
+    Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
+
+/// Calls over one connection, with one key.
+pub(super) struct Caller {
+    channel: Channel,
+    authorization: MetadataValue<Ascii>,
+}
+
+impl Caller {
+    pub(super) fn new(channel: Channel, key: &str) -> Self {
+        Self { channel, authorization: format!("Bearer {key}").parse().expect("a header can hold it") }
+    }
+
+    /// One call; the bytes of the answer.
+    pub(super) async fn call(&self, path: &str, request: &[u8]) -> Result<Vec<u8>, Status> {
+        let mut call = Request::new(request.to_vec());
+        call.metadata_mut().insert("authorization", self.authorization.clone());
+        let mut client = Grpc::new(self.channel.clone());
+        let path: PathAndQuery = path.parse().expect("a method is a path");
+        let answered = async {
+            client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            client.unary(call, path, Raw).await
+        };
+        Ok(within("an answer", answered).await?.into_inner())
+    }
+}
+
+/// Messages as they are.
+#[derive(Debug, Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&message);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
+    }
+}
