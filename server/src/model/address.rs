@@ -202,7 +202,7 @@ fn carried_v4(address: IpAddr) -> Option<Ipv4Addr> {
     let bits = address.to_bits();
     let low = |bits: u128| Ipv4Addr::from_bits(u32::try_from(bits & 0xffff_ffff).expect("it is 32 bits"));
     match address.segments() {
-        [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] | [0x64, 0xff9b, ..] => Some(low(bits)),
+        [0, 0, 0, 0, 0 | 0xffff, 0, ..] | [0x64, 0xff9b, ..] => Some(low(bits)),
         [0x2002, ..] => Some(low(bits >> 80)),
         [0x2001, 0, ..] => Some(low(!bits)),
         _ => None,
