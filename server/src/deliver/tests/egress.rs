@@ -10,14 +10,14 @@ use super::*;
 use crate::model::{spellings::spellings, target::TargetHost};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-const A: u8 = 1;
-const AAAA: u8 = 28;
+const A: u16 = 1;
+const AAAA: u16 = 28;
 
 /// A DNS server that knows every name and never says the same for long: it answers the n-th question for addresses of a kind, counted
 /// from 0, as its script says, and that the answer must not be kept.
 struct NameServer {
     config: DnsConfig,
-    asked: Arc<Mutex<Vec<u8>>>,
+    asked: Arc<Mutex<Vec<u16>>>,
 }
 
 impl NameServer {
@@ -30,11 +30,11 @@ impl NameServer {
             let mut query = [0; 1024];
             while let Ok((length, from)) = socket.recv_from(&mut query) {
                 let question = 12..12 + query[12..length].iter().position(|&byte| byte == 0).unwrap() + 5;
-                let kind = query[question.end - 3];
+                let kind = u16::from_be_bytes([query[question.end - 4], query[question.end - 3]]);
                 let number = {
                     let mut asked = counted.lock().unwrap();
                     asked.push(kind);
-                    asked.iter().map(|&asked| usize::from(asked == kind)).sum::<usize>() - 1
+                    asked.iter().filter(|&&asked| asked == kind).count() - 1
                 };
                 let answers: Vec<_> =
                     script(number).into_iter().filter(|ip| kind == if ip.is_ipv4() { A } else { AAAA }).collect();
@@ -46,7 +46,9 @@ impl NameServer {
                         IpAddr::V4(address) => address.octets().to_vec(),
                         IpAddr::V6(address) => address.octets().to_vec(),
                     };
-                    reply.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, u8::try_from(octets.len()).unwrap()]);
+                    reply.extend([0xc0, 12]);
+                    reply.extend(kind.to_be_bytes());
+                    reply.extend([0, 1, 0, 0, 0, 0, 0, u8::try_from(octets.len()).unwrap()]);
                     reply.extend(octets);
                 }
                 let _ = socket.send_to(&reply, from);
@@ -55,8 +57,8 @@ impl NameServer {
         Self { config, asked }
     }
 
-    fn questions(&self, kind: u8) -> usize {
-        self.asked.lock().unwrap().iter().map(|&asked| usize::from(asked == kind)).sum()
+    fn questions(&self, kind: u16) -> usize {
+        self.asked.lock().unwrap().iter().filter(|&&asked| asked == kind).count()
     }
 }
 
