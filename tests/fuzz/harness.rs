@@ -151,6 +151,7 @@ fn piece() -> impl Strategy<Value = String> {
     ]
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "changes are folded over it")]
 fn apply(text: String, change: &Change) -> String {
     let chars: Vec<char> = text.chars().collect();
     let place = |at: &Index| at.index(chars.len() + 1);

@@ -92,7 +92,7 @@ struct World {
 impl World {
     fn request(&self, method: &Method, source: &Source, changes: &[Change]) -> Vec<u8> {
         let bytes = match source {
-            Source::Sample(which) => self.samples.of(&method.path, which),
+            Source::Sample(which) => self.samples.of(&method.path, *which),
             Source::Made(seed) => Some(self.grammar.message(&method.input, &mut StdRng::seed_from_u64(*seed))),
             Source::Noise(bytes) => Some(bytes.clone()),
         };

@@ -24,7 +24,7 @@ impl Samples {
     }
 
     /// One of the requests of this path, if there are any.
-    pub(super) fn of(&self, path: &str, which: &Index) -> Option<Vec<u8>> {
+    pub(super) fn of(&self, path: &str, which: Index) -> Option<Vec<u8>> {
         let fitting: Vec<_> = self.requests.iter().filter(|(of, _)| *of == path).collect();
         (!fitting.is_empty()).then(|| which.get(&fitting).1.clone())
     }
@@ -135,7 +135,7 @@ fn requests(url: &str, webhook: &str, delivery: &str) -> Vec<(&'static str, Vec<
         ),
         encoded(
             "/postrider.v1.EventTypeService/CreateEventType",
-            &v1::CreateEventTypeRequest { event_type: Some(new_type), ..Default::default() },
+            &v1::CreateEventTypeRequest { event_type: Some(new_type) },
         ),
         encoded("/postrider.v1.EventTypeService/ListEventTypes", &v1::ListEventTypesRequest::default()),
         encoded(
