@@ -237,7 +237,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "rate-limit-max",
         kind: Kind::One("PER-SECOND"),
         default: "none",
-        help: "Most attempts per second to any webhook, and the highest rate_limit one may have (0.1 to 10000), or none",
+        help: "Most attempts per second to any webhook, at most one second's worth of them at once, and the highest rate_limit \
+               one may have (0.1 to 10000), or none",
         group: DELIVERING,
     },
     Setting {
