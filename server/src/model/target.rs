@@ -15,8 +15,10 @@ use url::{Host, Position, Url};
 use super::address::{AddressPolicy, Forbidden};
 use crate::limits::URL_BYTES_MAX;
 
-/// Longest host name DNS can carry as text.
+/// Longest host name DNS can carry as text (RFC 1035, 2.3.4), without a last dot.
 const HOST_BYTES_MAX: usize = 253;
+/// Longest part of a host name between two dots (RFC 1035, 2.3.4).
+const LABEL_BYTES_MAX: usize = 63;
 /// What `localhost` means, in the order of preference.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
@@ -116,8 +118,12 @@ impl Target {
         if url.as_str().len() > URL_BYTES_MAX {
             return Err(Malformed::TooLong);
         }
+        let host_fits = match url.host() {
+            Some(Host::Domain(name)) => could_resolve(name),
+            Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+            None => false,
+        };
         // The client reads hosts more strictly than WHATWG does.
-        let host_fits = url.host_str().is_some_and(|host| (1..=HOST_BYTES_MAX + 1).contains(&host.len()));
         if !host_fits || http::Uri::try_from(url.as_str()).is_err() {
             return Err(Malformed::Host);
         }
@@ -198,6 +204,12 @@ impl fmt::Debug for Target {
 pub fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.strip_suffix("localhost").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Whether DNS could carry a name: WHATWG lets `localhost..` pass, which some resolvers read as `localhost`.
+fn could_resolve(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= HOST_BYTES_MAX && name.split('.').all(|label| (1..=LABEL_BYTES_MAX).contains(&label.len()))
 }
 
 /// Why a text is not a [`Target`].
@@ -288,7 +300,8 @@ mod tests {
         check("http://134744072/", "http://8.8.8.8/");
         check("https:\\\\example.com\\a", "https://example.com/a");
         check("https://@example.com/", "https://example.com/");
-        let name = format!("https://{}/", "a".repeat(253));
+        let label = "a".repeat(63);
+        let name = format!("https://{label}.{label}.{label}.{}/", "a".repeat(61));
         check(&name, &name);
     }
 
@@ -340,6 +353,10 @@ mod tests {
         check("https://e.example:0/", Malformed::PortZero);
         check("https://{{host}}/", Malformed::Host);
         check(&format!("https://{}/", "a.".repeat(128)), Malformed::Host);
+        check(&format!("https://{}.example/", "a".repeat(64)), Malformed::Host);
+        for text in ["https://localhost../", "https://localhost。./", "https://a..example/", "https://.example/"] {
+            check(text, Malformed::Host);
+        }
     }
 
     #[test]
