@@ -141,142 +141,82 @@ impl fmt::Display for EventTypeName {
     }
 }
 
-/// A webhook's public id: `wh_` and the 32 hexadecimal digits of a version 7 UUID. Never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WebhookId(Uuid);
+/// A public id: a prefix and the 32 hexadecimal digits of the 16 bytes that the store keeps.
+macro_rules! public_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 16]);
+
+        impl $name {
+            /// From the bytes behind it.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+
+            /// The bytes behind it.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let digits = text.strip_prefix($prefix).and_then(parse_digits);
+                digits.map(Self).ok_or(InvalidId { expected: $expected })
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), Uuid::from_bytes(self.0).simple())
+            }
+        }
+    };
+}
+
+public_id!(
+    /// A webhook's public id, of a version 7 UUID. Never reused.
+    WebhookId,
+    "wh_",
+    "a webhook id: wh_ and 32 hexadecimal digits"
+);
+
+public_id!(
+    /// A replay's public id, of a version 7 UUID. Never reused.
+    ReplayId,
+    "rpl_",
+    "a replay id: rpl_ and 32 hexadecimal digits"
+);
+
+public_id!(
+    /// A delivery's public id: a sealed [`DeliveryKey`], see [`super::seal`].
+    DeliveryId,
+    "dlv_",
+    "a delivery id: dlv_ and 32 hexadecimal digits"
+);
+
+public_id!(
+    /// An erasure's public id: a sealed number, see [`super::seal`].
+    ErasureId,
+    "ers_",
+    "an erasure id: ers_ and 32 hexadecimal digits"
+);
 
 impl WebhookId {
     /// A new id.
     pub fn generate() -> Self {
-        Self(Uuid::now_v7())
-    }
-
-    /// From the bytes kept in the store.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
-
-    /// The bytes kept in the store.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
+        Self(Uuid::now_v7().into_bytes())
     }
 }
-
-impl FromStr for WebhookId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        parse_hex(text, "wh_")
-            .map(|bytes| Self(Uuid::from_bytes(bytes)))
-            .ok_or(InvalidId { expected: "a webhook id: wh_ and 32 hexadecimal digits" })
-    }
-}
-
-impl fmt::Display for WebhookId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "wh_{}", self.0.simple())
-    }
-}
-
-/// A replay's public id: `rpl_` and the 32 hexadecimal digits of a version 7 UUID. Never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReplayId(Uuid);
 
 impl ReplayId {
     /// A new id.
     pub fn generate() -> Self {
-        Self(Uuid::now_v7())
+        Self(Uuid::now_v7().into_bytes())
     }
-
-    /// From the bytes kept in the store.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
-
-    /// The bytes kept in the store.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-}
-
-impl FromStr for ReplayId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        parse_hex(text, "rpl_")
-            .map(Self::from_bytes)
-            .ok_or(InvalidId { expected: "a replay id: rpl_ and 32 hexadecimal digits" })
-    }
-}
-
-impl fmt::Display for ReplayId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rpl_{}", self.0.simple())
-    }
-}
-
-/// A delivery's public id: `dlv_` and 32 hexadecimal digits. A sealed [`DeliveryKey`]: see [`super::seal`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeliveryId([u8; 16]);
-
-impl DeliveryId {
-    /// From the bytes that were sealed.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    /// The sealed bytes.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl FromStr for DeliveryId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        parse_hex(text, "dlv_").map(Self).ok_or(InvalidId { expected: "a delivery id: dlv_ and 32 hexadecimal digits" })
-    }
-}
-
-impl fmt::Display for DeliveryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "dlv_{}", Uuid::from_bytes(self.0).simple())
-    }
-}
-
-/// An erasure's public id: `ers_` and 32 hexadecimal digits. A sealed number: see [`super::seal`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ErasureId([u8; 16]);
-
-impl ErasureId {
-    /// From the bytes that were sealed.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    /// The sealed bytes.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl FromStr for ErasureId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        parse_hex(text, "ers_").map(Self).ok_or(InvalidId { expected: "an erasure id: ers_ and 32 hexadecimal digits" })
-    }
-}
-
-impl fmt::Display for ErasureId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ers_{}", Uuid::from_bytes(self.0).simple())
-    }
-}
-
-fn parse_hex(text: &str, prefix: &str) -> Option<[u8; 16]> {
-    parse_digits(text.strip_prefix(prefix)?)
 }
 
 /// Exactly so many bytes, two lower-case hexadecimal digits each.
