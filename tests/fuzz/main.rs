@@ -9,6 +9,7 @@ mod durations;
 mod filters;
 mod harness;
 mod headers;
+mod keys;
 mod requests;
 mod retry_after;
 mod schemas;
