@@ -19,6 +19,7 @@ use super::{
     change::{Change, Tables, begin},
     error::EngineError,
     mover::{Moved, Slices},
+    ready::ReadyIn,
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
     segments::{FILTER_EVENTS, filter_name},
     shared::Shared,
@@ -120,7 +121,7 @@ impl Archivist {
     fn forget_rescued(&self, shared: &Shared) -> Result<Option<Archived>, EngineError> {
         let (wide, revivals) = (fanning_out(shared), shared.revivals());
         let (txn, _) = shared.read()?;
-        let rescued = txn.open_table(tables::RESCUED)?;
+        let (rescued, ready) = (txn.open_table(tables::RESCUED)?, ReadyIn::open(&txn)?);
         let from = self.rescued_seen.load(Ordering::Relaxed);
         let mut forget = Vec::new();
         let mut next = 0;
@@ -128,7 +129,7 @@ impl Archivist {
             let (seq, bytes) = row?;
             let record = EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))?;
             next = seq.value() + 1;
-            if !is_live(shared, &wide, &txn, EventSeq(seq.value()), &record)? {
+            if !is_live(shared, &wide, &txn, &ready, EventSeq(seq.value()), &record)? {
                 forget.push((seq.value(), record.key()));
             }
         }
@@ -184,7 +185,7 @@ fn seal(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError
 fn search(shared: &Shared, segment: u64, events: Range<u64>) -> Result<(Vec<Rescued>, Option<u64>), EngineError> {
     let wide = fanning_out(shared);
     let (hot, _) = shared.read()?;
-    let rescued = hot.open_table(tables::RESCUED)?;
+    let (rescued, ready) = (hot.open_table(tables::RESCUED)?, ReadyIn::open(&hot)?);
     let read = shared.segments.read(segment)?;
     let (chunks, ids) = (read.open_table(tables::EVENT_CHUNKS)?, read.open_table(tables::EVENT_IDS)?);
     let mut rescue = Vec::new();
@@ -195,7 +196,7 @@ fn search(shared: &Shared, segment: u64, events: Range<u64>) -> Result<(Vec<Resc
         for index in 0..chunk.len() {
             let seq = first.value() + index as u64;
             let Some(record) = chunk.event(index).transpose()? else { break };
-            if rescued.get(seq)?.is_some() || !is_live(shared, &wide, &hot, EventSeq(seq), &record)? {
+            if rescued.get(seq)?.is_some() || !is_live(shared, &wide, &hot, &ready, EventSeq(seq), &record)? {
                 continue;
             }
             let key = record.key();
@@ -228,20 +229,20 @@ fn is_live(
     shared: &Shared,
     wide: &HashSet<EventSeq>,
     hot: &ReadTransaction,
+    ready: &ReadyIn,
     seq: EventSeq,
     record: &EventRecord,
 ) -> Result<bool, EngineError> {
     if wide.contains(&seq) {
         return Ok(true);
     }
-    let (ready, parked) = (hot.open_table(tables::READY)?, hot.open_table(tables::PARKED)?);
-    let deliveries = hot.open_table(tables::DELIVERIES)?;
+    let (parked, deliveries) = (hot.open_table(tables::PARKED)?, hot.open_table(tables::DELIVERIES)?);
     for webhook in record.targets()? {
         let key = DeliveryKey { webhook, event: seq, replay: 0 };
         if shared.catalog.webhook(webhook).is_none() {
             continue;
         }
-        if ready.get(lane_row(key))?.is_some() || parked.get(lane_row(key))?.is_some() {
+        if ready.has(lane_row(key))? || parked.get(lane_row(key))?.is_some() {
             return Ok(true);
         }
         if let Some(delivery) = deliveries.get(delivery_row(key))?

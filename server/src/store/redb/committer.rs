@@ -111,6 +111,7 @@ impl Committer {
             match self.commit(work) {
                 Ok((effects, answers)) => {
                     failed_before = false;
+                    self.shared.space.committed();
                     self.shared.metrics.committed(effects.size(&self.counters), began.elapsed());
                     let as_of = self.show(effects);
                     for answer in answers {
@@ -139,7 +140,8 @@ impl Committer {
         let mut change = Change::new(&self.shared, self.counters, &self.pending, &self.releases, &self.drops);
         let mut answers = Vec::new();
         let written = {
-            let mut tables = Tables::open(&txn)?;
+            let batches = self.shared.batches.read();
+            let mut tables = Tables::open(&txn, &batches)?;
             for item in work.urgent {
                 answers.push(change.urgent(&mut tables, item.work)?);
             }
@@ -191,6 +193,7 @@ impl Committer {
                 self.pending.insert(no, pending);
             }
         }
+        shared.batches.write().show(effects.written.ready);
         {
             let mut chunks = shared.chunks.lock();
             for (first, chunk, bytes) in effects.written.chunks {

@@ -176,6 +176,7 @@ impl Inbox {
         queue: impl FnOnce(&mut Waiting) -> &mut VecDeque<Item<W>>,
         work: impl FnOnce(Answer<T>) -> W,
     ) -> Result<T, StoreError> {
+        let handed_in = Instant::now();
         let permit = room.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let (answer, answered) = oneshot::channel();
         {
@@ -188,7 +189,7 @@ impl Inbox {
         self.arrived.notify_one();
         // Dropped unanswered: the commit it was part of failed.
         answered.await.map_err(|_| {
-            if self.space.is_short() {
+            if self.space.was_short(handed_in) {
                 return StoreError::Full;
             }
             StoreError::Failed(Arc::from("the commit failed, nothing was stored"))

@@ -19,6 +19,7 @@ use super::{
     drops::{Drop, Drops},
     error::{EngineError, OpenError},
     reads,
+    ready::Batches,
     records::{CountersRecord, DropRecord, EventTypeRecord, SegmentRecord, WebhookRecord},
     segments::Segments,
     shared::{FanOut, Opened, Shared},
@@ -137,7 +138,8 @@ fn prepare(hot: &Database, clock: Clock) -> Result<Result<Facts, u64>, EngineErr
         if let Some(found) = found.filter(|&found| found != SCHEMA_VERSION) {
             return Ok(Err(found));
         }
-        let mut tables = Tables::open(&txn)?;
+        let batches = Batches::default();
+        let mut tables = Tables::open(&txn, &batches)?;
         let openings = tables.meta.get(meta::OPENINGS)?.map_or(0, |bytes| number(bytes.value())) + 1;
         let seal_key = tables.meta.get(meta::SEAL_KEY)?.and_then(|bytes| bytes.value().try_into().ok());
         let seal_key = seal_key.unwrap_or_else(rand::random::<[u8; 16]>);
@@ -218,6 +220,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     let releases = txn.open_table(tables::RELEASES)?;
     let releases = releases.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
     *shared.fan_outs.write() = load_fan_outs(shared, &txn)?;
+    *shared.batches.write() = Batches::load(&txn)?;
 
     let head = Position(shared.counters.lock().log_head);
     *shared.recent.lock() = RecentLog::new(head, shared.config.log_cache_bytes);

@@ -21,12 +21,15 @@ pub(super) struct Space {
     pause: Duration,
     short: AtomicBool,
     found_none: Mutex<Option<Instant>>,
+    /// Whether that was since the last commit.
+    fails: AtomicBool,
 }
 
 impl Space {
     /// With this many bytes kept free, and this long a pause after a write that found no room.
     pub(super) fn new(reserve: u64, pause: Duration) -> Self {
-        Self { reserve, pause, short: AtomicBool::new(false), found_none: Mutex::default() }
+        let (short, fails) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { reserve, pause, short, found_none: Mutex::default(), fails }
     }
 
     /// Whether events are to be refused.
@@ -37,7 +40,19 @@ impl Space {
     /// A write found no room.
     pub(super) fn found_none(&self) {
         *self.found_none.lock() = Some(Instant::now());
+        self.fails.store(true, Ordering::Release);
         self.shorten("a write found no room on the disk: events are refused");
+    }
+
+    /// Everything was written.
+    pub(super) fn committed(&self) {
+        self.fails.store(false, Ordering::Release);
+    }
+
+    /// Whether what was handed in at a time and not committed failed for want of room: whatever a look has shown since.
+    pub(super) fn was_short(&self, handed_in: Instant) -> bool {
+        let found_none = self.found_none.lock().is_some_and(|found| found >= handed_in);
+        found_none || self.fails.load(Ordering::Acquire) || self.is_short()
     }
 
     /// So many bytes are free, as of now. To be told about once a second, or more often.
@@ -78,5 +93,10 @@ mod tests {
         assert!(space.is_short());
         let later = Duration::from_secs(6);
         assert_eq!([(100, soon), (100, soon), (99, later), (100, later)].map(look), [true, true, true, false]);
+
+        // What was refused meanwhile learns why, also if it asks when there is room again.
+        assert!(space.was_short(start) && space.was_short(start + later));
+        space.committed();
+        assert!(space.was_short(start) && !space.was_short(start + later));
     }
 }

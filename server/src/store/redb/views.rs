@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use ::redb::ReadTransaction;
 
 use super::{
-    by_webhook,
+    by_webhook::{self, Place},
     drops::drop_of,
     error::EngineError,
     reads,
+    ready::ReadyIn,
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
     repair::archived_record,
     shared::{FanOut, Shared},
@@ -50,7 +51,7 @@ pub(super) fn list(
     after: Option<ListPosition>,
     limit: usize,
 ) -> Result<DeliveryPage, EngineError> {
-    let viewer = Viewer::new(shared)?;
+    let mut viewer = Viewer::new(shared)?;
     let webhook = match query.webhook {
         None => None,
         Some(id) => match viewer.webhook_no(id)? {
@@ -66,7 +67,12 @@ pub(super) fn list(
             };
             viewer.keys_of_event(event.as_str(), &tenants, webhook, after)?
         }
-        (None, Some(no)) => viewer.keys_of_webhook(no, after)?,
+        (None, Some(no)) => {
+            // Before another snapshot: what is sorted meanwhile is in that.
+            let noted = by_webhook::noted(shared, no, after);
+            viewer = Viewer::new(shared)?;
+            viewer.keys_of_webhook(no, noted, after)?
+        }
         (None, None) => viewer.keys_of_log(query.tenant.as_ref(), after)?,
     };
     viewer.page(query, keys, limit)
@@ -85,6 +91,7 @@ struct Viewer<'a> {
     fan_outs: BTreeMap<EventSeq, FanOut>,
     /// Whether anything was being dropped before the snapshot.
     drops: bool,
+    ready: ReadyIn,
     hot: ReadTransaction,
 }
 
@@ -92,7 +99,8 @@ impl<'a> Viewer<'a> {
     fn new(shared: &'a Shared) -> Result<Self, EngineError> {
         let fan_outs = shared.fan_outs.read().clone();
         let drops = shared.drops_anything();
-        Ok(Self { shared, fan_outs, drops, hot: shared.read()?.0 })
+        let hot = shared.read()?.0;
+        Ok(Self { shared, fan_outs, drops, ready: ReadyIn::open(&hot)?, hot })
     }
 
     fn page(&self, query: &DeliveryQuery, keys: Keys, limit: usize) -> Result<DeliveryPage, EngineError> {
@@ -192,7 +200,7 @@ impl<'a> Viewer<'a> {
 
     /// Whether it was decided on and has had no outcome.
     fn awaits_first_attempt(&self, key: DeliveryKey) -> Result<bool, EngineError> {
-        if self.hot.open_table(tables::READY)?.get(lane_row(key))?.is_some() || self.is_parked(key)? {
+        if self.ready.has(lane_row(key))? || self.is_parked(key)? {
             return Ok(true);
         }
         let in_memory = |fan_out: &FanOut| fan_out.awaits(key.webhook);
@@ -233,8 +241,8 @@ impl<'a> Viewer<'a> {
         Ok(cut(keys, LIST_EXAMINED_MAX))
     }
 
-    fn keys_of_webhook(&self, no: WebhookNo, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
-        let found = by_webhook::find(self.shared, &self.hot, &self.fan_outs, no, after)?;
+    fn keys_of_webhook(&self, no: WebhookNo, noted: Vec<Place>, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
+        let found = by_webhook::find(self.shared, &self.hot, &self.fan_outs, noted, no, after)?;
         let mut keys = cut(found.keys, LIST_EXAMINED_MAX);
         keys.next = keys.next.or(found.next);
         Ok(keys)

@@ -10,6 +10,7 @@ mod protection;
 mod request;
 mod segment;
 mod signing;
+mod sorting;
 mod webhook;
 
 pub(super) use delivery::DeliveryRecord;
@@ -17,6 +18,7 @@ pub(super) use event::{ChunkBuilder, EventChunk, EventRecord, event_key};
 pub(super) use event_type::EventTypeRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
+pub(super) use sorting::SortingRecord;
 pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
 
 use std::fmt::Display;
