@@ -31,6 +31,9 @@ pub(crate) enum Receive {
     },
 }
 
+/// What the tenants of webhooks that only stand by are called.
+pub(crate) const OTHERS: &str = "others";
+
 /// What a receiver does with requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Behaviour {
@@ -38,6 +41,8 @@ pub(crate) enum Behaviour {
     Answer,
     /// 500 at once.
     Fail,
+    /// 500 at once, uncounted, to the webhooks of [`OTHERS`]; 200 to the rest.
+    FailOthers,
     /// Nothing, until it behaves otherwise.
     Hang,
 }

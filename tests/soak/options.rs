@@ -7,7 +7,7 @@ use clap::Parser;
 /// Runs the daemon for a while under ordinary trouble, and checks that it keeps its promises and stays as large as it is.
 ///
 /// A daemon with a retention of one minute delivers events of 1 KiB to 100 webhooks, 11 for almost every event: 94 of
-/// them are well, 4 answer 500 to about half of all attempts, 1 does to all of them, and 1 never answers. First its capacity
+/// them are well, 4 answer 500 to about half of all attempts, 1 does to seven of eight, and 1 does not answer every other one. First its capacity
 /// is measured, by publishing as fast as it delivers; then events are published at half of that. At random moments, 90
 /// seconds apart at most (see --life), it is killed (SIGKILL) or stopped in order (SIGTERM), and started again on the same store. Publishers
 /// send again what was not answered, and a watcher goes on from its cursor.

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     moment::now_micros,
     payload::{self, fingerprint},
-    protocol::{Behaviour, Receive, Seen, serve},
+    protocol::{Behaviour, OTHERS, Receive, Seen, serve},
     spread::host,
     statistics::Percentiles,
 };
@@ -174,15 +174,17 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn answer(request: Request<Incoming>, shared: &Shared) -> Result<Response<Empty<Bytes>>> {
+    let is_for_others = request.uri().path().strip_prefix('/').is_some_and(|path| path.starts_with(OTHERS));
     let body = request.into_body().collect().await?.to_bytes();
     let (sent, number) = payload::read(&body).context("a body that is none of ours")?;
-    if shared.state.lock().arrived(sent, number, now_micros()) {
+    let mut behaviours = shared.behaviours.clone();
+    let stands_by = is_for_others && *behaviours.borrow() == Behaviour::FailOthers;
+    if !stands_by && shared.state.lock().arrived(sent, number, now_micros()) {
         shared.arrived.notify_one();
     }
-    let mut behaviours = shared.behaviours.clone();
     let behaviour = *behaviours.wait_for(|behaviour| *behaviour != Behaviour::Hang).await?;
     let mut response = Response::new(Empty::new());
-    if behaviour == Behaviour::Fail {
+    if behaviour == Behaviour::Fail || stands_by {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     }
     Ok(response)

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::throughput::{ONE_WEBHOOK, ROUNDS};
 use crate::{
-    protocol::Behaviour,
+    protocol::{Behaviour, OTHERS},
     rig::{Daemon, HOSTS, Rig},
     spread::Spread,
     statistics::median,
@@ -15,14 +15,14 @@ use crate::{
 pub(crate) fn webhooks(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let webhooks = u32::try_from(rig.scale.count(100_000, 10_000))?;
     let grown = rig.daemon(ONE_WEBHOOK)?;
-    rig.create_webhooks(&grown, &Spread::over(webhooks).hosts(HOSTS).of("others"), &rig.receiver)?;
+    rig.create_webhooks(&grown, &Spread::over(webhooks).hosts(HOSTS).of(OTHERS), &rig.receiver)?;
     compare(rig, table, "growth_webhooks", &grown, ONE_WEBHOOK, &format!("{webhooks} webhooks registered"))
 }
 
 /// With many deliveries finished.
 pub(crate) fn history(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let deliveries = rig.scale.count(5_000_000, 200_000);
-    let spread = Spread::fan(10).of("others");
+    let spread = Spread::fan(10).of(OTHERS);
     let grown = rig.daemon_with(ONE_WEBHOOK, &spread)?;
     rig.burst(&grown, &spread, deliveries.div_ceil(10))?;
     compare(rig, table, "growth_history", &grown, ONE_WEBHOOK, &format!("{deliveries} deliveries finished"))
@@ -32,7 +32,7 @@ pub(crate) fn history(rig: &mut Rig, table: &mut Table) -> Result<()> {
 pub(crate) fn retries(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let flags: Vec<&str> = ONE_WEBHOOK.iter().copied().chain(["--retry-schedule", "12h"]).collect();
     let deliveries = rig.scale.count(1_000_000, 100_000);
-    let spread = Spread { places: 10, ..Spread::fan(10) }.hosts(HOSTS).of("others");
+    let spread = Spread { places: 10, ..Spread::fan(10) }.hosts(HOSTS).of(OTHERS);
     let grown = rig.daemon_with(&flags, &spread)?;
     rig.receiver.reset(false)?;
     rig.receiver.behave(Behaviour::Fail)?;
@@ -42,10 +42,13 @@ pub(crate) fn retries(rig: &mut Rig, table: &mut Table) -> Result<()> {
     let attempted = rig.receiver.quiet()?.arrived;
     ensure!(attempted <= published.deliveries, "{attempted} attempts of {} deliveries", published.deliveries);
     grown.settle()?;
-    rig.receiver.behave(Behaviour::Answer)?;
+    // The circuit breakers of the others go on probing.
+    rig.receiver.behave(Behaviour::FailOthers)?;
     rig.receiver.reset(false)?;
     let what = format!("{} pending, {attempted} attempted once", published.deliveries);
-    compare(rig, table, "growth_retries", &grown, &flags, &what)
+    let compared = compare(rig, table, "growth_retries", &grown, &flags, &what);
+    rig.receiver.behave(Behaviour::Answer)?;
+    compared
 }
 
 /// Measures one webhook on the grown daemon and on a new one.

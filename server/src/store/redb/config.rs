@@ -201,7 +201,7 @@ impl Change<'_> {
 
     /// Marks up to `most` deliveries of one webhook; returns how many. Fewer: there are no more.
     fn cancel_rows_of(&mut self, tables: &mut Tables<'_>, no: u64, most: usize) -> Result<usize, EngineError> {
-        let mut rows = self.take_never_attempted(tables, no, u64::MAX, most)?;
+        let mut rows = tables.ready.take_of_webhook(no, u64::MAX, most)?;
         let mut scheduled = Vec::new();
         let range = (no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX);
         for row in tables.scheduled.range(range)?.take(most - rows.len()) {
@@ -223,22 +223,6 @@ impl Change<'_> {
             self.cancel_rows(tables, no, time, &rows)?;
         }
         Ok(taken)
-    }
-
-    /// Takes up to `most` deliveries never attempted, of events below this one, out of those that are due: event, replay, time of
-    /// acceptance.
-    pub(super) fn take_never_attempted(
-        &self,
-        tables: &mut Tables<'_>,
-        no: u64,
-        below: u64,
-        most: usize,
-    ) -> Result<Vec<(u64, u32, Timestamp)>, EngineError> {
-        let found = tables.ready.of_webhook(no, below, most)?;
-        for &(row, _) in &found {
-            tables.ready.remove(row, found.len())?;
-        }
-        Ok(found.into_iter().map(|((_, event, replay), time)| (event, replay, Timestamp::from_micros(time))).collect())
     }
 
     /// Marks deliveries of a webhook as cancelled at a time: event, replay, and time of acceptance for those never attempted.

@@ -141,7 +141,7 @@ impl Change<'_> {
         if !self.drop_order(tables, no, &drop)? {
             return Ok(());
         }
-        let mut rows = self.take_never_attempted(tables, no, drop.below, CANCEL_ROWS)?;
+        let mut rows = tables.ready.take_of_webhook(no, drop.below, CANCEL_ROWS)?;
         let ready = rows.len();
         let (mut scheduled, mut next) = (Vec::new(), None);
         let (time, event, replay) = drop.from;

@@ -90,8 +90,7 @@ impl Change<'_> {
         let key = outcome.key;
         let (row, webhook) = (delivery_row(key), key.webhook.0);
         // Most outcomes are of first attempts: what is ready has no record yet, and need not be looked up.
-        let accepted =
-            if outcome.follows(0) { tables.ready.remove(lane_row(key), neighbours)? } else { None };
+        let accepted = if outcome.follows(0) { tables.ready.remove(lane_row(key), neighbours)? } else { None };
         let before = match (accepted, records.get(&row)) {
             (Some(_), _) => None,
             (None, Some(record)) => Some(record.clone()),

@@ -51,8 +51,7 @@ impl Change<'_> {
         if self.dropped(key.webhook, key.event).is_some() {
             return Ok(Repaired::Cancelling);
         }
-        if tables.ready.get(lane_row(key))?.is_some()
-            || self.ready.iter().any(|(row, _)| *row == lane_row(key)) {
+        if tables.ready.get(lane_row(key))?.is_some() || self.ready.iter().any(|(row, _)| *row == lane_row(key)) {
             return Ok(Repaired::Retried);
         }
         if tables.parked.get(lane_row(key))?.is_some() {

@@ -241,7 +241,12 @@ impl<'a> Viewer<'a> {
         Ok(cut(keys, LIST_EXAMINED_MAX))
     }
 
-    fn keys_of_webhook(&self, no: WebhookNo, noted: Vec<Place>, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
+    fn keys_of_webhook(
+        &self,
+        no: WebhookNo,
+        noted: Vec<Place>,
+        after: Option<DeliveryKey>,
+    ) -> Result<Keys, EngineError> {
         let found = by_webhook::find(self.shared, &self.hot, &self.fan_outs, noted, no, after)?;
         let mut keys = cut(found.keys, LIST_EXAMINED_MAX);
         keys.next = keys.next.or(found.next);
