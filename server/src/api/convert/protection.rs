@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use postrider_proto::v1;
 
-use super::{policy::PolicyLimits, time};
+use super::{plain, policy::PolicyLimits, time};
 use crate::{
     api::status::Violations,
     flow::GateView,
@@ -52,7 +52,7 @@ fn in_flight(violations: &mut Violations, most: i32) -> Option<NonZeroU32> {
 }
 
 fn after(violations: &mut Violations, span: &prost_types::Duration) -> Option<Duration> {
-    let span = Duration::try_from(*span).ok().filter(|span| *span <= AUTO_DISABLE_AFTER_MAX);
+    let span = plain(span).filter(|span| *span <= AUTO_DISABLE_AFTER_MAX);
     if span.is_none() {
         let days = AUTO_DISABLE_AFTER_MAX.as_secs() / 86_400;
         violations.add("webhook.auto_disable_after", format!("must be from 0 (never) to {days} days"));
@@ -141,6 +141,10 @@ mod tests {
         check(&after(0, 0), None);
         check(&after(365 * 86_400, 0), None);
         check(&after(365 * 86_400, 1), Some("webhook.auto_disable_after"));
-        check(&after(-1, 0), Some("webhook.auto_disable_after"));
+        for (seconds, nanos) in
+            [(-1, 0), (0, -1), (0, 1_000_000_000), (i64::MIN, 0), (0, i32::MIN), (i64::MAX, i32::MAX)]
+        {
+            check(&after(seconds, nanos), Some("webhook.auto_disable_after"));
+        }
     }
 }
