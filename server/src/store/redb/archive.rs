@@ -21,6 +21,7 @@ use super::{
     error::EngineError,
     held::{HELD_ROWS, is_over},
     mover::{Moved, Slices},
+    ready::ReadyIn,
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
     segments::{FILTER_EVENTS, filter_name},
     shared::Shared,
@@ -173,7 +174,7 @@ impl Archivist {
     fn forget_rescued(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
         let (wide, revivals) = (fanning_out(shared), shared.revivals());
         let (txn, _) = shared.read()?;
-        let rescued = txn.open_table(tables::RESCUED)?;
+        let (rescued, ready) = (txn.open_table(tables::RESCUED)?, ReadyIn::open(&txn)?);
         let from = self.rescued_seen.load(Ordering::Relaxed);
         let (mut forget, mut held) = (Vec::new(), Vec::new());
         let mut next = 0;
@@ -182,7 +183,7 @@ impl Archivist {
             let record = EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))?;
             next = seq.value() + 1;
             let over = is_over(shared, &record, now).then_some(&mut held);
-            if !is_live(shared, &wide, &txn, EventSeq(seq.value()), &record, over)? {
+            if !is_live(shared, &wide, &txn, &ready, EventSeq(seq.value()), &record, over)? {
                 forget.push((seq.value(), record.key()));
             }
             if held.len() >= HELD_ROWS {
@@ -257,7 +258,7 @@ fn seal(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError
 fn search(shared: &Shared, segment: u64, events: Range<u64>, now: Timestamp) -> Result<Found, EngineError> {
     let wide = fanning_out(shared);
     let (hot, _) = shared.read()?;
-    let rescued = hot.open_table(tables::RESCUED)?;
+    let (rescued, ready) = (hot.open_table(tables::RESCUED)?, ReadyIn::open(&hot)?);
     let read = shared.segments.read(segment)?;
     let (chunks, ids) = (read.open_table(tables::EVENT_CHUNKS)?, read.open_table(tables::EVENT_IDS)?);
     let (mut found, mut bytes) = (Found::default(), 0);
@@ -273,7 +274,7 @@ fn search(shared: &Shared, segment: u64, events: Range<u64>, now: Timestamp) -> 
                 continue;
             }
             let over = is_over(shared, &record, now).then_some(&mut found.held);
-            if is_live(shared, &wide, &hot, EventSeq(seq), &record, over)? {
+            if is_live(shared, &wide, &hot, &ready, EventSeq(seq), &record, over)? {
                 let key = record.key();
                 if let Some(id) = ids.get(key.as_slice())?.map(|id| id.value()) {
                     let record = record.encode_to_vec();
@@ -309,6 +310,7 @@ pub(super) fn is_live(
     shared: &Shared,
     wide: &HashSet<EventSeq>,
     hot: &ReadTransaction,
+    ready: &ReadyIn,
     seq: EventSeq,
     record: &EventRecord,
     mut over: Option<&mut Vec<DeliveryKey>>,
@@ -316,10 +318,9 @@ pub(super) fn is_live(
     if wide.contains(&seq) {
         return Ok(true);
     }
-    let (ready, parked) = (hot.open_table(tables::READY)?, hot.open_table(tables::PARKED)?);
-    let deliveries = hot.open_table(tables::DELIVERIES)?;
+    let (parked, deliveries) = (hot.open_table(tables::PARKED)?, hot.open_table(tables::DELIVERIES)?);
     let is_pending = |key| -> Result<bool, EngineError> {
-        if ready.get(lane_row(key))?.is_some() || parked.get(lane_row(key))?.is_some() {
+        if ready.has(lane_row(key))? || parked.get(lane_row(key))?.is_some() {
             return Ok(true);
         }
         let Some(delivery) = deliveries.get(delivery_row(key))? else { return Ok(false) };

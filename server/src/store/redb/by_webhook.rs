@@ -21,7 +21,7 @@ const TAKEN_MAX: usize = 1_000;
 const EXAMINED_MAX: usize = if cfg!(test) { 4 } else { 50_000 };
 
 /// A delivery, among those of its webhook.
-type Place = (u64, u32);
+pub(super) type Place = (u64, u32);
 
 /// What was found.
 pub(super) struct Found {
@@ -31,16 +31,25 @@ pub(super) struct Found {
     pub(super) next: Option<DeliveryKey>,
 }
 
-/// A webhook's deliveries after `after`.
+/// What the webhook has after `after` that is not sorted by webhook yet, newest first. To be asked before the snapshot: what is sorted
+/// meanwhile is in that.
+pub(super) fn noted(shared: &Shared, webhook: WebhookNo, after: Option<DeliveryKey>) -> Vec<Place> {
+    let end = after.map_or((u64::MAX, u32::MAX), |key| (key.event.0, key.replay));
+    shared.batches.read().newest_of(webhook.0, end, TAKEN_MAX)
+}
+
+/// A webhook's deliveries after `after`; `noted` is what [`noted`] said before the snapshot.
 pub(super) fn find(
     shared: &Shared,
     hot: &ReadTransaction,
     fan_outs: &BTreeMap<EventSeq, FanOut>,
+    noted: Vec<Place>,
     webhook: WebhookNo,
     after: Option<DeliveryKey>,
 ) -> Result<Found, EngineError> {
     let after = after.map(|key| (key.event.0, key.replay));
     let mut search = Search { webhook: webhook.0, end: after, found: BTreeSet::new(), floor: None };
+    search.add(noted);
     search.ready(hot)?;
     search.recorded(hot)?;
     let segments = shared.segments.all();
@@ -88,6 +97,7 @@ impl Search {
     fn ready(&mut self, hot: &ReadTransaction) -> Result<(), EngineError> {
         let (end, replay) = self.end.unwrap_or((u64::MAX, u32::MAX));
         let table = hot.open_table(tables::READY)?;
+        // What is noted to have left has a record, and is found by that.
         let rows = table.range((self.webhook, 0, 0)..(self.webhook, end, replay))?.rev().take(TAKEN_MAX);
         let places = rows.map(|row| row.map(|(key, _)| (key.value().1, key.value().2)));
         self.add(places.collect::<Result<_, _>>()?);

@@ -17,6 +17,7 @@ use super::{
     drops::{Drop, Drops},
     erase::{Job, Swept},
     error::EngineError,
+    ready::{Batches, Ready, Shown, batch_rows},
     records::{ChunkBuilder, CountersRecord, EventChunk, LogBuilder, LogRecord},
     shared::{FanOut, Shared},
     tables::{self, DeliveryRow, LaneRow, meta},
@@ -47,7 +48,7 @@ pub(super) struct Tables<'txn> {
     pub(super) event_chunks: Table<'txn, u64, &'static [u8]>,
     pub(super) rescued: Table<'txn, u64, &'static [u8]>,
     pub(super) event_ids: Table<'txn, &'static [u8], (u64, u128, u32)>,
-    pub(super) ready: Table<'txn, LaneRow, i64>,
+    pub(super) ready: Ready<'txn>,
     pub(super) scheduled: Table<'txn, (u64, i64, u64, u32), u32>,
     pub(super) deliveries: Table<'txn, DeliveryRow, &'static [u8]>,
     pub(super) log: Table<'txn, u64, &'static [u8]>,
@@ -71,7 +72,7 @@ pub(super) struct Tables<'txn> {
 
 impl<'txn> Tables<'txn> {
     /// Opens all of them, making those that do not exist.
-    pub(super) fn open(txn: &'txn WriteTransaction) -> Result<Self, EngineError> {
+    pub(super) fn open(txn: &'txn WriteTransaction, batches: &'txn Batches) -> Result<Self, EngineError> {
         Ok(Self {
             meta: txn.open_table(tables::META)?,
             webhooks: txn.open_table(tables::WEBHOOKS)?,
@@ -85,7 +86,7 @@ impl<'txn> Tables<'txn> {
             event_chunks: txn.open_table(tables::EVENT_CHUNKS)?,
             rescued: txn.open_table(tables::RESCUED)?,
             event_ids: txn.open_table(tables::EVENT_IDS)?,
-            ready: txn.open_table(tables::READY)?,
+            ready: Ready::open(txn, batches)?,
             scheduled: txn.open_table(tables::SCHEDULED)?,
             deliveries: txn.open_table(tables::DELIVERIES)?,
             log: txn.open_table(tables::LOG)?,
@@ -164,6 +165,7 @@ pub(super) struct Change<'a> {
 
 /// What was written, for the caches.
 pub(super) struct Written {
+    pub(super) ready: Shown,
     pub(super) chunks: Vec<(EventSeq, Arc<EventChunk>, usize)>,
 }
 
@@ -224,10 +226,8 @@ impl<'a> Change<'a> {
 
     /// Writes what was collected, in the order of its keys.
     pub(super) fn flush(&mut self, tables: &mut Tables<'_>, now: i64) -> Result<Written, EngineError> {
-        self.ready.sort_unstable();
-        for (row, accept_time) in &self.ready {
-            tables.ready.insert(row, accept_time)?;
-        }
+        let arrived = std::mem::take(&mut self.ready);
+        tables.ready.flush(&mut tables.meta, arrived, batch_rows(self.shared.config.hot_bytes_max))?;
         self.flush_counts(tables)?;
         self.flush_replays(tables)?;
         let written = self.flush_chunks(tables)?;
@@ -251,6 +251,6 @@ impl<'a> Change<'a> {
             tables.log.insert(first.0, encoded.as_ref())?;
             self.counters.hot_bytes += encoded.len() as u64;
         }
-        Ok(Written { chunks })
+        Ok(Written { ready: tables.ready.shown(), chunks })
     }
 }

@@ -157,7 +157,8 @@ impl Committer {
         let mut change = Change::new(&self.shared, self.counters, &self.pending, &self.releases, &self.drops);
         let mut answers = Vec::new();
         let written = {
-            let mut tables = Tables::open(&txn)?;
+            let batches = self.shared.batches.read();
+            let mut tables = Tables::open(&txn, &batches)?;
             for item in work.urgent {
                 answers.push(change.urgent(&mut tables, item.work)?);
             }
@@ -211,6 +212,7 @@ impl Committer {
                 self.pending.insert(no, pending);
             }
         }
+        shared.batches.write().show(effects.written.ready);
         {
             let mut chunks = shared.chunks.lock();
             effects.hollowed.into_iter().for_each(|range| chunks.forget(range));

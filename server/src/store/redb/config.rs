@@ -214,19 +214,11 @@ impl Change<'_> {
 
     /// Marks up to `most` deliveries of one webhook; returns how many. Fewer: there are no more.
     fn cancel_rows_of(&mut self, tables: &mut Tables<'_>, no: u64, most: usize) -> Result<usize, EngineError> {
-        let mut rows = Vec::new();
-        for row in tables.ready.range((no, 0, 0)..=(no, u64::MAX, u32::MAX))?.take(most) {
-            let (key, accept_time) = row?;
-            let (_, event, replay) = key.value();
-            rows.push((event, replay, Timestamp::from_micros(accept_time.value())));
-        }
+        let mut rows = tables.ready.take_of_webhook(no, u64::MAX, most)?;
         let mut scheduled = Vec::new();
         let range = (no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX);
         for row in tables.scheduled.range(range)?.take(most - rows.len()) {
             scheduled.push(row?.0.value());
-        }
-        for &(event, replay, _) in &rows {
-            tables.ready.remove((no, event, replay))?;
         }
         for key in scheduled {
             tables.scheduled.remove(key)?;

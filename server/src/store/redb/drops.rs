@@ -143,12 +143,7 @@ impl Change<'_> {
         if !self.drop_order(tables, no, &drop)? {
             return Ok(());
         }
-        let mut rows = Vec::new();
-        for row in tables.ready.range((no, 0, 0)..(no, drop.below, 0))?.take(CANCEL_ROWS) {
-            let (key, accept_time) = row?;
-            let (_, event, replay) = key.value();
-            rows.push((event, replay, Timestamp::from_micros(accept_time.value())));
-        }
+        let mut rows = tables.ready.take_of_webhook(no, drop.below, CANCEL_ROWS)?;
         let ready = rows.len();
         let (mut scheduled, mut next) = (Vec::new(), None);
         let (time, event, replay) = drop.from;
@@ -162,9 +157,6 @@ impl Change<'_> {
             if key.2 < drop.below {
                 scheduled.push(key);
             }
-        }
-        for &(event, replay, _) in &rows {
-            tables.ready.remove((no, event, replay))?;
         }
         for key in scheduled {
             tables.scheduled.remove(key)?;
@@ -214,7 +206,7 @@ mod tests {
     fn rows(store: &RedbStore) -> [u64; 4] {
         let hot = store.shared.hot.read().clone().unwrap();
         let txn = hot.begin_read().unwrap();
-        let ready = txn.open_table(tables::READY).unwrap().len().unwrap();
+        let ready = super::super::ready::ReadyIn::open(&txn).unwrap().len();
         let scheduled = txn.open_table(tables::SCHEDULED).unwrap().len().unwrap();
         let drops = txn.open_table(tables::DROPS).unwrap().len().unwrap();
         [ready, scheduled, drops, txn.open_table(tables::CANCELS).unwrap().len().unwrap()]

@@ -35,6 +35,7 @@ mod ordered;
 mod outcomes;
 mod publish;
 mod reads;
+mod ready;
 mod records;
 mod repair;
 mod replay;

@@ -22,6 +22,7 @@ use super::{
     error::{EngineError, OpenError},
     key_source::{KeyError, KeySource},
     reads,
+    ready::Batches,
     records::{
         ApiKeyRecord, Corrupt, CountersRecord, DropRecord, EventTypeRecord, KeysRecord, ReplayRecord, SegmentRecord,
         WebhookRecord,
@@ -221,7 +222,8 @@ fn prepare(hot: &Database, clock: Clock, source: &KeySource, dir: &Path) -> Resu
     let txn = begin(hot)?;
     let exists = check_schema(&txn)?;
     let facts = {
-        let mut tables = Tables::open(&txn)?;
+        let batches = Batches::default();
+        let mut tables = Tables::open(&txn, &batches)?;
         let keyring = if exists { keyring(&tables, source, dir)? } else { first_keyring(&mut tables, source, dir)? };
         count_opening(&mut tables, keyring, clock)?
     };
@@ -321,6 +323,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     let releases = txn.open_table(tables::RELEASES)?;
     let releases = releases.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
     *shared.fan_outs.write() = load_fan_outs(shared, &txn)?;
+    *shared.batches.write() = Batches::load(&txn)?;
 
     let head = Position(shared.counters.lock().log_head);
     *shared.recent.lock() = RecentLog::new(head, shared.config.log_cache_bytes);

@@ -89,7 +89,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::{
-        super::{Config, change::begin, drops::Drops, open, tests::webhook},
+        super::{Config, change::begin, drops::Drops, open, ready::Batches, tests::webhook},
         *,
     };
     use crate::{
@@ -116,7 +116,8 @@ mod tests {
             let hot = store.shared.hot.read().clone().unwrap();
             let counters = *store.shared.counters.lock();
             let txn = begin(&hot).unwrap();
-            let mut tables = Tables::open(&txn).unwrap();
+            let batches = Batches::default();
+            let mut tables = Tables::open(&txn, &batches).unwrap();
             let (pending, releasing, drops) = (HashMap::new(), BTreeSet::new(), Drops::new());
             let mut change = Change::new(&store.shared, counters, &pending, &releasing, &drops);
             if deleted {

@@ -41,22 +41,15 @@ impl Change<'_> {
             self.report(tables, event)?;
         }
         let mut records = BTreeMap::new();
-        for mut outcome in group.outcomes {
-            let webhook = self.webhook(outcome.key.webhook);
-            let webhook = webhook.filter(|webhook| {
-                self.dropped(webhook.no, outcome.key.event).is_none()
-                    && !self.is_event_erased(outcome.key.event, &webhook.tenant)
-            });
-            if let Some(webhook) = webhook {
-                let keeps_order = webhook.settings.ordering.ordered || self.releasing.contains(&webhook.no.0);
-                let head_rule = keeps_order.then_some(webhook.settings.ordering.head);
-                outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);
-                match self.record(tables, &outcome, head_rule, &mut records) {
+        for of_webhook in group.outcomes.chunk_by_mut(|one, other| one.key.webhook == other.key.webhook) {
+            let neighbours = of_webhook.len();
+            for outcome in of_webhook {
+                match self.commit_outcome(tables, outcome, neighbours, &mut records) {
                     // Or it would keep every other outcome from being committed, for ever.
                     Err(EngineError::Corrupt(error)) => {
                         error!(delivery.id = %outcome.delivery_id, %error, "an outcome was left out");
                     }
-                    recorded => recorded?,
+                    committed => committed?,
                 }
             }
         }
@@ -66,20 +59,39 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// Records one outcome, one of so many of its webhook, if its webhook still wants it.
+    fn commit_outcome(
+        &mut self,
+        tables: &mut Tables<'_>,
+        outcome: &mut Outcome,
+        neighbours: usize,
+        records: &mut BTreeMap<DeliveryRow, DeliveryRecord>,
+    ) -> Result<(), EngineError> {
+        let webhook = self.webhook(outcome.key.webhook).filter(|webhook| {
+            self.dropped(webhook.no, outcome.key.event).is_none()
+                && !self.is_event_erased(outcome.key.event, &webhook.tenant)
+        });
+        let Some(webhook) = webhook else { return Ok(()) };
+        let keeps_order = webhook.settings.ordering.ordered || self.releasing.contains(&webhook.no.0);
+        let head_rule = keeps_order.then_some(webhook.settings.ordering.head);
+        outcome.held = outcome.state == DeliveryState::Pending && !self.is_enabled(outcome.key.webhook);
+        self.record(tables, outcome, neighbours, head_rule, records)
+    }
+
     /// Records one outcome, but for the delivery's own record, which is left in `records`. With a head rule it may be what others
     /// wait for.
     fn record(
         &mut self,
         tables: &mut Tables<'_>,
         outcome: &Outcome,
+        neighbours: usize,
         head_rule: Option<HeadRule>,
         records: &mut BTreeMap<DeliveryRow, DeliveryRecord>,
     ) -> Result<(), EngineError> {
         let key = outcome.key;
         let (row, webhook) = (delivery_row(key), key.webhook.0);
         // Most outcomes are of first attempts: what is ready has no record yet, and need not be looked up.
-        let accepted =
-            if outcome.follows(0) { tables.ready.remove(lane_row(key))?.map(|time| time.value()) } else { None };
+        let accepted = if outcome.follows(0) { tables.ready.remove(lane_row(key), neighbours)? } else { None };
         let before = match (accepted, records.get(&row)) {
             (Some(_), _) => None,
             (None, Some(record)) => Some(record.clone()),

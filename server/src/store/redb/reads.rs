@@ -1,6 +1,6 @@
 //! What stages read: due deliveries, bodies, the log. Everything here is short and bounded, and may block on the disk.
 
-use std::sync::Arc;
+use std::{collections::HashSet, ops::RangeInclusive, sync::Arc};
 
 use ::redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _, TableError};
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use super::{
     config::{answer_again, request_key},
     drops::drop_of,
     error::EngineError,
+    ready::Noted,
     records::{EventChunk, EventRecord, LogChunk, RequestRecord, WebhookRecord, event_key},
     shared::Shared,
     tables::{self, LaneRow},
@@ -31,24 +32,27 @@ use crate::{
 /// Webhooks with work, by seeking from one to the next.
 pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> Result<LanePage, EngineError> {
     let drops = shared.drops_anything();
-    let (txn, as_of) = shared.read()?;
+    let mut from = after.map_or(0, |no| no.0 + 1);
+    let (as_of, notes) = (shared.as_of(), shared.batches.read().first_of_each(from, limit));
+    let (txn, _) = shared.read()?;
     let (ready, scheduled) = (txn.open_table(tables::READY)?, txn.open_table(tables::SCHEDULED)?);
     let now = shared.clock.now().micros();
+    let mut arrived = notes.arrived.iter().map(|((no, ..), time)| (*no, *time)).peekable();
     let mut page = LanePage { lanes: Vec::new(), next: None, as_of };
-    let mut from = after.map_or(0, |no| no.0 + 1);
     while page.lanes.len() < limit {
-        let first_ready = ready.range((from, 0, 0)..)?.next().transpose()?;
-        let first_ready = first_ready.map(|(key, time)| (key.value().0, time.value().min(now)));
+        let first_ready = first_but(&ready, (from, 0, 0)..=(u64::MAX, u64::MAX, u32::MAX), &notes)?;
         let first_scheduled = scheduled.range((from, i64::MIN, 0, 0)..)?.next().transpose()?;
         let first_scheduled = first_scheduled.map(|(key, _)| (key.value().0, key.value().1));
-        let Some(no) = first_ready.iter().chain(&first_scheduled).map(|first| first.0).min() else {
+        while arrived.next_if(|(no, _)| *no < from).is_some() {}
+        let firsts = [first_ready, arrived.peek().copied()].map(|first| first.map(|(no, time)| (no, time.min(now))));
+        let firsts = [firsts[0], firsts[1], first_scheduled];
+        let Some(no) = firsts.iter().flatten().map(|first| first.0).min() else {
             page.next = None;
             return Ok(page);
         };
-        let mut due =
-            first_ready.iter().chain(&first_scheduled).filter(|first| first.0 == no).map(|first| first.1).min();
+        let mut due = firsts.iter().flatten().filter(|first| first.0 == no).map(|first| first.1).min();
         if let Some(drop) = drop_of(&txn, drops, WebhookNo(no))? {
-            due = first_due_above(&ready, &scheduled, no, drop.below)?.map(|due| due.min(now));
+            due = first_due_above(shared, no, drop.below)?.map(|due| due.min(now));
         }
         // A deleted webhook's rows are on their way out.
         if let Some(due) = due.filter(|_| shared.catalog.webhook(WebhookNo(no)).is_some()) {
@@ -61,15 +65,29 @@ pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> 
     Ok(page)
 }
 
-/// When the first delivery of a webhook is due that was not dropped with those below an event.
-fn first_due_above(
+/// The first of these that has not left: its webhook, and when it was accepted.
+fn first_but(
     ready: &ReadOnlyTable<LaneRow, i64>,
-    scheduled: &ReadOnlyTable<(u64, i64, u64, u32), u32>,
-    no: u64,
-    below: u64,
-) -> Result<Option<i64>, EngineError> {
-    let first_ready = ready.range((no, below, 0)..=(no, u64::MAX, u32::MAX))?.next().transpose()?;
-    let mut first = first_ready.map(|(_, time)| time.value());
+    rows: RangeInclusive<LaneRow>,
+    notes: &Noted,
+) -> Result<Option<(u64, i64)>, EngineError> {
+    for row in ready.range(rows)? {
+        let (key, time) = row?;
+        if !notes.left.contains(&key.value()) {
+            return Ok(Some((key.value().0, time.value())));
+        }
+    }
+    Ok(None)
+}
+
+/// When the first delivery of a webhook is due that was not dropped with those below an event.
+fn first_due_above(shared: &Shared, no: u64, below: u64) -> Result<Option<i64>, EngineError> {
+    let notes = shared.batches.read().first_of(no, below, 1);
+    let (txn, _) = shared.read()?;
+    let (ready, scheduled) = (txn.open_table(tables::READY)?, txn.open_table(tables::SCHEDULED)?);
+    let first_ready = first_but(&ready, (no, below, 0)..=(no, u64::MAX, u32::MAX), &notes)?;
+    let arrived = notes.arrived.first().map(|(_, time)| *time);
+    let mut first = first_ready.map(|(_, time)| time).into_iter().chain(arrived).min();
     // Few were dropped of what is scheduled, which is what was tried already when the webhook was disabled.
     for row in scheduled.range((no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX))? {
         let (_, due, event, _) = row?.0.value();
@@ -84,7 +102,10 @@ fn first_due_above(
 /// The first deliveries of one webhook: those never attempted and those due again, merged by time.
 pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usize) -> Result<DuePage, EngineError> {
     let drops = shared.drops_anything();
-    let (txn, as_of) = shared.read()?;
+    // Some of them may have been dropped.
+    let most = if drops { usize::MAX } else { limit + 1 };
+    let (as_of, notes) = (shared.as_of(), shared.batches.read().first_of(no.0, 0, most));
+    let (txn, _) = shared.read()?;
     let mut page = DuePage { hints: Vec::new(), more: false, next_due: None, as_of };
     if shared.catalog.webhook(no).is_none() {
         return Ok(page);
@@ -93,12 +114,25 @@ pub(super) fn due(shared: &Shared, no: WebhookNo, horizon: Timestamp, limit: usi
     let WebhookNo(no) = no;
     // The clock may have been set back since; what was accepted is due.
     let now = shared.clock.now();
+    let first_attempt = |(_, event, replay): LaneRow, accept_time| {
+        let due = Timestamp::from_micros(accept_time).min(now);
+        Hint { event: EventSeq(event), replay, attempts: Attempts::default(), due }
+    };
+    let arrived = notes.arrived.iter().filter(|((_, event, _), _)| *event >= below).take(limit + 1);
+    let known: HashSet<_> = arrived.clone().map(|(row, _)| *row).collect();
+    page.hints.extend(arrived.map(|&(row, time)| first_attempt(row, time)));
     let ready = txn.open_table(tables::READY)?;
-    for row in ready.range((no, below, 0)..=(no, u64::MAX, u32::MAX))?.take(limit + 1) {
+    let mut taken = 0;
+    for row in ready.range((no, below, 0)..=(no, u64::MAX, u32::MAX))? {
         let (key, accept_time) = row?;
-        let (_, event, replay) = key.value();
-        let due = Timestamp::from_micros(accept_time.value()).min(now);
-        page.hints.push(Hint { event: EventSeq(event), replay, attempts: Attempts::default(), due });
+        if notes.left.contains(&key.value()) || known.contains(&key.value()) {
+            continue;
+        }
+        page.hints.push(first_attempt(key.value(), accept_time.value()));
+        taken += 1;
+        if taken > limit {
+            break;
+        }
     }
     let scheduled = txn.open_table(tables::SCHEDULED)?;
     let range = (no, i64::MIN, 0, 0)..=(no, i64::MAX, u64::MAX, u32::MAX);

@@ -126,8 +126,8 @@ impl Change<'_> {
     /// Takes a delivery from those never attempted that are due, also if this transaction made it due; returns when it was
     /// accepted.
     fn take_ready(&mut self, tables: &mut Tables<'_>, row: LaneRow) -> Result<Option<Timestamp>, EngineError> {
-        if let Some(accept_time) = tables.ready.remove(row)? {
-            return Ok(Some(Timestamp::from_micros(accept_time.value())));
+        if let Some(accept_time) = tables.ready.remove(row, 1)? {
+            return Ok(Some(Timestamp::from_micros(accept_time)));
         }
         let Some(at) = self.ready.iter().position(|(ready, _)| *ready == row) else { return Ok(None) };
         let (_, accept_time) = self.ready.swap_remove(at);

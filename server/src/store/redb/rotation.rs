@@ -22,6 +22,7 @@ use super::{
     error::{EngineError, OpenError},
     key_source::{KeyError, KeySource},
     open::{self, HOT, Refusal, check_schema, stored_keys},
+    ready::Batches,
     records::{RequestRecord, Vault, WebhookRecord},
     space::Space,
     tables::meta,
@@ -117,7 +118,8 @@ impl Rotation {
             return Err(OpenError::Broken { dir: dir.to_owned(), why }.into());
         }
         let keyring = {
-            let mut tables = Tables::open(&txn).map_err(engine)?;
+            let batches = Batches::default();
+            let mut tables = Tables::open(&txn, &batches).map_err(engine)?;
             let stored = stored_keys(&tables).map_err(engine)?;
             let fits = |key: &_| Ok::<_, Refusal>(stored.current(key)?.is_some());
             let present = match (source.fitting(dir, fits), new) {
@@ -150,7 +152,8 @@ impl Rotation {
     fn step(&mut self, hot: &OpenFile) -> Result<bool, EngineError> {
         let txn = begin(hot)?;
         let more = {
-            let mut tables = Tables::open(&txn)?;
+            let batches = Batches::default();
+            let mut tables = Tables::open(&txn, &batches)?;
             if let Some(after) = self.requests.take() {
                 self.requests = self.requests_step(&mut tables, &after)?;
                 self.requests.is_some()
@@ -215,7 +218,8 @@ impl Rotation {
 fn finish(hot: &OpenFile) -> Result<(), EngineError> {
     let txn = begin(hot)?;
     {
-        let mut tables = Tables::open(&txn)?;
+        let batches = Batches::default();
+        let mut tables = Tables::open(&txn, &batches)?;
         let stored = stored_keys(&tables)?.rotated();
         tables.meta.insert(meta::KEYS, stored.encode_to_vec().as_slice())?;
     }

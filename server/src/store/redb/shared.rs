@@ -23,6 +23,7 @@ use super::{
     error::EngineError,
     heartbeat::Heartbeat,
     inbox::Inbox,
+    ready::Batches,
     records::{CountersRecord, Vault},
     segments::Segments,
     space::Space,
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     pub(super) hot: RwLock<Option<Arc<OpenFile>>>,
     /// Events on their way to more webhooks than one transaction writes, as of the last commit.
     pub(super) fan_outs: RwLock<BTreeMap<EventSeq, FanOut>>,
+    /// What was never attempted and is not sorted by webhook yet, as of the last commit.
+    pub(super) batches: RwLock<Batches>,
     commits: AtomicU64,
     /// How many webhooks have a drop under way, as of the last commit.
     pub(super) dropping: AtomicUsize,
@@ -163,6 +166,7 @@ impl Shared {
             counters: Mutex::new(opened.counters),
             hot: RwLock::new(Some(Arc::new(opened.hot))),
             fan_outs: RwLock::default(),
+            batches: RwLock::default(),
             commits: AtomicU64::new(0),
             dropping: AtomicUsize::new(0),
             revivals: AtomicU64::new(0),
@@ -174,10 +178,15 @@ impl Shared {
         }
     }
 
+    /// How new what is read from now on is at least.
+    pub(super) fn as_of(&self) -> AsOf {
+        AsOf(self.commits.load(Ordering::Acquire))
+    }
+
     /// A read of the hot store, and how new it is at least.
     pub(super) fn read(&self) -> Result<(HotRead, AsOf), EngineError> {
         // Counted before the snapshot is taken: it may be newer than it says, never older.
-        let as_of = AsOf(self.commits.load(Ordering::Acquire));
+        let as_of = self.as_of();
         let hot = self.hot.read().clone().ok_or(EngineError::Unavailable)?;
         if hot.has_failed() {
             // A read did it, perhaps, and there may be nothing to commit.

@@ -47,6 +47,8 @@ pub(super) mod meta {
     pub(crate) const OPENINGS: &str = "openings";
     /// There from the creation of the first API key on, whatever becomes of it: a config number, u64 little-endian.
     pub(crate) const LOCKED: &str = "locked";
+    /// `SortingRecord`, rewritten while a batch is being sorted.
+    pub(crate) const SORTING: &str = "sorting";
     /// `CountersRecord`, rewritten by every commit.
     pub(crate) const COUNTERS: &str = "counters";
 }
@@ -86,8 +88,14 @@ pub(super) const RESCUED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new
 /// content hash, number of webhooks it went to. Wherever the event lies.
 pub(super) const EVENT_IDS: TableDefinition<'_, &[u8], (u64, u128, u32)> = TableDefinition::new("event_ids");
 
-/// Deliveries never attempted, due since their event was accepted. Value: microseconds of acceptance. Until the first outcome.
+/// Deliveries never attempted, due since their event was accepted. Value: microseconds of acceptance. Until the first outcome,
+/// but for what [`BATCHES`] say.
 pub(super) const READY: TableDefinition<'_, LaneRow, i64> = TableDefinition::new("ready");
+
+/// Notes of what is to come into [`READY`], with the time of acceptance, or to go from it, without. Until they are sorted into it:
+/// see `ready.rs`.
+pub(super) const BATCHES: [TableDefinition<'_, DeliveryRow, Option<i64>>; 2] =
+    [TableDefinition::new("ready_batch_0"), TableDefinition::new("ready_batch_1")];
 
 /// Deliveries due at a time: again, or for the first time if their event was scheduled. Key: webhook number, microseconds, event
 /// number, replay. Value: attempts so far. Until the next outcome.

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use ::redb::ReadTransaction;
 
 use super::{
-    by_webhook,
+    by_webhook::{self, Place},
     drops::drop_of,
     error::EngineError,
     reads,
+    ready::ReadyIn,
     records::{DeliveryRecord, EventRecord, TombstoneRecord, event_key},
     repair::archived_record,
     shared::{FanOut, HotRead, Shared},
@@ -70,7 +71,7 @@ pub(super) fn list(
     after: Option<ListPosition>,
     limit: usize,
 ) -> Result<DeliveryPage, EngineError> {
-    let viewer = Viewer::new(shared)?;
+    let mut viewer = Viewer::new(shared)?;
     // Where the list has begun it need not look for its beginning.
     let events = times::between(shared, query.from, query.until.filter(|_| after.is_none()))?;
     let after = after.or_else(|| query.until.map(|_| before_event(events.end)));
@@ -89,7 +90,12 @@ pub(super) fn list(
             };
             viewer.keys_of_event(event.as_str(), &tenants, webhook, after)?
         }
-        (None, Some(no)) => viewer.keys_of_webhook(no, after)?,
+        (None, Some(no)) => {
+            // Before another snapshot: what is sorted meanwhile is in that.
+            let noted = by_webhook::noted(shared, no, after);
+            viewer = Viewer::new(shared)?;
+            viewer.keys_of_webhook(no, noted, after)?
+        }
         (None, None) => viewer.keys_of_log(query.tenant.as_ref(), after, events.start)?,
     };
     viewer.page(query, keys.from(events.start), limit)
@@ -125,6 +131,7 @@ pub(super) struct Viewer<'a> {
     drops: bool,
     /// Whether there have been replays.
     replayed: bool,
+    ready: ReadyIn,
     hot: HotRead,
 }
 
@@ -132,7 +139,9 @@ impl<'a> Viewer<'a> {
     pub(super) fn new(shared: &'a Shared) -> Result<Self, EngineError> {
         let fan_outs = shared.fan_outs.read().clone();
         let drops = shared.drops_anything();
-        Ok(Self { shared, fan_outs, drops, replayed: shared.has_replayed(), hot: shared.read()?.0 })
+        let replayed = shared.has_replayed();
+        let hot = shared.read()?.0;
+        Ok(Self { shared, fan_outs, drops, replayed, ready: ReadyIn::open(&hot)?, hot })
     }
 
     /// Where a delivery stands; `None`: there is none, or none any more.
@@ -239,7 +248,7 @@ impl<'a> Viewer<'a> {
 
     /// Whether it was decided on and has had no outcome.
     fn awaits_first_attempt(&self, key: DeliveryKey) -> Result<bool, EngineError> {
-        if self.hot.open_table(tables::READY)?.get(lane_row(key))?.is_some() || self.is_parked(key)? {
+        if self.ready.has(lane_row(key))? || self.is_parked(key)? {
             return Ok(true);
         }
         let in_memory = |fan_out: &FanOut| fan_out.awaits(key.webhook);
@@ -296,8 +305,13 @@ impl<'a> Viewer<'a> {
         Ok(keys)
     }
 
-    fn keys_of_webhook(&self, no: WebhookNo, after: Option<DeliveryKey>) -> Result<Keys, EngineError> {
-        let found = by_webhook::find(self.shared, &self.hot, &self.fan_outs, no, after)?;
+    fn keys_of_webhook(
+        &self,
+        no: WebhookNo,
+        noted: Vec<Place>,
+        after: Option<DeliveryKey>,
+    ) -> Result<Keys, EngineError> {
+        let found = by_webhook::find(self.shared, &self.hot, &self.fan_outs, noted, no, after)?;
         let mut keys = cut(found.keys, LIST_EXAMINED_MAX);
         keys.next = keys.next.or(found.next);
         Ok(keys)

@@ -24,6 +24,7 @@ use super::{
     archive::{STEP_CHUNKS, fanning_out, is_live},
     error::EngineError,
     open::HOT,
+    ready::ReadyIn,
     records::EventChunk,
     segments::Segment,
     shared::Shared,
@@ -153,7 +154,7 @@ impl Look {
         }
         let wide = fanning_out(shared);
         let (hot, _) = shared.read()?;
-        let rescued = hot.open_table(tables::RESCUED)?;
+        let (rescued, ready) = (hot.open_table(tables::RESCUED)?, ReadyIn::open(&hot)?);
         let read = shared.segments.read(self.segment)?;
         let chunks = read.open_table(tables::EVENT_CHUNKS)?;
         let mut rows = chunks.range(self.next..self.until)?;
@@ -164,7 +165,7 @@ impl Look {
                 let seq = first.value() + index as u64;
                 let Some(record) = chunk.event(index).transpose()? else { continue };
                 // What is rescued already costs nothing more.
-                if rescued.get(seq)?.is_none() && is_live(shared, &wide, &hot, EventSeq(seq), &record, None)? {
+                if rescued.get(seq)?.is_none() && is_live(shared, &wide, &hot, &ready, EventSeq(seq), &record, None)? {
                     self.pending_bytes += record.encoded_len() as u64;
                 }
             }

@@ -244,9 +244,7 @@ impl Change<'_> {
     ) -> Result<(), EngineError> {
         let lane = (webhook.0, event.0, 0)..=(webhook.0, event.0, u32::MAX);
         let key = |replay| DeliveryKey { webhook, event, replay };
-        for row in tables.ready.range(lane.clone())? {
-            keys.push(key(row?.0.value().2));
-        }
+        keys.extend(tables.ready.of_event(webhook.0, event.0)?.into_iter().map(key));
         for row in tables.parked.range(lane.clone())? {
             keys.push(key(row?.0.value().2));
         }

@@ -18,6 +18,7 @@ mod replay;
 mod request;
 mod segment;
 mod signing;
+mod sorting;
 mod webhook;
 
 pub(super) use api_key::ApiKeyRecord;
@@ -31,6 +32,7 @@ pub(super) use keys::KeysRecord;
 pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use replay::ReplayRecord;
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
+pub(super) use sorting::SortingRecord;
 pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
 
 use std::fmt::Display;
