@@ -18,6 +18,7 @@ mod replay;
 mod request;
 mod segment;
 mod signing;
+mod tls;
 mod webhook;
 
 pub(super) use api_key::ApiKeyRecord;
