@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ".postrider.v1.CreateWebhookResponse",
             ".postrider.v1.RotateSecretRequest",
             ".postrider.v1.RotateSecretResponse",
+            ".postrider.v1.TlsSettings",
             ".postrider.v1.Webhook",
         ])
         .extern_path(".google.rpc", "::tonic_types::pb")

@@ -15,7 +15,7 @@ mod debug {
 
     use crate::v1::{
         BasicCredentials, BearerToken, CreateKeyResponse, CreateWebhookRequest, CreateWebhookResponse,
-        RotateSecretRequest, RotateSecretResponse, Webhook,
+        RotateSecretRequest, RotateSecretResponse, TlsSettings, Webhook,
     };
 
     impl fmt::Debug for BasicCredentials {
@@ -60,6 +60,13 @@ mod debug {
     impl fmt::Debug for RotateSecretResponse {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("RotateSecretResponse").field("webhook", &self.webhook).finish_non_exhaustive()
+        }
+    }
+
+    /// Certificates are no secrets, and say nothing to people.
+    impl fmt::Debug for TlsSettings {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("TlsSettings").finish_non_exhaustive()
         }
     }
 

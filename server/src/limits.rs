@@ -103,6 +103,16 @@ pub const USERNAME_BYTES_MAX: usize = 256;
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Longest token for a receiver.
 pub const TOKEN_BYTES_MAX: usize = 4096;
+/// Most authorities that a webhook trusts.
+pub const TLS_AUTHORITIES_MAX: usize = 16;
+/// Longest PEM of them.
+pub const TLS_AUTHORITIES_BYTES_MAX: usize = 32 * 1024;
+/// Most certificates that a webhook shows its receiver: its own, and those between it and its authority.
+pub const TLS_CHAIN_MAX: usize = 8;
+/// Longest PEM of them.
+pub const TLS_CHAIN_BYTES_MAX: usize = 16 * 1024;
+/// Longest PEM of the key that belongs to them.
+pub const TLS_KEY_BYTES_MAX: usize = 8 * 1024;
 /// Most API keys there may be, expired ones included and revoked ones not.
 pub const API_KEYS_MAX: usize = 10_000;
 /// Longest name of an API key.
@@ -207,6 +217,9 @@ pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Clients with TLS settings of webhooks that each delivery loop keeps, with their connections; of more the one that was not used
+/// for longest goes, and is made again when it is needed. One takes some 20 KiB.
+pub const DELIVER_TLS_CLIENTS_MAX: usize = 128;
 /// Most attempts of one delivery, those after retries by hand included.
 pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;
 /// So many attempts of one delivery, the last ones, are found again.

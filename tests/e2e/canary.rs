@@ -15,7 +15,7 @@ use postrider_proto::{
         EraseTenantRequest, Event, EventType, ExplainEventRequest, GetDeliveryRequest, GetErasureRequest,
         GetEventRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest, ListEventTypesRequest,
         ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest, RetryDeliveryRequest,
-        RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, UpdateWebhookRequest,
+        RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, TlsSettings, UpdateWebhookRequest,
         WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme, event::Payload,
         explain_event_request::Subject, watch_deliveries_request::Start,
     },
@@ -26,14 +26,17 @@ use postrider_tests::{
     events::event,
     ops,
     receiver::{Answer, Garbage, Receiver, closed_port},
+    tls::{Authority, TlsFront},
 };
 use prost::Message as _;
+use rcgen::KeyPair;
 use tonic::Status;
 
 use crate::BINARY;
 
 const SIGNING: &[u8; 32] = b"canary-signing-secret-1-32-bytes";
 const ROTATED: &[u8; 32] = b"canary-signing-secret-2-32-bytes";
+const CLIENT_KEY: &[u8; 32] = b"canary-client-key-seed-32-bytes!";
 const BEARER: &str = "canary-bearer-token";
 const PASSWORD: &str = "canary-basic-password";
 const HEADER: &str = "canary-header-value";
@@ -72,7 +75,8 @@ impl Canaries {
     fn secrets() -> Self {
         let seed = &key_pair()[..32];
         let basic = format!("ravi:{PASSWORD}");
-        Self::new().with(SIGNING).with(ROTATED).with(seed).with(BEARER).with(PASSWORD).with(basic).with(HEADER)
+        let canaries = Self::new().with(SIGNING).with(ROTATED).with(seed).with(BEARER).with(PASSWORD).with(basic);
+        canaries.with(HEADER).with(CLIENT_KEY).with(client_key())
     }
 
     /// What logs, errors and metrics say nothing of.
@@ -105,6 +109,19 @@ fn key_pair() -> Vec<u8> {
     STANDARD
         .decode("6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==")
         .expect("base64")
+}
+
+/// PKCS #8 of an ed25519 key, as RFC 8410 has it: 48 bytes, one line of PEM.
+fn client_key() -> Vec<u8> {
+    let prefix = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
+    [&prefix[..], CLIENT_KEY].concat()
+}
+
+/// With a certificate for that key, which is shown to receivers with certificates of `servers`.
+fn shown(servers: &Authority, clients: &Authority) -> TlsSettings {
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(client_key()));
+    let (client_certificate, _) = clients.issue_for("client.test", &KeyPair::from_pem(&pem).expect("a key"));
+    TlsSettings { ca_certificates: servers.pem.clone(), client_certificate, client_key: pem, ..TlsSettings::default() }
 }
 
 fn secretive(url: &str, scheme: Scheme) -> Webhook {
@@ -210,13 +227,13 @@ fn reading_calls() -> BTreeSet<String> {
 }
 
 /// Calls that are refused, with something secret or private in what is wrong.
-async fn refusals(client: &Client, url: &str) -> Vec<Status> {
+async fn refusals(client: &Client, url: &str, tls: TlsSettings) -> Vec<Status> {
     let mut webhooks = client.webhooks.clone();
     let good = || secretive(url, bearer());
     let with_headers =
         |name: &str, value: &str| Webhook { headers: [(name.to_owned(), value.to_owned())].into(), ..good() };
     let mut statuses = Vec::new();
-    for (webhook, signing_secret) in [
+    for (webhook, signing_secret) in vec![
         (good(), format!("whsec_{CANARY}")),
         (good(), format!("whsk_{CANARY}")),
         (with_headers("host", HEADER), String::new()),
@@ -232,6 +249,18 @@ async fn refusals(client: &Client, url: &str) -> Vec<Status> {
         (Webhook { url: format!("https://receiver.invalid/?{QUERY}#{QUERY}"), ..good() }, String::new()),
         (Webhook { url: format!("https://receiver.invalid:0/?{QUERY}"), ..good() }, String::new()),
         (Webhook { url: format!("ftp://receiver.invalid/?{QUERY}"), ..good() }, String::new()),
+        (
+            Webhook { tls: Some(TlsSettings { client_certificate: String::new(), ..tls.clone() }), ..good() },
+            String::new(),
+        ),
+        (
+            Webhook { tls: Some(TlsSettings { ca_certificates: tls.client_key.clone(), ..tls.clone() }), ..good() },
+            String::new(),
+        ),
+        (
+            Webhook { tls: Some(TlsSettings { client_certificate: tls.ca_certificates.clone(), ..tls }), ..good() },
+            String::new(),
+        ),
     ] {
         let request = CreateWebhookRequest { webhook: Some(webhook), signing_secret, request_id: String::new() };
         statuses.push(webhooks.create_webhook(request).await.expect_err("it is refused"));
@@ -280,6 +309,19 @@ async fn nothing_secret_is_written_down_or_shown() {
     let signature = Some(Signature { scheme: SignatureScheme::StandardV1a.into(), ..Signature::default() });
     let by_pair = Webhook { signature, ..secretive(&receiver.url("/"), bearer()) };
     create(&client, by_pair, format!("whsk_{}", STANDARD.encode(key_pair())), "r3").await;
+    let [servers, clients] = ["servers", "clients"].map(Authority::new);
+    let front = TlsFront::start(&servers, Some(&clients), receiver.address()).await;
+    let tls = shown(&servers, &clients);
+    let with_certificate = Webhook { tls: Some(tls.clone()), ..secretive(&front.url("/"), bearer()) };
+    let with_certificate = create(&client, with_certificate, String::new(), "r4").await;
+    assert_eq!(with_certificate.webhook.tls.as_ref().expect("it is shown").client_key, "***");
+    let trial = SendTestEventRequest {
+        id: with_certificate.id(),
+        event_type: "ADD_TAG".into(),
+        ..SendTestEventRequest::default()
+    };
+    let trial = client.webhooks.clone().send_test_event(trial).await.expect("it is sent").into_inner();
+    assert!(front.shown()[0].is_some(), "{trial:?}");
 
     let body = |n: usize| event(&format!("e{n}"), "ADD_TAG", format!(r#"{{"text":"{BODY}","n":{n}}}"#));
     let mut watch = client.watch().await;
@@ -311,7 +353,7 @@ async fn nothing_secret_is_written_down_or_shown() {
     for (name, bytes) in &answered {
         Canaries::secrets().check(name, bytes);
     }
-    for status in refusals(&client, &receiver.url("/")).await {
+    for status in refusals(&client, &receiver.url("/"), tls).await {
         Canaries::all().check("an error", format!("{status:?}").as_bytes());
         Canaries::all().check("the details of an error", status.details());
     }

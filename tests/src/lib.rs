@@ -15,6 +15,8 @@ pub mod memory;
 pub mod ops;
 pub mod payloads;
 pub mod process;
+pub mod proxy;
 pub mod receiver;
 pub mod rejection;
+pub mod tls;
 pub mod tools;

@@ -178,6 +178,11 @@ impl Receiver {
         format!("http://{}{path}", self.address)
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// How many requests have arrived.
     pub fn count(&self) -> usize {
         self.shared.progress.borrow().requests

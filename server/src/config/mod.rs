@@ -15,12 +15,13 @@
 //! Deliberately absent: a check for unknown `POSTRIDER_…` variables. Container platforms define such variables of their own
 //! accord for every service they know by name.
 
+mod egress;
 mod layers;
 mod master_key;
 mod reader;
 mod settings;
 
-use std::{ffi::OsString, fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, thread, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use ipnet::IpNet;
 
@@ -381,6 +382,8 @@ fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &Target
         // Known when they are taken.
         own: deliver::OwnPorts::default(),
         user_agent: format!("Postrider/{}", env!("CARGO_PKG_VERSION")),
+        authorities: egress::authorities(reader),
+        proxy: egress::proxy(reader).map(Arc::new),
     }
 }
 

@@ -147,6 +147,29 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: RECEIVERS,
     },
     Setting {
+        name: "ca-file",
+        kind: Kind::One("FILE"),
+        default: "none",
+        help: "Authorities that receivers' certificates may come from besides those this machine trusts (PEM), for all webhooks \
+               that name none themselves; read at start",
+        group: RECEIVERS,
+    },
+    Setting {
+        name: "egress-proxy",
+        kind: Kind::One("URL"),
+        default: "none",
+        help: "Connect to receivers through this proxy, by CONNECT to addresses that were looked up and judged here: \
+               http://HOST:PORT; proxies that the environment names are not used",
+        group: RECEIVERS,
+    },
+    Setting {
+        name: "egress-proxy-credentials",
+        kind: Kind::One("FILE"),
+        default: "none",
+        help: "File with USER:PASSWORD for the egress proxy, readable by its owner alone",
+        group: RECEIVERS,
+    },
+    Setting {
         name: "origin",
         kind: Kind::One("NAME"),
         default: "postrider",

@@ -189,6 +189,67 @@ fn tls_and_required_credentials_make_other_addresses_safe() {
 }
 
 #[test]
+fn authorities_are_read_from_their_file() {
+    use rcgen::Certificate;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    let file = path.to_str().unwrap();
+    let certificate = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert;
+    let all = [certificate("a.test"), certificate("b.test")];
+    std::fs::write(&path, all.each_ref().map(Certificate::pem).concat()).unwrap();
+    let config = read(&["--ca-file", file], &[], None).unwrap();
+    assert_eq!(config.deliver.authorities, all.each_ref().map(|one| one.der().clone()));
+    assert!(read(&["--ca-file", "none"], &[], None).unwrap().deliver.authorities.is_empty());
+    for (content, says) in [("", "has none"), ("-----BEGIN CERTIFICATE-----\n", "well-formed")] {
+        std::fs::write(&path, content).unwrap();
+        let Problems(problems) = read(&["--ca-file", file], &[], None).unwrap_err();
+        assert!(problems[0].source == "--ca-file" && problems[0].message.contains(says), "{problems:?}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let Problems(problems) = read(&["--ca-file", file], &[], None).unwrap_err();
+    assert!(problems[0].message.contains("ca.pem` cannot be read"), "{problems:?}");
+}
+
+#[test]
+fn the_egress_proxy_is_named_by_its_url_and_known_by_a_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("credentials");
+    let file = path.to_str().unwrap();
+    let write = |text: &str, mode| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    assert!(
+        read(&[], &[("HTTPS_PROXY", "http://p.test:1"), ("https_proxy", "http://p.test:1")], None)
+            .unwrap()
+            .deliver
+            .proxy
+            .is_none()
+    );
+    let flags = ["--egress-proxy", "http://p.test:3128", "--egress-proxy-credentials", file];
+    write("ravi:s3cret\n", 0o600);
+    let proxy = read(&flags, &[], None).unwrap().deliver.proxy.unwrap();
+    assert_eq!(*proxy, deliver::Proxy::parse("http://p.test:3128", Some("ravi:s3cret")).unwrap());
+    let refused = |flags: &[&str], source: &str, says: &str| {
+        let Problems(problems) = read(flags, &[], None).unwrap_err();
+        let told = problems.iter().any(|problem| problem.source == source && problem.message.contains(says));
+        assert!(told && !format!("{problems:?}").contains("s3cret"), "{problems:?}");
+    };
+    refused(&flags[2..], "--egress-proxy-credentials", "means nothing");
+    refused(&["--egress-proxy", "http://ravi:s3cret@p.test"], "--egress-proxy", "no credentials in it");
+    refused(&["--egress-proxy", "socks5://p.test"], "--egress-proxy", "http://");
+    write("s3cret", 0o600);
+    refused(&flags, "--egress-proxy-credentials", "USER:PASSWORD");
+    write("ravi:s3cret", 0o640);
+    refused(&flags, "--egress-proxy-credentials", "0640");
+    std::fs::remove_file(&path).unwrap();
+    refused(&flags, "--egress-proxy-credentials", "cannot be read");
+}
+
+#[test]
 fn metrics_and_health_are_served_only_where_asked_for() {
     let address = |flags: &[&str], variable: &str, file: &str| {
         read(flags, &[("POSTRIDER_OPS", variable)], Some(file)).map(|config| config.ops.address.map(|at| at.port()))

@@ -76,11 +76,12 @@ impl Attempts {
             let headers = request::headers(job, &shaped, &self.user_agent, self.clock.wall())?;
             Ok((shaped.method.clone(), headers, shaped.body.clone()))
         };
-        let mut response = self.client.send(&shaped.target, self.clock, request).await?;
+        let tls = job.webhook.settings.tls.as_deref();
+        let mut response = self.client.send(&shaped.target, tls, self.clock, request).await?;
         answer.status = Some(response.status());
         answer.retry_after = self.retry_after(&response);
         answer.headers = mem::take(response.headers_mut());
-        read(&mut response, &mut answer.body).await.map_err(|error| Failure::from_request(&error))
+        read(&mut response, &mut answer.body).await.map_err(|error| Failure::from_request(&error, None))
     }
 
     fn retry_after(&self, response: &Response) -> Option<Duration> {

@@ -24,7 +24,8 @@ impl Attempts {
     pub(super) async fn ask(&self, question: &Question) -> Result<Option<NonZeroU32>, Refusal> {
         let limit = question.timeout.map_or(self.timeout, |own| own.min(self.timeout_max));
         let request = || Ok((Method::OPTIONS, self.question_headers(question)?, Bytes::new()));
-        let sent = timeout(limit, self.client.send(&question.target, self.clock, request)).await;
+        let sent = self.client.send(&question.target, question.tls.as_deref(), self.clock, request);
+        let sent = timeout(limit, sent).await;
         let sent = sent.unwrap_or_else(|_| Err(Failure::late(format!("no answer within {limit:?}"))));
         let response = sent.map_err(|failure| Refusal::Unanswered(failure.text))?;
         let texts = |name: &HeaderName| {

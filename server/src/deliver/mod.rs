@@ -6,6 +6,7 @@
 //! Deliberately absent: the store, permits and retry decisions. How many attempts run at once is up to dispatch.
 
 mod attempt;
+mod certificates;
 mod client;
 mod connections;
 mod handshake;
@@ -13,6 +14,7 @@ mod loops;
 mod names;
 mod own;
 mod phases;
+mod proxy;
 mod request;
 mod resolver;
 mod result;
@@ -26,6 +28,7 @@ mod trial;
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use http::{HeaderValue, header::InvalidHeaderValue};
+use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::{runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -35,8 +38,9 @@ use self::{
     attempt::{Attempts, Shows},
     client::GuardedClient,
     resolver::{Dns, DnsConfig},
+    tls::Tls,
 };
-pub use self::{names::Names, own::OwnPorts, trial::Trials};
+pub use self::{names::Names, own::OwnPorts, proxy::Proxy, trial::Trials};
 use crate::{
     clock::Clock,
     flow::{Attempted, Job},
@@ -75,8 +79,12 @@ pub struct Config {
     /// Idle connections each loop keeps per host; at least a loop's share of what may be in flight to one host, or
     /// connections are opened and closed all the time.
     pub idle_per_host: usize,
+    /// Through which all connections to receivers are made.
+    pub proxy: Option<Arc<Proxy>>,
     /// How requests introduce their sender.
     pub user_agent: String,
+    /// Authorities that receivers' certificates may come from, besides those this machine trusts.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 impl Default for Config {
@@ -91,6 +99,8 @@ impl Default for Config {
             loops: (cores / 2).clamp(1, 4),
             idle_per_host: 64,
             user_agent: concat!("Postrider/", env!("CARGO_PKG_VERSION")).into(),
+            authorities: Vec::new(),
+            proxy: None,
         }
     }
 }
@@ -132,7 +142,8 @@ impl Config {
             warn!(error = %problem, "no usable DNS configuration: only hosts in the hosts file can be delivered to by name");
             resolver::hosts_file_only()
         });
-        let parts = Parts { config: self, dns, tls: tls::config()?, clock, attempted, abort, metrics, wanted };
+        let tls = Tls::new(&self.authorities)?;
+        let parts = Parts { config: self, dns, tls, clock, attempted, abort, metrics, wanted };
         let jobs = (0..parts.config.loops.max(1)).map(|_| parts.start_loop(tasks)).collect::<Result<_, _>>()?;
         Ok(Deliver { jobs, trials: parts.start_trials(tasks)? })
     }
@@ -142,7 +153,7 @@ impl Config {
 struct Parts {
     config: Config,
     dns: DnsConfig,
-    tls: rustls::ClientConfig,
+    tls: Tls,
     clock: Clock,
     attempted: mpsc::Sender<Vec<Attempted>>,
     abort: CancellationToken,

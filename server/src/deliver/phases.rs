@@ -56,24 +56,35 @@ struct Phases {
     timings: Timings,
     /// Where the connection that it used goes.
     remote: Option<SocketAddr>,
+    /// Whether the receiver asked for a certificate when the connection was made.
+    asked: Option<AskedForCertificate>,
 }
 
-/// Both ends of a connection.
+/// A receiver asked for a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ends {
-    local: SocketAddr,
-    remote: SocketAddr,
+pub(super) struct AskedForCertificate {
+    /// Whether it was given one.
+    pub(super) given: bool,
 }
 
-impl From<&HttpInfo> for Ends {
-    fn from(connection: &HttpInfo) -> Self {
-        Self { local: connection.local_addr(), remote: connection.remote_addr() }
+/// Both ends of a connection. Through a proxy, the other one is where the tunnel ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+}
+
+impl Ends {
+    /// Of the connection that these extras belong to: it tells them itself, or the client does.
+    pub(super) fn of(extras: &Extensions) -> Option<Self> {
+        let info = extras.get::<HttpInfo>();
+        info.map(|info| Self { local: info.local_addr(), remote: info.remote_addr() }).or_else(|| extras.get().copied())
     }
 }
 
 impl Phases {
     fn new(clock: Clock, started: Timestamp) -> Self {
-        Self { clock, started, under_way: None, made: None, timings: Timings::default(), remote: None }
+        Self { clock, started, under_way: None, made: None, timings: Timings::default(), remote: None, asked: None }
     }
 
     /// Ends what is under way and begins the next part.
@@ -92,7 +103,7 @@ impl Phases {
 
     /// The request went over another connection than the one that was being made for it, if there was one.
     fn forget_connecting(&mut self) {
-        (self.under_way, self.made, self.timings) = (None, None, Timings::default());
+        (self.under_way, self.made, self.timings, self.asked) = (None, None, Timings::default(), None);
     }
 
     /// The request went over this connection.
@@ -145,13 +156,13 @@ pub(super) async fn observed<T>(
 }
 
 /// The head of an answer came over this connection.
-pub(super) fn answered(connection: &HttpInfo, now: Timestamp) {
-    note(|phases| phases.answered(connection.into(), now));
+pub(super) fn answered(connection: Ends, now: Timestamp) {
+    note(|phases| phases.answered(connection, now));
 }
 
 /// The request was sent over this connection, and no answer came.
-pub(super) fn broke(connection: &HttpInfo) {
-    note(|phases| phases.used(connection.into()));
+pub(super) fn broke(connection: Ends) {
+    note(|phases| phases.used(connection));
 }
 
 /// Makes a connection, TLS included: for the attempt that is being polled, for as long as that waits for it.
@@ -166,7 +177,7 @@ pub(super) async fn connecting<C: Connection, E>(connect: impl Future<Output = R
     connection.connected().get_extras(&mut extras);
     note(|phases| {
         phases.turn_to(None);
-        phases.made = extras.get::<HttpInfo>().map(|info| (info.into(), phases.clock.now()));
+        phases.made = Ends::of(&extras).map(|ends| (ends, phases.clock.now()));
     });
     Ok(connection)
 }
@@ -187,6 +198,16 @@ pub(super) async fn looking_up<T, E>(lookup: impl Future<Output = Result<T, E>>)
     let found = lookup.await;
     note(|phases| phases.turn_to(found.is_ok().then_some(Phase::Connect)));
     found
+}
+
+/// As part of connecting, the receiver asks for a certificate, and is given one or not.
+pub(super) fn asked_for_certificate(given: bool) {
+    note(|phases| phases.asked = Some(AskedForCertificate { given }));
+}
+
+/// Whether the receiver asked for a certificate when the connection was made that the present attempt uses.
+pub(super) fn certificate_asked_for() -> Option<AskedForCertificate> {
+    PRESENT.try_with(|phases| phases.borrow().asked).ok().flatten()
 }
 
 /// A TLS handshake begins, as part of connecting.

@@ -7,7 +7,9 @@ use std::{error::Error as StdError, fmt::Display, io, iter, time::Duration};
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 
-use super::{attempt::Shows, client, resolver::ResolveError};
+use super::{
+    attempt::Shows, certificates, client, phases::AskedForCertificate, proxy::ProxyError, resolver::ResolveError,
+};
 use crate::model::{
     delivery::{AttemptResult, ErrorClass, shortened},
     exchange::{Exchange, ResponseHeaders},
@@ -95,8 +97,9 @@ impl Failure {
         Self::new(ErrorClass::HttpStatus, format!("the receiver answered {status}{hint}"))
     }
 
-    /// Finds out what a request or its answer failed of, from the causes behind the client's error.
-    pub(super) fn from_request(error: &client::Error) -> Self {
+    /// Finds out what a request or its answer failed of, from the causes behind the client's error. `asked`: whether the receiver
+    /// had asked for a certificate, if the connection was made for this request.
+    pub(super) fn from_request(error: &client::Error, asked: Option<AskedForCertificate>) -> Self {
         if let Some(refusal) = cause::<ResolveError>(error) {
             let class = match refusal {
                 ResolveError::Forbidden | ResolveError::PlainHttp => ErrorClass::Blocked,
@@ -104,16 +107,26 @@ impl Failure {
             };
             return Self::new(class, refusal.to_string());
         }
+        if let Some(proxy) = cause::<ProxyError>(error) {
+            if let ProxyError::Unreachable(io) = proxy
+                && is_out_of_files(io)
+            {
+                return Self::unsendable("this server has too many files open");
+            }
+            return Self::new(ErrorClass::Connect, proxy.to_string());
+        }
         if let Some(tls) = cause::<rustls::Error>(error) {
-            return Self::new(ErrorClass::Tls, format!("TLS failed: {tls}"));
+            return Self::new(ErrorClass::Tls, certificates::explain(tls, asked));
+        }
+        if let Some(asked) = asked.filter(|_| broke_in_silence(error)) {
+            // The word in which it said why was lost with the connection.
+            return Self::new(ErrorClass::Tls, certificates::closed(asked));
         }
         // The innermost one: what goes wrong within a TLS handshake comes wrapped in another that says nothing.
         let io = sources(error).filter_map(|source| source.downcast_ref::<io::Error>()).last();
         if error.is_connect() {
             return match io {
-                Some(io) if io.raw_os_error().is_some_and(|code| OUT_OF_FILES.contains(&code)) => {
-                    Self::unsendable("this server has too many files open")
-                }
+                Some(io) if is_out_of_files(io) => Self::unsendable("this server has too many files open"),
                 _ if error.is_timeout() => Self::new(ErrorClass::Connect, "no connection in time"),
                 Some(io) => Self::new(ErrorClass::Connect, format!("no connection: {}", io.kind())),
                 None => Self::new(ErrorClass::Connect, "no connection"),
@@ -138,6 +151,10 @@ impl Failure {
             None => Self::new(ErrorClass::Protocol, "the connection broke"),
         }
     }
+}
+
+fn is_out_of_files(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| OUT_OF_FILES.contains(&code))
 }
 
 /// Whether a connection broke after the request was handed to it, before an answer was understood.

@@ -3,7 +3,9 @@
 mod egress;
 mod handshake;
 mod phases;
+mod proxy;
 mod shape;
+mod tls;
 
 use std::{
     io::{Read, Write as _},
@@ -173,10 +175,10 @@ fn job(url: &str, body: &[u8]) -> Job {
 
 /// Attempts as one loop makes them, on the present runtime.
 fn attempts(config: &Config, dns: &DnsConfig) -> Attempts {
-    attempts_trusting(&tls::config().unwrap(), config, dns)
+    attempts_trusting(&Tls::new(&[]).unwrap(), config, dns)
 }
 
-fn attempts_trusting(tls: &rustls::ClientConfig, config: &Config, dns: &DnsConfig) -> Attempts {
+fn attempts_trusting(tls: &Tls, config: &Config, dns: &DnsConfig) -> Attempts {
     let dns = Dns::new(dns, config.connect_timeout);
     Attempts {
         client: GuardedClient::build(config, tls, &dns).unwrap(),

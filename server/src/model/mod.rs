@@ -35,4 +35,5 @@ pub mod signing;
 pub mod spellings;
 pub mod target;
 pub mod time;
+pub mod tls;
 pub mod webhook;

@@ -4,7 +4,7 @@
 //! A request with the method OPTIONS names who wants to send; only headers of the answer give consent, whatever its status
 //! code. The asynchronous form, a URL at which somebody could consent later, is deliberately absent.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroU32, str::FromStr, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use thiserror::Error;
@@ -13,6 +13,7 @@ use super::{
     rate::RateLimit,
     target::Target,
     time::Timestamp,
+    tls::TlsSettings,
     webhook::{Settings, Webhook},
 };
 use crate::limits::{ORIGIN_BYTES_MAX, ORIGIN_LABEL_BYTES_MAX};
@@ -127,6 +128,8 @@ pub struct Question {
     pub per_minute: Option<NonZeroU32>,
     /// How long it may take to answer, if the webhook's owner says so.
     pub timeout: Option<Duration>,
+    /// Whose certificate the receiver must have, and what is shown to it, if its webhook says so.
+    pub tls: Option<Arc<TlsSettings>>,
 }
 
 impl Question {
@@ -138,6 +141,7 @@ impl Question {
             origin: origin.clone(),
             per_minute: wanted.and_then(|limit| NonZeroU32::new(limit.whole_per_minute())),
             timeout: settings.attempt_timeout(),
+            tls: settings.tls.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use super::{
     signing::{Key, KeyPair, Keys, Scheme, SignatureSettings},
     target::Target,
     time::Timestamp,
+    tls::TlsSettings,
 };
 
 /// Which event types a webhook receives.
@@ -111,6 +113,8 @@ pub struct Settings {
     pub signature: Option<Box<SignatureSettings>>,
     /// Whether its receiver has to consent to what is sent to it; `None`: it is not asked.
     pub ownership: Option<Box<Ownership>>,
+    /// Whose certificate its receiver must have, and what is shown to it; `None`: as with every receiver.
+    pub tls: Option<Arc<TlsSettings>>,
 }
 
 impl Settings {
@@ -129,6 +133,7 @@ impl Settings {
             request: None,
             signature: None,
             ownership: None,
+            tls: None,
         }
     }
 

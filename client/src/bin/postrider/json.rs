@@ -8,7 +8,7 @@ use postrider_client::{
         BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, Erasure,
         ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict,
         OperationalEvent, Outcome, Ownership, Replay, ReplayProgress, ReplayState, RetryPolicy, Right, Signature,
-        SignatureScheme, Webhook, WebhookMatch, WebhookStats, authorization::Scheme, event,
+        SignatureScheme, TlsSettings, Webhook, WebhookMatch, WebhookStats, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -56,6 +56,7 @@ pub(crate) fn webhook(webhook: &Webhook) -> Value {
         "previous_secret_expire_time": time(webhook.previous_secret_expire_time.as_ref()),
         "verify_ownership": webhook.verify_ownership,
         "ownership": webhook.ownership.as_ref().map(ownership),
+        "tls": webhook.tls.as_ref().map(tls),
         "stats": webhook.stats.as_ref().map(stats),
     })
 }
@@ -65,6 +66,15 @@ fn ownership(ownership: &Ownership) -> Value {
         "origin": ownership.origin,
         "allowed_per_minute": ownership.allowed_per_minute,
         "confirm_time": time(ownership.confirm_time.as_ref()),
+    })
+}
+
+fn tls(tls: &TlsSettings) -> Value {
+    json!({
+        "ca_certificates": tls.ca_certificates,
+        "client_certificate": tls.client_certificate,
+        "client_key": tls.client_key,
+        "client_certificate_expire_time": time(tls.client_certificate_expire_time.as_ref()),
     })
 }
 
@@ -385,6 +395,7 @@ mod tests {
         for (value, message) in [
             (webhook(&Webhook::default()), "Webhook"),
             (ownership(&Ownership::default()), "Ownership"),
+            (tls(&TlsSettings::default()), "TlsSettings"),
             (stats(&WebhookStats::default()), "WebhookStats"),
             (signature(&Signature::default()), "Signature"),
             (event_type(&EventType::default()), "EventType"),

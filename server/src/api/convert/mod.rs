@@ -18,6 +18,7 @@ pub(super) mod replay;
 mod request;
 pub(super) mod scope;
 pub(super) mod signature;
+mod tls;
 pub(super) mod update;
 pub(super) mod webhook;
 

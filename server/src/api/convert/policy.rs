@@ -234,7 +234,7 @@ mod tests {
             exponential: of_exponential(Some(1), 2.0, None).retry.unwrap().exponential,
             ..retry()
         };
-        for (webhook, field) in [
+        for (webhook, field) in vec![
             (timeout(seconds(0)), "attempt_timeout"),
             (timeout(seconds(21)), "attempt_timeout"),
             (timeout(seconds(-5)), "attempt_timeout"),

@@ -27,9 +27,9 @@ use crate::{
 };
 
 /// What replies show instead of a secret.
-const HIDDEN: &str = "***";
+pub(super) const HIDDEN: &str = "***";
 /// What is wrong with that where there is no secret.
-const NOTHING_HIDDEN: &str = "`***` keeps a secret that is there, and there is none";
+pub(super) const NOTHING_HIDDEN: &str = "`***` keeps a secret that is there, and there is none";
 
 /// What requests look like, out of the fields that say so; `target` is what they say about the URL. `None`: as usual, or there
 /// is a violation.

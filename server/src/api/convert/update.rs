@@ -4,7 +4,7 @@ use postrider_proto::v1;
 use prost_types::FieldMask;
 
 use super::{
-    Types, mask, ownership, request, tenant,
+    Types, mask, ownership, request, tenant, tls,
     webhook::{Rules, decided, settings},
 };
 use crate::{
@@ -66,6 +66,7 @@ const FIELDS: &[Field] = fields![
     ordered,
     ordering,
     verify_ownership,
+    tls,
 ];
 
 /// Fields that replies have and nobody decides on, and those that never change.
@@ -152,6 +153,7 @@ impl Update {
             (field.copy)(&self.webhook, &mut merged);
         }
         request::restore(&mut merged, webhook.settings.request.as_deref());
+        tls::restore(&mut merged, webhook.settings.tls.as_deref());
         let enabled = merged.enabled.unwrap_or(true);
         let mut violations = Violations::default();
         let settings = settings(&mut violations, merged, &self.judged(rules), Types::of(catalog, Some(&self.tenant)));

@@ -12,7 +12,7 @@ use super::{
     protection::{self, protection},
     request, scope,
     signature::{self, brought, signature},
-    tenant, text, time,
+    tenant, text, time, tls,
 };
 use crate::{
     api::status::{Failure, Violations},
@@ -104,6 +104,7 @@ pub(super) fn settings(
         request::refuse_headers_of(violations, request, signature);
     }
     let ownership = ownership::ownership(webhook.verify_ownership);
+    let tls = tls::tls(violations, webhook.tls, target.as_ref());
     let policy = policy::policy(violations, webhook.attempt_timeout, webhook.retry, webhook.max_age, &rules.policy);
     Some(Settings {
         target: target?,
@@ -118,6 +119,7 @@ pub(super) fn settings(
         request,
         signature,
         ownership,
+        tls,
     })
 }
 
@@ -135,6 +137,7 @@ pub(super) fn decided(settings: &Settings) -> v1::Webhook {
         ordering: ordering::decided(settings.ordering),
         signature: settings.signature.as_deref().map(signature::decided),
         verify_ownership: settings.ownership.is_some(),
+        tls: settings.tls.as_deref().map(tls::decided),
         ..v1::Webhook::default()
     };
     policy::decided(settings.policy.as_deref(), &mut webhook);
@@ -212,6 +215,7 @@ pub(in crate::api) fn reply(webhook: &Webhook, pending: u64) -> v1::Webhook {
         ..decided(&webhook.settings)
     };
     request::conceal(&mut shown);
+    tls::conceal(&mut shown, webhook.settings.tls.as_deref());
     shown
 }
 

@@ -1,42 +1,51 @@
-//! The one HTTP client that may connect anywhere: it follows no redirects, uses no proxy, decodes nothing, and checks where it goes.
+//! The one HTTP client that may connect anywhere: it follows no redirects, uses no proxy but the operator's, decodes nothing, and
+//! checks where it goes.
 //!
 //! This file is the guard. The HTTP library it guards is `library`: `reqwest.rs`, or `hyper.rs` with the feature
-//! `hyper-client`. Either provides
+//! `hyper-client`. With a proxy it is always hyper-util's client (`bare.rs`), whose connections `tunnel.rs` makes. Either provides
 //! - `Client`, which obeys the limits and the resolver it is built with, sends over kept connections of HTTP/1.1, and makes new ones
 //!   within [`phases::connecting`],
 //! - `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
 //! - `Error`, which tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors of
 //!   hyper and hyper-util behind it.
 
+mod any;
+mod bare;
+#[cfg(feature = "hyper-client")]
+mod direct;
 #[cfg_attr(not(feature = "hyper-client"), path = "reqwest.rs")]
 #[cfg_attr(feature = "hyper-client", path = "hyper.rs")]
 mod library;
+mod own_tls;
+mod tunnel;
 
 use std::{
     cell::RefCell,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Method};
-use hyper_util::client::legacy::connect::HttpInfo;
-use tracing::error;
+use tracing::{error, warn};
 
-use self::library::Client;
-pub(super) use self::library::{Error, Response};
+use self::{any::Client, own_tls::OwnTls};
+pub(super) use self::{any::Error, library::Response};
 use super::{
     Config,
     connections::Answered,
     own::OwnPorts,
-    phases,
+    phases::{self, Ends},
     resolver::{Dns, GuardedResolver},
     result::{Failure, broke_in_silence, cause},
+    tls::Tls,
 };
 use crate::{
     clock::Clock,
     model::{
         target::{Scheme, Target, TargetRules},
         time::Timestamp,
+        tls::TlsSettings,
     },
 };
 
@@ -46,42 +55,64 @@ type Request = (Method, HeaderMap, Bytes);
 /// Sends requests to targets, as far as the rules allow. One per delivery loop.
 pub(super) struct GuardedClient {
     pub(super) rules: TargetRules,
-    /// Keeps connections for the next request.
-    pooled: Clients,
-    /// A new connection for every request: for one that failed on a kept connection.
-    fresh: Clients,
-    /// For the few targets whose port is also one of ours: never connects to this machine, keeps no connections.
-    elsewhere: Clients,
+    maker: Maker,
+    tls: Tls,
+    /// The schemes have clients of their own because they have a resolver each: fewer addresses are open to plain http.
+    http: Clients,
+    https: Clients,
+    /// Of webhooks with TLS settings of their own.
+    own_tls: RefCell<OwnTls<Clients>>,
     own: OwnPorts,
     answered: RefCell<Answered>,
 }
 
-/// The schemes have a client each because they have a resolver each: fewer addresses are open to plain http.
+/// Clients for one scheme with one configuration of TLS.
 struct Clients {
-    http: Client,
-    https: Client,
+    /// Keeps connections for the next request.
+    pooled: Client,
+    /// A new connection for every request: for one that failed on a kept connection.
+    fresh: Client,
+    /// For the few targets whose port is also one of ours: never connects to this machine, keeps no connections.
+    elsewhere: Client,
+}
+
+/// What all clients are made with.
+struct Maker {
+    config: Config,
+    dns: Dns,
+}
+
+impl Maker {
+    fn clients(&self, scheme: Scheme, tls: &rustls::ClientConfig) -> Result<Clients, Error> {
+        let Self { config, dns } = self;
+        let client = |idle_per_host, own_port| {
+            let resolver = GuardedResolver { dns: dns.clone(), rules: config.rules.clone(), scheme, own_port };
+            Client::build(config, tls, resolver, idle_per_host)
+        };
+        Ok(Clients {
+            pooled: client(config.idle_per_host, false)?,
+            fresh: client(0, false)?,
+            elsewhere: client(0, true)?,
+        })
+    }
 }
 
 impl GuardedClient {
-    pub(super) fn build(config: &Config, tls: &rustls::ClientConfig, dns: &Dns) -> Result<Self, Error> {
-        let clients = |idle_per_host, own_port| {
-            let client = |scheme| {
-                let resolver = GuardedResolver { dns: dns.clone(), rules: config.rules.clone(), scheme, own_port };
-                Client::build(config, tls, resolver, idle_per_host)
-            };
-            Ok::<_, Error>(Clients { http: client(Scheme::Http)?, https: client(Scheme::Https)? })
-        };
+    pub(super) fn build(config: &Config, tls: &Tls, dns: &Dns) -> Result<Self, Error> {
+        let maker = Maker { config: config.clone(), dns: dns.clone() };
         Ok(Self {
-            rules: config.rules.clone(),
-            pooled: clients(config.idle_per_host, false)?,
-            fresh: clients(0, false)?,
-            elsewhere: clients(0, true)?,
+            http: maker.clients(Scheme::Http, tls.shared())?,
+            https: maker.clients(Scheme::Https, tls.shared())?,
+            own_tls: RefCell::default(),
             own: config.own.clone(),
             answered: RefCell::default(),
+            rules: config.rules.clone(),
+            tls: tls.clone(),
+            maker,
         })
     }
 
-    /// Sends one request and returns when the head of the answer is there.
+    /// Sends one request, with the TLS settings of its webhook if that has some, and returns when the head of the answer is there.
     ///
     /// A kept connection that breaks before anything of an answer was understood was most likely closed by its receiver while
     /// idle. The request is then sent once more, over a new connection, as part of the same attempt. The receiver may have
@@ -89,34 +120,56 @@ impl GuardedClient {
     pub(super) async fn send(
         &self,
         target: &Target,
+        tls: Option<&TlsSettings>,
         clock: Clock,
         request: impl Fn() -> Result<Request, Failure>,
     ) -> Result<Response, Failure> {
         target.check(&self.rules).map_err(|refusal| Failure::blocked(&refusal))?;
-        let (pooled, fresh) = if self.own.has(target.port()) {
+        let own_tls;
+        let clients = match (target.scheme(), tls) {
+            (Scheme::Http, _) => &self.http,
+            (Scheme::Https, None) => &self.https,
+            (Scheme::Https, Some(settings)) => {
+                own_tls = self.own_tls(settings)?;
+                &*own_tls
+            }
+        };
+        let (first, again) = if self.own.has(target.port()) {
             self.own.check(target).map_err(|refusal| Failure::blocked(&refusal))?;
-            (&self.elsewhere, &self.elsewhere)
+            (&clients.elsewhere, &clients.elsewhere)
         } else {
-            (&self.pooled, &self.fresh)
+            (&clients.pooled, &clients.fresh)
         };
         let sent = clock.now();
-        let response = match send(pooled, target, request()?).await {
-            Err(error) if self.is_stale_connection(&error, sent) => send(fresh, target, request()?).await,
+        let response = match send(first, target, request()?).await {
+            Err(error) if self.is_stale_connection(&error, sent) => send(again, target, request()?).await,
             ended => ended,
         };
         let response = response.map_err(|error| {
             if let Some(connection) = broken_connection(&error) {
-                phases::broke(&connection);
+                phases::broke(connection);
             }
-            Failure::from_request(&error)
+            Failure::from_request(&error, phases::certificate_asked_for())
         })?;
-        if let Some(connection) = response.extensions().get::<HttpInfo>() {
-            self.verify(target, connection.remote_addr().ip())?;
+        if let Some(connection) = Ends::of(response.extensions()) {
+            self.verify(target, connection.remote.ip())?;
             let now = clock.now();
             phases::answered(connection, now);
-            self.answered.borrow_mut().note(connection.local_addr().port(), now);
+            self.answered.borrow_mut().note(connection.local.port(), now);
         }
         Ok(response)
+    }
+
+    /// Clients for webhooks with these settings.
+    fn own_tls(&self, settings: &TlsSettings) -> Result<Arc<Clients>, Failure> {
+        let unusable = || Failure::unsendable("the TLS settings of this webhook cannot be used");
+        self.own_tls.borrow_mut().get(settings.fingerprint(), || {
+            let config = self.tls.own(settings).map_err(|problem| {
+                warn!(error = %problem, "TLS settings that were stored cannot be used");
+                unusable()
+            })?;
+            self.maker.clients(Scheme::Https, &config).map_err(|_| unusable())
+        })
     }
 
     /// Whether a request may go to this address.
@@ -139,21 +192,17 @@ impl GuardedClient {
     fn is_stale_connection(&self, error: &Error, sent: Timestamp) -> bool {
         broke_in_silence(error)
             && broken_connection(error)
-                .is_some_and(|connection| self.answered.borrow().was_reused(connection.local_addr().port(), sent))
+                .is_some_and(|connection| self.answered.borrow().was_reused(connection.local.port(), sent))
     }
 }
 
-async fn send(clients: &Clients, target: &Target, (method, headers, body): Request) -> Result<Response, Error> {
-    let client = match target.scheme() {
-        Scheme::Http => &clients.http,
-        Scheme::Https => &clients.https,
-    };
+async fn send(client: &Client, target: &Target, (method, headers, body): Request) -> Result<Response, Error> {
     client.send(method, target.url(), headers, body).await
 }
 
 /// The connection a request failed on.
-fn broken_connection(error: &Error) -> Option<HttpInfo> {
+fn broken_connection(error: &Error) -> Option<Ends> {
     let mut extras = Extensions::new();
     cause::<hyper_util::client::legacy::Error>(error)?.connect_info()?.get_extras(&mut extras);
-    extras.get().cloned()
+    Ends::of(&extras)
 }

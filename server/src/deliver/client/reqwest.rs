@@ -10,19 +10,26 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, Method};
 use hyper_util::client::legacy::connect::Connection;
 use reqwest::{
-    Request,
+    Body, Request,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect, retry,
 };
 use tower::{Layer, Service};
 use url::Url;
 
+use super::bare;
 use crate::{
     deliver::{Config, connections::IDLE_TIMEOUT, phases, resolver::GuardedResolver},
     model::target::Scheme,
 };
 
 pub(in crate::deliver) use reqwest::{Error, Response};
+
+impl From<bare::Response> for Response {
+    fn from(response: bare::Response) -> Self {
+        response.0.map(Body::wrap).into()
+    }
+}
 
 /// A client for the URLs of one scheme.
 pub(super) struct Client(reqwest::Client);

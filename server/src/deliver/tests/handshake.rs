@@ -14,6 +14,7 @@ fn question(url: &str, per_minute: u32) -> Question {
         origin: Origin::default(),
         per_minute: NonZeroU32::new(per_minute),
         timeout: None,
+        tls: None,
     }
 }
 

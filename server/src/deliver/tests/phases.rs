@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, crypto};
+use rustls::{RootCertStore, ServerConfig, ServerConnection, crypto};
 use tokio::net::TcpSocket;
 
 use super::*;
@@ -21,12 +21,10 @@ fn self_signed() -> CertifiedKey<KeyPair> {
 }
 
 /// Trusts this certificate and no other.
-fn trusting(certificate: &CertifiedKey<KeyPair>) -> ClientConfig {
+fn trusting(certificate: &CertifiedKey<KeyPair>) -> Tls {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.cert.der().clone()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().unwrap();
-    tls::prepared(builder.with_root_certificates(roots).with_no_client_auth())
+    Tls::only(roots)
 }
 
 /// A receiver with this certificate that is slow to shake hands and slow to answer.

@@ -10,6 +10,7 @@ mod scope;
 mod settings;
 mod signature;
 mod test;
+mod tls;
 mod update;
 
 use std::{
@@ -230,6 +231,7 @@ fn is_yes(answer: &str) -> bool {
 
 fn describe(webhook: &Webhook) -> String {
     let [attempt_timeout, retry, max_age] = policy::describe(webhook);
+    let [authorities, certificate] = tls::describe(webhook);
     let identity = [
         ("id", webhook.id.clone()),
         ("tenant", webhook.tenant.clone()),
@@ -249,6 +251,8 @@ fn describe(webhook: &Webhook) -> String {
         attempt_timeout,
         retry,
         max_age,
+        authorities,
+        certificate,
         ("signature", signature::described(webhook)),
         ("public key", webhook.public_key.clone()),
         ("old secrets until", time(webhook.previous_secret_expire_time.as_ref())),

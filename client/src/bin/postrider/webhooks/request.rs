@@ -63,7 +63,7 @@ pub(super) struct RequestArgs {
 
 /// Something that is not shown, wherever arguments are.
 #[derive(Clone, PartialEq, Eq)]
-struct Hidden<T>(T);
+pub(super) struct Hidden<T>(pub(super) T);
 
 impl<T> fmt::Debug for Hidden<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,7 +191,7 @@ fn read_secret(path: &str) -> Result<Hidden<String>, String> {
     read(path).map(|text| Hidden(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-fn read(path: &str) -> Result<String, String> {
+pub(super) fn read(path: &str) -> Result<String, String> {
     let mut text = String::new();
     let read = match path {
         "-" => io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text),

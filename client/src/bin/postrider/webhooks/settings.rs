@@ -5,7 +5,7 @@ use postrider_client::v1::Webhook;
 
 use super::{
     ordering::OrderingArgs, ownership::OwnershipArgs, policy::PolicyArgs, protection::ProtectionArgs,
-    request::RequestArgs, scope::ScopeArgs, signature::SignatureArgs,
+    request::RequestArgs, scope::ScopeArgs, signature::SignatureArgs, tls::TlsArgs,
 };
 use crate::publish::parse_label;
 
@@ -35,6 +35,8 @@ pub(super) struct SettingsArgs {
     signature: SignatureArgs,
     #[command(flatten)]
     scope: ScopeArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl SettingsArgs {
@@ -59,6 +61,7 @@ impl SettingsArgs {
         set.extend(self.policy.apply(webhook));
         set.extend(self.protection.apply(webhook));
         set.extend(self.request.apply(webhook));
+        set.extend(self.tls.apply(webhook));
         if self.signature.apply(webhook) {
             set.push("signature");
         }

@@ -13,6 +13,8 @@ use crate::model::{
     keyring::{Keyring, Place},
     request::{Authorization, Headers, RequestShape},
     signing::{KeyPair, Keys},
+    tls::Identity,
+    webhook::Settings,
 };
 
 /// The keys, and for what kind of row: what a request was answered is kept in a row of its own, from where nobody can bring a
@@ -87,6 +89,7 @@ const KEY_PAIR: &str = "webhook's key pair";
 const PREVIOUS_KEYS: &str = "webhook's previous keys";
 const HEADERS: &str = "webhook's headers";
 const AUTHORIZATION: &str = "webhook's authorization";
+const CLIENT_KEY: &str = "webhook's client key";
 
 /// What is encrypted of a webhook. Empty: there is none.
 #[derive(Clone, PartialEq, Message)]
@@ -105,10 +108,15 @@ pub(super) struct EncryptedRecord {
     /// An `AuthorizationRecord`.
     #[prost(bytes = "vec", tag = "5")]
     authorization: Vec<u8>,
+    /// What belongs to the certificate that is shown to its receiver, as DER.
+    #[prost(bytes = "vec", tag = "6")]
+    client_key: Vec<u8>,
 }
 
 impl EncryptedRecord {
-    pub(super) fn new(keys: &Keys, request: Option<&RequestShape>, drawer: Drawer<'_>) -> Self {
+    pub(super) fn new(keys: &Keys, settings: &Settings, drawer: Drawer<'_>) -> Self {
+        let request = settings.request.as_deref();
+        let identity = settings.tls.as_ref().and_then(|tls| tls.identity());
         let previous: Vec<_> = keys.previous().iter().map(PreviousRecord::new).collect();
         let previous = (!previous.is_empty()).then_some(PreviousKeysRecord { keys: previous });
         let headers = request.filter(|request| request.headers.iter().len() > 0);
@@ -124,6 +132,7 @@ impl EncryptedRecord {
             authorization: authorization
                 .map(|authorization| drawer.put_message(AUTHORIZATION, &AuthorizationRecord::new(authorization)))
                 .unwrap_or_default(),
+            client_key: identity.map(Identity::key).map(|key| drawer.put(CLIENT_KEY, key)).unwrap_or_default(),
         }
     }
 
@@ -152,6 +161,12 @@ impl EncryptedRecord {
         Ok(())
     }
 
+    /// The key of the certificate that is shown to the receiver.
+    pub(super) fn client_key(&self, drawer: Drawer<'_>) -> Result<Option<Zeroizing<Vec<u8>>>, Corrupt> {
+        let encrypted = Some(self.client_key.as_slice()).filter(|encrypted| !encrypted.is_empty());
+        encrypted.map(|encrypted| drawer.take(CLIENT_KEY, encrypted)).transpose()
+    }
+
     /// Whether there is something secret about what requests look like.
     pub(super) fn is_of_requests(&self) -> bool {
         !self.headers.is_empty() || !self.authorization.is_empty()
@@ -165,6 +180,7 @@ impl EncryptedRecord {
             (PREVIOUS_KEYS, &mut self.previous_keys),
             (HEADERS, &mut self.headers),
             (AUTHORIZATION, &mut self.authorization),
+            (CLIENT_KEY, &mut self.client_key),
         ];
         fields.into_iter().try_fold(false, |renewed, (field, encrypted)| Ok(drawer.renew(field, encrypted)? | renewed))
     }
@@ -249,14 +265,17 @@ show_nothing!(HeadersRecord, AuthorizationRecord, SchemeRecord, BasicRecord);
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::model::{
         keyring::KeyNo,
         master_key::MasterKey,
         signing::{Key, Secret},
+        target::Target,
         time::Timestamp,
+        tls::TlsSettings,
+        webhook::Subscription,
     };
 
     fn keyring(no: u32) -> (KeyNo, MasterKey) {
@@ -276,6 +295,20 @@ mod tests {
         RequestShape { headers, authorization, ..RequestShape::default() }
     }
 
+    /// With a client certificate.
+    fn settings(shape: Option<RequestShape>) -> Settings {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+        let tls = TlsSettings::parse("", &certificate, &key.serialize_pem()).unwrap().map(Arc::new);
+        let target = Target::from_stored("https://receiver.example/").unwrap();
+        Settings { request: shape.and_then(RequestShape::settled), tls, ..Settings::new(target, Subscription::All) }
+    }
+
+    /// The key that is kept.
+    fn client_key(settings: &Settings) -> Option<Zeroizing<Vec<u8>>> {
+        settings.tls.as_ref()?.identity().map(|identity| Zeroizing::new(identity.key().to_vec()))
+    }
+
     fn shapes() -> [RequestShape; 3] {
         let schemes = [None, Some(Authorization::basic("ravi", "FFFF")), Some(Authorization::bearer("GGGG"))];
         schemes.map(|scheme| shape(scheme.map(Result::unwrap)))
@@ -287,9 +320,11 @@ mod tests {
         let ring = Keyring::new(no, &key);
         let drawer = Vault::webhooks(&ring).drawer("t", &[7; 16]);
         for shape in shapes() {
-            let record = EncryptedRecord::new(&keys(), Some(&shape), drawer);
+            let settings = settings(Some(shape.clone()));
+            let record = EncryptedRecord::new(&keys(), &settings, drawer);
             let bytes = record.encode_to_vec();
-            for canary in [&b"AAAA"[..], b"BBBB", b"CCCC", b"DDDD", b"EEEE", b"FFFF", b"GGGG", b"ravi", b"x-a"] {
+            let key = client_key(&settings).unwrap();
+            for canary in [&key[..], b"AAAA", b"BBBB", b"CCCC", b"DDDD", b"EEEE", b"FFFF", b"GGGG", b"ravi", b"x-a"] {
                 assert!(!bytes.windows(canary.len()).any(|part| part == canary), "{canary:?}");
             }
             let read = EncryptedRecord::decode(&*bytes).unwrap();
@@ -297,9 +332,11 @@ mod tests {
             read.complete(&mut completed, drawer).unwrap();
             assert_eq!((read.keys(drawer).unwrap(), completed), (keys(), shape));
             assert!(read.is_of_requests());
+            assert_eq!(read.client_key(drawer).unwrap(), Some(key));
         }
         let least = Keys::from(keys().secret().clone());
-        let record = EncryptedRecord::new(&least, None, drawer);
+        let record = EncryptedRecord::new(&least, &Settings { tls: None, ..settings(None) }, drawer);
+        assert_eq!(record.client_key(drawer).unwrap(), None);
         let mut completed = RequestShape::default();
         record.complete(&mut completed, drawer).unwrap();
         assert_eq!((record.keys(drawer).unwrap(), completed), (least, RequestShape::default()));
@@ -312,7 +349,7 @@ mod tests {
         let (no, key) = keyring(1);
         let ring = Keyring::new(no, &key);
         let here = Vault::webhooks(&ring).drawer("t", &[7; 16]);
-        let record = EncryptedRecord::new(&keys(), Some(&shapes()[1]), here);
+        let record = EncryptedRecord::new(&keys(), &settings(Some(shapes()[1].clone())), here);
         for there in [
             Vault::webhooks(&ring).drawer("t", &[8; 16]),
             Vault::webhooks(&ring).drawer("u", &[7; 16]),
@@ -320,7 +357,10 @@ mod tests {
         ] {
             assert!(record.keys(there).is_err(), "{there:?}");
             assert!(record.complete(&mut RequestShape::default(), there).is_err(), "{there:?}");
+            assert!(record.client_key(there).is_err(), "{there:?}");
         }
+        let swapped = EncryptedRecord { client_key: record.secret.clone(), ..record.clone() };
+        assert!(swapped.client_key(here).is_err());
         let swapped = EncryptedRecord { secret: record.key_pair.clone(), ..record.clone() };
         assert!(swapped.keys(here).is_err());
         let swapped = EncryptedRecord { headers: record.authorization.clone(), ..record };
@@ -334,13 +374,15 @@ mod tests {
         let both = Keyring::rotating((old.0, &old.1), (new.0, &new.1));
         let [before, after, under_way] =
             [&rings[0], &rings[1], &both].map(|ring| Vault::requests(ring).drawer("t", &[7; 16]));
-        let mut record = EncryptedRecord::new(&keys(), Some(&shapes()[2]), before);
+        let settings = settings(Some(shapes()[2].clone()));
+        let mut record = EncryptedRecord::new(&keys(), &settings, before);
         assert!(record.renew(under_way).unwrap());
         assert!(!record.renew(under_way).unwrap());
         assert_eq!(record.keys(after).unwrap(), keys());
         let mut completed = RequestShape::default();
         record.complete(&mut completed, after).unwrap();
         assert_eq!(completed, shapes()[2]);
+        assert_eq!(record.client_key(after).unwrap(), client_key(&settings));
         assert!(record.keys(before).is_err());
     }
 }

@@ -19,6 +19,7 @@ mod request;
 mod segment;
 mod signing;
 mod sorting;
+mod tls;
 mod webhook;
 
 pub(super) use api_key::ApiKeyRecord;

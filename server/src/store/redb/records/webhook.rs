@@ -1,6 +1,9 @@
 //! Webhooks, what is left of deleted ones, and replies to repeatable requests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prost::Message;
 
@@ -13,6 +16,7 @@ use super::{
     replay::ReplayRecord,
     request::RequestShapeRecord,
     signing::SignatureRecord,
+    tls::TlsRecord,
 };
 use crate::model::{
     ids::{EventTypeName, Tenant, WebhookId, WebhookNo},
@@ -76,7 +80,7 @@ impl WebhookRecord {
             create_time: webhook.create_time.micros(),
             update_time: webhook.update_time.micros(),
             config_seq,
-            encrypted: Some(EncryptedRecord::new(&webhook.keys, webhook.settings.request.as_deref(), drawer)),
+            encrypted: Some(EncryptedRecord::new(&webhook.keys, &webhook.settings, drawer)),
         }
     }
 
@@ -100,8 +104,13 @@ impl WebhookRecord {
             3 => Switch::Disabled { reason: DisableReason::Failing, since },
             other => return Err(Corrupt::new("webhook's switch", other)),
         };
-        let mut settings = self.settings.unwrap_or_default().settings()?;
+        let mut record = self.settings.unwrap_or_default();
+        let tls = record.tls.take();
+        let mut settings = record.settings()?;
         let encrypted = self.encrypted.unwrap_or_default();
+        if let Some(tls) = tls {
+            settings.tls = Some(Arc::new(tls.settings(encrypted.client_key(drawer)?)?));
+        }
         let keys = encrypted.keys(drawer)?;
         if settings.scheme() == Scheme::StandardV1a && keys.pair().is_none() {
             return Err(Corrupt::new("webhook's key pair", "it is missing"));
@@ -165,6 +174,9 @@ pub(in super::super) struct SettingsRecord {
     /// Absent: its receiver is not asked.
     #[prost(message, optional, tag = "60")]
     ownership: Option<OwnershipRecord>,
+    /// Absent: as with every receiver.
+    #[prost(message, optional, tag = "70")]
+    tls: Option<TlsRecord>,
 }
 
 /// The values that a label may have.
@@ -202,9 +214,11 @@ impl SettingsRecord {
                 HeadRule::Skip { after } => after.get().into(),
             },
             ownership: settings.ownership.as_deref().map(OwnershipRecord::new),
+            tls: settings.tls.as_deref().map(TlsRecord::new),
         }
     }
 
+    /// All but those of TLS, which are not complete without the key.
     fn settings(self) -> Result<Settings, Corrupt> {
         let types: BTreeSet<_> = self.event_types.iter().map(|name| EventTypeName::new(name)).collect();
         let head = match self.skip_after {
@@ -226,6 +240,7 @@ impl SettingsRecord {
             signature: self.signature.as_ref().map(SignatureRecord::settings).transpose()?.flatten(),
             ordering: Ordering { ordered: self.ordered, head },
             ownership: self.ownership.as_ref().map(OwnershipRecord::ownership).transpose()?.map(Box::new),
+            tls: None,
         })
     }
 }

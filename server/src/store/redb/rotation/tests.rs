@@ -15,6 +15,7 @@ use crate::{
         signing::{Keys, Secret},
         target::Target,
         time::Timestamp,
+        tls::TlsSettings,
         webhook::{Settings, Subscription, Webhook, WebhookSpec},
     },
     store::{
@@ -52,7 +53,10 @@ async fn create(store: &RedbStore, n: u8) -> Webhook {
         authorization: Some(Authorization::bearer(&format!("token-{n}")).unwrap()),
         ..RequestShape::default()
     };
-    let settings = Settings { request: shape.settled(), ..Settings::new(target, Subscription::All) };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+    let tls = TlsSettings::parse("", &certificate, &key.serialize_pem()).unwrap().map(Arc::new);
+    let settings = Settings { request: shape.settled(), tls, ..Settings::new(target, Subscription::All) };
     let spec = WebhookSpec { tenant: "t".parse().unwrap(), settings, enabled: true };
     let keys = Keys::from(Secret::from_bytes(&[n; 32]).unwrap());
     let change = ConfigChange::CreateWebhook { spec, keys, request: Some(request(n)), time: NOW };
@@ -126,7 +130,7 @@ async fn a_new_key_opens_everything_and_the_old_one_nothing() {
     let (dir, webhooks) = filled(KeySource::Directory).await;
     let old = KeySource::Directory.first(dir.path()).unwrap();
     let before = nonces(&dir, 1);
-    assert_eq!(before.len(), 5 * (3 + 4) + 1, "three values of a webhook, a hash with its copy, and the check value");
+    assert_eq!(before.len(), 5 * (4 + 5) + 1, "four values of a webhook, a hash with its copy, and the check value");
     assert!(traces(&dir, &before) >= before.len());
     let rotated = rotate(dir.path(), &with(KeySource::Directory), None).unwrap();
     assert_eq!(rotated.rows, 10, "five webhooks and five requests");
