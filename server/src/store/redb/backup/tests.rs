@@ -234,6 +234,34 @@ async fn files_stay_until_they_are_copied_and_then_go() {
     store.close().await.unwrap();
 }
 
+/// The hot store is copied by then, and nobody reads it any more.
+#[tokio::test]
+async fn an_erasure_waits_for_a_file_that_is_yet_to_be_copied() {
+    let data = TempDir::new().unwrap();
+    let store = opened(data.path());
+    filled(&store).await;
+    let pinned = store.shared.segments.all().remove(0).no;
+    store.shared.segments.pin((pinned, 0));
+    let erase = Erase::Event { tenant: "t".parse().unwrap(), id: "e-0-3".parse().unwrap(), time: NOW };
+    let Erased::Decided(erasure) = store.erase(erase).await.unwrap() else { panic!("not decided") };
+    let is_finished =
+        async || store.erasure(&"t".parse().unwrap(), erasure.id).await.unwrap().unwrap().finish_time.is_some();
+    while !store.shared.segments.keeps_what_goes() {
+        store.upkeep(hours(42)).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..2_000 {
+        store.upkeep(hours(42)).await.unwrap();
+    }
+    assert!(!is_finished().await, "it is still in a file");
+    store.shared.segments.unpin((pinned, 0));
+    while !is_finished().await {
+        store.upkeep(hours(42)).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_flipped_byte_anywhere_is_found() {
     let (data, to, restored) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
