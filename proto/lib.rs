@@ -122,6 +122,8 @@ pub mod error_info {
     pub const INVALID_CURSOR: &str = "INVALID_CURSOR";
     /// What the cursor points at is no longer retained; metadata `oldest_cursor` is the oldest usable one.
     pub const CURSOR_EXPIRED: &str = "CURSOR_EXPIRED";
+    /// The store was restored from a backup that the cursor is newer than; metadata `last_cursor` is the place of the backup.
+    pub const CURSOR_UNDONE: &str = "CURSOR_UNDONE";
     /// There is no such webhook in this tenant.
     pub const WEBHOOK_NOT_FOUND: &str = "WEBHOOK_NOT_FOUND";
     /// There is no such delivery in this tenant, or no longer.

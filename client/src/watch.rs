@@ -56,7 +56,7 @@ pub struct Batch {
 
 /// Updates one by one, each once, across any breaks; a stream that ends only when the server refuses to go on
 /// (`INVALID_ARGUMENT`: the filter or cursor; `OUT_OF_RANGE`: the cursor has expired, see [`Error::metadata`]
-/// `oldest_cursor`; or this client may not watch) or after [`WatchConfig::outage_max`], with that error as its last item.
+/// `oldest_cursor`, or is newer than the backup that the server was restored from, `last_cursor`; or this client may not watch) or after [`WatchConfig::outage_max`], with that error as its last item.
 ///
 /// To store updates together with the place they led to, use [`Client::watch_batches`]. Kinds of updates that this version does
 /// not know are skipped.

@@ -6,6 +6,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info};
 
 use crate::{
+    backup::{self, Failed},
     config::{Command, Config, process_environment},
     daemon::{Daemon, StartError},
     descriptors,
@@ -21,18 +22,25 @@ use crate::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit codes of `sysexits.h`, which supervisors know.
-mod code {
+pub(crate) mod code {
     /// Not one of those: what was asked for cannot be.
-    pub(super) const REFUSED: u8 = 1;
-    pub(super) const USAGE: u8 = 64;
-    pub(super) const UNAVAILABLE: u8 = 69;
-    pub(super) const SOFTWARE: u8 = 70;
-    pub(super) const CANNOT_CREATE: u8 = 73;
-    pub(super) const CONFIG: u8 = 78;
+    pub(crate) const REFUSED: u8 = 1;
+    pub(crate) const USAGE: u8 = 64;
+    pub(crate) const DAMAGED: u8 = 65;
+    pub(crate) const UNAVAILABLE: u8 = 69;
+    pub(crate) const SOFTWARE: u8 = 70;
+    pub(crate) const CANNOT_CREATE: u8 = 73;
+    pub(crate) const IO: u8 = 74;
+    pub(crate) const AGAIN: u8 = 75;
+    pub(crate) const CONFIG: u8 = 78;
 }
 
 /// The first word of a command line that is about API keys.
 const KEYS: &str = "keys";
+/// What failures of these commands begin with.
+const BACKUP: &str = "backup";
+const RESTORE: &str = "restore";
+const CHECK: &str = "check";
 
 /// Runs `postriderd` with this process' arguments and environment, until it is told to stop.
 pub fn run() -> ExitCode {
@@ -42,6 +50,9 @@ pub fn run() -> ExitCode {
     let config = match Command::read(env::args_os(), &process_environment) {
         Ok(Command::Run(config)) => *config,
         Ok(Command::RotateMasterKey(config, new)) => return rotate_master_key(&config, new.as_ref()),
+        Ok(Command::Backup(config, plan)) => return tell(BACKUP, backup::back_up(*config, plan)),
+        Ok(Command::Restore(config, from)) => return tell(RESTORE, backup::restore(&config, &from)),
+        Ok(Command::Check(folder)) => return tell(CHECK, backup::check(&folder)),
         Ok(Command::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -149,6 +160,20 @@ async fn supervise(config: Config) -> u8 {
     }
 }
 
+/// Says what came of a command about backups. Nothing is logged: what is to be said goes where its caller looks.
+fn tell(command: &str, done: Result<String, Failed>) -> ExitCode {
+    match done {
+        Ok(said) => {
+            print!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(failed) => {
+            eprintln!("postriderd {command}: {}", failed.message);
+            ExitCode::from(failed.code)
+        }
+    }
+}
+
 /// Replaces the master key of a data directory that no daemon uses.
 fn rotate_master_key(config: &Config, new: Option<&KeySource>) -> ExitCode {
     config.telemetry.start();
@@ -184,7 +209,7 @@ fn exit_code(error: &StartError) -> u8 {
     }
 }
 
-fn open_code(error: &OpenError) -> u8 {
+pub(crate) fn open_code(error: &OpenError) -> u8 {
     match error {
         OpenError::Key(_) => code::CONFIG,
         OpenError::InUse(_)

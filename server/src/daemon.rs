@@ -12,6 +12,7 @@ use crate::{
     api,
     clock::Clock,
     config::Config,
+    control::Control,
     deliver, dispatch,
     flow::{Gates, Job, News},
     limits::{CERTIFICATES_LOOK_INTERVAL, STALLED_AFTER},
@@ -142,6 +143,10 @@ impl Daemon {
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
         tasks.spawn("replay", replays.run(work.clone()));
+        match Control::open(&config.data, engine.clone()) {
+            Ok(control) => tasks.spawn("control", control.run(work.clone())),
+            Err(error) => warn!(%error, "no backup can be made while the daemon runs: there is no control socket"),
+        }
         if let Some(certificates) = certificates.clone() {
             tasks.spawn("certificates", follow(certificates, work.clone()));
         }

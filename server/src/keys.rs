@@ -155,7 +155,13 @@ impl Place {
             args.extend(value.iter().flat_map(|value| [flag.into(), value.clone().into_os_string()]));
         }
         match config::Command::read(args, environment) {
-            Ok(config::Command::Run(config) | config::Command::RotateMasterKey(config, _)) => Ok(*config),
+            Ok(
+                config::Command::Run(config)
+                | config::Command::RotateMasterKey(config, _)
+                | config::Command::Backup(config, _)
+                | config::Command::Restore(config, _),
+            ) => Ok(*config),
+            Ok(config::Command::Check(_)) => unreachable!("no such command was given"),
             Ok(config::Command::Print(text)) => Err(KeysError::Usage { text, is_help: true }),
             Err(problems) => Err(KeysError::Usage { text: format!("postriderd: {problems}\n"), is_help: false }),
         }

@@ -3,7 +3,7 @@
 //! Layers, imports point down only:
 //!
 //! ```text
-//! process   cli, keys, config, daemon (composition root), serve, tls, shutdown, telemetry, descriptors
+//! process   cli, keys, backup, control, config, daemon (composition root), serve, tls, shutdown, telemetry, descriptors
 //! edges     api, ops
 //! stages    accept, dispatch, deliver, outcomes, watch, replay, retention   (they never import each other)
 //! plumbing  store, flow, bodies, metrics, tasks, clock, accepting, peer
@@ -13,10 +13,12 @@
 pub mod accept;
 mod accepting;
 pub mod api;
+pub mod backup;
 pub mod bodies;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod deliver;
 pub mod descriptors;

@@ -34,10 +34,12 @@ pub(super) struct Failure {
     retry_after: Option<Duration>,
 }
 
-/// From where, or when, on things are retained.
+/// From where, or when, on things are retained, or up to where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Oldest {
     Cursor(String),
+    /// The last one, of those that there are no more.
+    LastCursor(String),
     Time(Timestamp),
 }
 
@@ -301,6 +303,7 @@ impl Failure {
         let mut details = ErrorDetails::new();
         let metadata = self.oldest.map(|oldest| match oldest {
             Oldest::Cursor(cursor) => ("oldest_cursor".to_owned(), cursor),
+            Oldest::LastCursor(cursor) => ("last_cursor".to_owned(), cursor),
             Oldest::Time(oldest) => ("oldest_time".to_owned(), time(oldest).to_string()),
         });
         details.set_error_info(self.reason, reason::DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
@@ -384,6 +387,15 @@ impl From<WatchError> for Failure {
                     Code::OutOfRange,
                     reason::CURSOR_EXPIRED,
                     "outcomes at the cursor are no longer retained; metadata oldest_cursor is the oldest usable cursor",
+                )
+            },
+            WatchError::Undone { last_cursor } => Self {
+                oldest: Some(Oldest::LastCursor(last_cursor)),
+                ..Self::new(
+                    Code::OutOfRange,
+                    reason::CURSOR_UNDONE,
+                    "outcomes at the cursor were lost when the store was restored from a backup; metadata last_cursor is the place \
+                     of the backup, from where on everything since follows",
                 )
             },
             WatchError::Store(error) => error.into(),
@@ -546,5 +558,7 @@ mod tests {
         check(Status::unimplemented(""), Code::Unimplemented, None);
         let expired = Failure::from(WatchError::Expired { oldest_cursor: "abc".into() });
         check(expired.into_status(), Code::OutOfRange, Some(reason::CURSOR_EXPIRED));
+        let undone = Failure::from(WatchError::Undone { last_cursor: "abc".into() });
+        check(undone.into_status(), Code::OutOfRange, Some(reason::CURSOR_UNDONE));
     }
 }

@@ -65,6 +65,12 @@ pub(super) enum Request {
     Run(Layers),
     /// Replace the master key with the one that is in this file, or in this variable.
     RotateMasterKey(Layers, [Option<Given>; 2]),
+    /// Make a backup in this folder, with the master key or without.
+    Backup(Layers, PathBuf, bool),
+    /// Make a data directory of the backup in this folder.
+    Restore(Layers, PathBuf),
+    /// Look through the data directory, or what is in this folder.
+    Check(Layers, Option<PathBuf>),
     /// Print this and end well: help, version or completions.
     Print(String),
 }
@@ -102,6 +108,9 @@ pub(super) fn read(
             let new_key = new_key(flags, environment, problems);
             Request::RotateMasterKey(layers, new_key)
         }
+        Some((BACKUP, flags)) => Request::Backup(layers, folder(flags), is_set(flags, WITH_MASTER_KEY)),
+        Some((CHECK, flags)) => Request::Check(layers, flags.try_get_one(FOLDER).ok().flatten().cloned()),
+        Some((RESTORE, flags)) => Request::Restore(layers, folder(flags)),
         Some(_) | None => Request::Run(layers),
     }
 }
@@ -117,6 +126,49 @@ fn rotate_command() -> Command {
                 in the data directory, if the present one is there";
     let file = Arg::new(NEW_MASTER_KEY_FILE).long(NEW_MASTER_KEY_FILE).value_name("FILE").help(help);
     Command::new(ROTATE_MASTER_KEY).about(about).arg(file)
+}
+
+/// The command that makes a backup.
+const BACKUP: &str = "backup";
+/// Its flag.
+const WITH_MASTER_KEY: &str = "with-master-key";
+/// The command that makes a data directory of one.
+const RESTORE: &str = "restore";
+/// The command that looks through one, or the other.
+const CHECK: &str = "check";
+/// The folder of a backup.
+const FOLDER: &str = "directory";
+
+fn backup_command() -> Command {
+    let about = "Makes a backup of the data directory, whether a daemon uses it or not";
+    let key = "Put the master key into the backup: whoever has that has the secrets, then. Without this flag a backup can be restored only \
+               where the key is given otherwise";
+    let key = Arg::new(WITH_MASTER_KEY).long(WITH_MASTER_KEY).action(ArgAction::SetTrue).help(key);
+    Command::new(BACKUP).about(about).arg(folder_arg("The folder that it goes to: a new one, or an empty one")).arg(key)
+}
+
+fn restore_command() -> Command {
+    let about = "Makes a data directory, which must be new or empty, of a backup, and checks every byte of it";
+    Command::new(RESTORE).about(about).arg(folder_arg("The backup"))
+}
+
+fn check_command() -> Command {
+    let about = "Looks through a backup, or a data directory that no daemon uses, and changes nothing: exit code 65 if it is damaged";
+    let help = "The backup, or the data directory; without it, that of --data";
+    Command::new(CHECK).about(about).arg(folder_arg(help).required(false))
+}
+
+fn folder_arg(help: &'static str) -> Arg {
+    Arg::new(FOLDER).value_name("DIRECTORY").value_parser(value_parser!(PathBuf)).required(true).help(help)
+}
+
+/// The folder that a command names. Empty only if something is wrong with the command line, which is a problem by then.
+fn folder(flags: &ArgMatches) -> PathBuf {
+    flags.try_get_one::<PathBuf>(FOLDER).ok().flatten().cloned().unwrap_or_default()
+}
+
+fn is_set(flags: &ArgMatches, name: &str) -> bool {
+    flags.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
 
 /// Where the key is that is to replace another: a file, or a variable.
@@ -138,8 +190,8 @@ pub(super) fn command() -> Command {
                  counts as none. Lists are not merged; `none` is an empty one.\n\
                  Durations: 100ms, 15s, 5m, 24h, 30d. Sizes: 4096, 512KiB, 64MiB, 1GiB.\n\n\
                  `postriderd keys` manages API keys while no daemon runs: see `postriderd keys --help`.\n\n\
-                 Exit codes: 0 stopped in order, 64 wrong configuration, 69 the port cannot be bound, 73 the data directory \
-                 cannot be opened, 78 not with this master key, 70 anything else; 130 and 143 after a second SIGINT or SIGTERM.";
+                 Exit codes: 0 stopped in order, or done, 64 wrong configuration, 65 damaged, 69 the port cannot be bound, 73 the data directory \
+                 cannot be opened, 74 a backup cannot be written, 75 try again later, 78 not with this master key, 70 anything else; 130 and 143 after a second SIGINT or SIGTERM.";
     let file = Arg::new(CONFIG_FILE)
         .long(CONFIG_FILE)
         .value_name("FILE")
@@ -171,6 +223,9 @@ pub(super) fn command() -> Command {
         .arg(completions)
         .args(settings)
         .subcommand(rotate_command())
+        .subcommand(backup_command())
+        .subcommand(restore_command())
+        .subcommand(check_command())
 }
 
 /// What makes a shell complete the command line.

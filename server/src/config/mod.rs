@@ -46,7 +46,7 @@ use crate::{
         target::TargetRules,
     },
     ops, outcomes, retention, serve, shutdown,
-    store::redb::{self, KeySource},
+    store::redb::{self, BackupPlan, KeySource},
     telemetry::{self, LogFormat},
     tls, watch,
 };
@@ -103,6 +103,12 @@ pub enum Command {
     Run(Box<Config>),
     /// To replace the master key, by this one or by one that is made in the data directory.
     RotateMasterKey(Box<Config>, Option<KeySource>),
+    /// To make a backup.
+    Backup(Box<Config>, BackupPlan),
+    /// To make a data directory of the backup in this folder.
+    Restore(Box<Config>, PathBuf),
+    /// To look through what is in this folder.
+    Check(PathBuf),
     /// To print this and end: help, the version, or completions for a shell.
     Print(String),
 }
@@ -145,6 +151,15 @@ impl Command {
                 let new = master_key::new_source(&config.store.master_key, new, &mut problems);
                 Self::RotateMasterKey(Box::new(config), new)
             }
+            Request::Backup(layers, dir, master_key) => {
+                let config = Config::check(&layers, &mut problems);
+                Self::Backup(Box::new(config), BackupPlan { dir, master_key })
+            }
+            Request::Restore(layers, from) => Self::Restore(Box::new(Config::check(&layers, &mut problems)), from),
+            Request::Check(layers, folder) => {
+                let config = Config::check(&layers, &mut problems);
+                Self::Check(folder.unwrap_or(config.data))
+            }
         };
         if problems.is_empty() { Ok(command) } else { Err(Problems(problems)) }
     }
@@ -156,7 +171,7 @@ impl Config {
         let args = [OsString::from("postriderd")].into_iter().chain(flags.into_iter().map(Into::into));
         match Command::read(args, &|_| None)? {
             Command::Run(config) => Ok(*config),
-            Command::RotateMasterKey(..) => {
+            Command::RotateMasterKey(..) | Command::Backup(..) | Command::Restore(..) | Command::Check(_) => {
                 Err(Problems(vec![Problem::new("command line", "is not that of a daemon")]))
             }
             Command::Print(text) => Err(Problems(vec![Problem::new("command line", text)])),

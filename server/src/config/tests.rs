@@ -17,7 +17,9 @@ fn read(flags: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Resul
     let variables: HashMap<&str, &str> = variables.iter().copied().collect();
     match Command::read(args, &|name| variables.get(name).map(OsString::from))? {
         Command::Run(config) => Ok(*config),
-        Command::RotateMasterKey(..) => panic!("asked to rotate"),
+        other @ (Command::RotateMasterKey(..) | Command::Backup(..) | Command::Restore(..) | Command::Check(_)) => {
+            panic!("asked for {other:?}")
+        }
         Command::Print(text) => panic!("asked to print: {text}"),
     }
 }
@@ -327,7 +329,11 @@ fn a_rotation_takes_the_same_settings_wherever_they_stand() {
         let variable = |name: &str| (name == "POSTRIDER_NEW_MASTER_KEY").then(|| new.into());
         match Command::read(args, &variable)? {
             Command::RotateMasterKey(config, new) => Ok((*config, new)),
-            other @ (Command::Run(_) | Command::Print(_)) => panic!("{other:?}"),
+            other @ (Command::Run(_)
+            | Command::Backup(..)
+            | Command::Restore(..)
+            | Command::Check(_)
+            | Command::Print(_)) => panic!("{other:?}"),
         }
     };
     for args in ["d rotate-master-key --data /x --log debug", "d --data /x --log debug rotate-master-key"] {

@@ -3,6 +3,10 @@
 //! A delivery id is deterministic (the same event, webhook and replay always have the same id) and needs no index to be
 //! looked up, because it *is* the delivery's key: one AES-128 block under a random key of the store. A cursor is another such
 //! block with a mark inside, so one that is mistyped or comes from another store is recognised.
+//!
+//! A store that was restored from a backup gives out numbers again that stood for other things between the backup and its loss. So
+//! an *era* begins there: numbers from its beginning on are sealed with another key, and what was sealed before for numbers that
+//! the backup does not reach stands for nothing any more. What the backup reaches keeps its ids and cursors.
 
 use aes::{
     Aes128,
@@ -18,13 +22,53 @@ const CURSOR_MARK: &[u8; 8] = b"cursor-1";
 /// Tells an erasure's id from other blocks.
 const ERASURE_MARK: &[u8; 8] = b"erasure1";
 
-/// Seals and opens with one store's key.
-pub struct Sealer(Aes128);
+/// What is numbered since a store was restored, and the key that it is sealed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Era {
+    /// Its first event.
+    pub events_from: EventSeq,
+    /// Its first log entry.
+    pub log_from: Position,
+    /// 16 random bytes.
+    pub key: [u8; 16],
+}
+
+/// Why a cursor leads nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostCursor {
+    /// This store never made it.
+    Foreign,
+    /// It is of outcomes that were lost when the store was restored from a backup; those up to this place were not.
+    Undone(Position),
+}
+
+/// Seals and opens with one store's keys.
+pub struct Sealer {
+    /// Oldest first; the first one begins with the store.
+    eras: Vec<KeyedEra>,
+}
+
+struct KeyedEra {
+    events_from: EventSeq,
+    log_from: Position,
+    cipher: Aes128,
+}
 
 impl Sealer {
-    /// With the store's key.
+    /// With the key of a store that was never restored.
     pub fn new(key: [u8; 16]) -> Self {
-        Self(Aes128::new(&key.into()))
+        Self::with_eras(key, &[])
+    }
+
+    /// With a store's first key, and the eras that began when it was restored, oldest first.
+    pub fn with_eras(key: [u8; 16], eras: &[Era]) -> Self {
+        let first = Era { events_from: EventSeq(0), log_from: Position(0), key };
+        let keyed = |era: &Era| KeyedEra {
+            events_from: era.events_from,
+            log_from: era.log_from,
+            cipher: Aes128::new(&era.key.into()),
+        };
+        Self { eras: [&first].into_iter().chain(eras).map(keyed).collect() }
     }
 
     /// The public id of a delivery.
@@ -33,15 +77,24 @@ impl Sealer {
         let mut block = [0; 16];
         block[..8].copy_from_slice(&key.event.0.to_be_bytes());
         block[8..].copy_from_slice(&(key.webhook.0 << 24 | u64::from(key.replay)).to_be_bytes());
-        DeliveryId::from_bytes(self.encrypt(block))
+        let era = self.eras.iter().rfind(|era| era.events_from <= key.event).unwrap_or(self.first());
+        DeliveryId::from_bytes(era.encrypt(block))
     }
 
     /// The key behind a delivery id. Any id has one; whether such a delivery exists is for the store to say.
     pub fn delivery_key(&self, id: DeliveryId) -> DeliveryKey {
-        let block = self.decrypt(*id.as_bytes());
-        let (event, rest) = halves(block);
-        let replay = u32::try_from(rest & 0xff_ffff).expect("24 bits");
-        DeliveryKey { webhook: WebhookNo(rest >> 24), event: EventSeq(event), replay }
+        let ends = self.eras.iter().skip(1).map(|era| Some(era.events_from)).chain([None]);
+        let mut key = None;
+        // Opened with the key of another era it is a number by chance, which is hardly ever in a bounded one.
+        for (era, end) in self.eras.iter().zip(ends) {
+            let opened = key_in(era.decrypt(*id.as_bytes()));
+            let is_of_it = era.events_from <= opened.event && end.is_none_or(|end| opened.event < end);
+            key = Some(opened);
+            if is_of_it {
+                break;
+            }
+        }
+        key.expect("there is a first era")
     }
 
     /// The cursor for a place in the outcome log.
@@ -49,13 +102,25 @@ impl Sealer {
         let mut block = [0; 16];
         block[..8].copy_from_slice(&position.0.to_be_bytes());
         block[8..].copy_from_slice(CURSOR_MARK);
-        self.encrypt(block)
+        let era = self.eras.iter().rfind(|era| era.log_from <= position).unwrap_or(self.first());
+        era.encrypt(block)
     }
 
-    /// The place a cursor stands for; `None` if this store never made it.
-    pub fn position(&self, cursor: [u8; 16]) -> Option<Position> {
-        let block = self.decrypt(cursor);
-        (block[8..] == *CURSOR_MARK).then(|| Position(halves(block).0))
+    /// The place a cursor stands for.
+    pub fn position(&self, cursor: [u8; 16]) -> Result<Position, LostCursor> {
+        let ends = self.eras.iter().skip(1).map(|era| Some(era.log_from)).chain([None]);
+        for (era, end) in self.eras.iter().zip(ends) {
+            let block = era.decrypt(cursor);
+            if block[8..] != *CURSOR_MARK {
+                continue;
+            }
+            let position = Position(halves(block).0);
+            return match end {
+                Some(end) if position >= end => Err(LostCursor::Undone(Position(end.0.saturating_sub(1)))),
+                Some(_) | None => Ok(position),
+            };
+        }
+        Err(LostCursor::Foreign)
     }
 
     /// The public id of an erasure.
@@ -63,12 +128,12 @@ impl Sealer {
         let mut block = [0; 16];
         block[..8].copy_from_slice(&no.to_be_bytes());
         block[8..].copy_from_slice(ERASURE_MARK);
-        ErasureId::from_bytes(self.encrypt(block))
+        ErasureId::from_bytes(self.first().encrypt(block))
     }
 
     /// The number behind an erasure's id; `None` if this store never made it.
     pub fn erasure_no(&self, id: ErasureId) -> Option<u64> {
-        let block = self.decrypt(*id.as_bytes());
+        let block = self.first().decrypt(*id.as_bytes());
         (block[8..] == *ERASURE_MARK).then(|| halves(block).0)
     }
 
@@ -81,18 +146,25 @@ impl Sealer {
             hash.update(part.as_bytes());
         }
         let hash = hash.finalize();
-        self.encrypt(hash[..16].try_into().expect("half of a hash"))
+        self.first().encrypt(hash[..16].try_into().expect("half of a hash"))
     }
 
+    /// Of the store itself: what is not numbered is sealed with its key, and numbers of erasures are never given out again.
+    fn first(&self) -> &KeyedEra {
+        &self.eras[0]
+    }
+}
+
+impl KeyedEra {
     fn encrypt(&self, block: [u8; 16]) -> [u8; 16] {
         let mut block = block.into();
-        self.0.encrypt_block(&mut block);
+        self.cipher.encrypt_block(&mut block);
         block.into()
     }
 
     fn decrypt(&self, block: [u8; 16]) -> [u8; 16] {
         let mut block = block.into();
-        self.0.decrypt_block(&mut block);
+        self.cipher.decrypt_block(&mut block);
         block.into()
     }
 }
@@ -101,6 +173,12 @@ impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sealer(..)")
     }
+}
+
+fn key_in(block: [u8; 16]) -> DeliveryKey {
+    let (event, rest) = halves(block);
+    let replay = u32::try_from(rest & 0xff_ffff).expect("24 bits");
+    DeliveryKey { webhook: WebhookNo(rest >> 24), event: EventSeq(event), replay }
 }
 
 fn halves(block: [u8; 16]) -> (u64, u64) {
@@ -121,13 +199,55 @@ mod tests {
             assert_ne!(theirs.delivery_key(ours.delivery_id(key)), key);
         }
         for position in [Position(0), Position(u64::MAX)] {
-            assert_eq!(ours.position(ours.cursor(position)), Some(position));
-            assert_eq!(theirs.position(ours.cursor(position)), None);
+            assert_eq!(ours.position(ours.cursor(position)), Ok(position));
+            assert_eq!(theirs.position(ours.cursor(position)), Err(LostCursor::Foreign));
         }
         for no in [1, u64::MAX] {
             assert_eq!(ours.erasure_no(ours.erasure_id(no)), Some(no));
             assert_eq!(theirs.erasure_no(ours.erasure_id(no)), None);
         }
+    }
+
+    #[test]
+    fn what_a_restored_store_lost_stands_for_nothing() {
+        let era = |events_from, log_from, key| Era {
+            events_from: EventSeq(events_from),
+            log_from: Position(log_from),
+            key: [key; 16],
+        };
+        let lost = Sealer::new([7; 16]);
+        let once = [era(100, 50, 1)];
+        let twice = [era(100, 50, 1), era(200, 80, 2)];
+        let (once, twice) = (Sealer::with_eras([7; 16], &once), Sealer::with_eras([7; 16], &twice));
+        let key = |event| DeliveryKey { webhook: WebhookNo(3), event: EventSeq(event), replay: 1 };
+        // Who sealed it, the event's number, whether the store that was restored twice knows it by that id.
+        for (sealer, event, known) in [
+            (&lost, 1, true),
+            (&lost, 99, true),
+            (&lost, 100, false),
+            (&once, 100, true),
+            (&once, 199, true),
+            (&once, 200, false),
+            (&twice, 200, true),
+        ] {
+            let id = sealer.delivery_id(key(event));
+            assert_eq!(twice.delivery_key(id) == key(event), known, "{event}");
+            assert_eq!(twice.delivery_id(key(event)) == id, known, "{event}");
+        }
+        for (sealer, position, found) in [
+            (&lost, 0, Ok(Position(0))),
+            (&lost, 49, Ok(Position(49))),
+            (&lost, 50, Err(LostCursor::Undone(Position(49)))),
+            (&once, 50, Ok(Position(50))),
+            (&once, 79, Ok(Position(79))),
+            (&once, 80, Err(LostCursor::Undone(Position(79)))),
+            (&twice, 80, Ok(Position(80))),
+        ] {
+            assert_eq!(twice.position(sealer.cursor(Position(position))), found, "{position}");
+        }
+        assert_eq!(lost.position(twice.cursor(Position(80))), Err(LostCursor::Foreign), "it is of the future");
+        assert_eq!(twice.erasure_no(lost.erasure_id(5)), Some(5));
+        assert_eq!(twice.fingerprint(&["a"]), lost.fingerprint(&["a"]), "what was erased is still recognised");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     metrics::{StreamPlace, WatchMetrics},
-    model::ids::Position,
+    model::{ids::Position, seal::LostCursor},
     store::{FeedError, FeedFilter, FeedPage, LogEntry, Store, StoreError},
 };
 
@@ -81,6 +81,12 @@ pub enum WatchError {
         /// The oldest usable cursor.
         oldest_cursor: String,
     },
+    /// The store was restored from a backup, and what the cursor is of came after that.
+    #[error("the outcomes at the cursor were lost when the store was restored from a backup")]
+    Undone {
+        /// The last place that was not lost.
+        last_cursor: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -111,7 +117,7 @@ impl Watch {
         follower.position = match &start {
             Start::Now => *follower.head.borrow(),
             Start::Beginning => Position(0),
-            Start::At(cursor) => position(self.store.as_ref(), cursor).ok_or(WatchError::InvalidCursor)?,
+            Start::At(cursor) => position(self.store.as_ref(), cursor)?,
         };
         let page = match follower.read().await {
             // Retention is ahead of us: its edge is the beginning.
@@ -204,11 +210,12 @@ fn cursor(store: &dyn Store, position: Position) -> String {
     URL_SAFE_NO_PAD.encode(store.sealer().cursor(position))
 }
 
-fn position(store: &dyn Store, cursor: &str) -> Option<Position> {
+fn position(store: &dyn Store, text: &str) -> Result<Position, WatchError> {
     // 16 bytes are 22 letters; nothing longer is worth decoding.
-    if cursor.len() != 22 {
-        return None;
-    }
-    let sealed = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-    store.sealer().position(sealed.try_into().ok()?)
+    let sealed = (text.len() == 22).then(|| URL_SAFE_NO_PAD.decode(text).ok()).flatten();
+    let sealed = sealed.and_then(|sealed| sealed.try_into().ok()).ok_or(WatchError::InvalidCursor)?;
+    store.sealer().position(sealed).map_err(|lost| match lost {
+        LostCursor::Foreign => WatchError::InvalidCursor,
+        LostCursor::Undone(last) => WatchError::Undone { last_cursor: cursor(store, last) },
+    })
 }

@@ -151,6 +151,9 @@ fn describe(error: &Error) -> String {
     if let Some(cursor) = error.metadata("oldest_cursor") {
         line("oldest cursor", cursor);
     }
+    if let Some(cursor) = error.metadata("last_cursor") {
+        line("last cursor", cursor);
+    }
     for violation in error.field_violations() {
         line(&violation.field, &violation.description);
     }

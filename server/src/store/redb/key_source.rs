@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::model::master_key::{InvalidMasterKey, MasterKey};
 
 /// The key in the data directory.
-const KEPT: &str = "master.key";
+pub(super) const KEPT: &str = "master.key";
 /// The one that is to replace it.
 const NEXT: &str = "master.key.next";
 /// What a file is called that is not written to its end yet.

@@ -10,9 +10,11 @@
 //! Invariant: nothing above this module sees a type of redb.
 
 mod archive;
+mod backup;
 mod by_webhook;
 mod cache;
 mod change;
+mod check;
 mod committer;
 mod config;
 mod counts;
@@ -33,6 +35,7 @@ mod open;
 mod operational;
 mod ordered;
 mod outcomes;
+mod pins;
 mod publish;
 mod reads;
 mod ready;
@@ -45,6 +48,7 @@ mod rotation;
 mod segments;
 mod shared;
 mod space;
+mod table_list;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -55,6 +59,8 @@ mod volume;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+pub use backup::{BackedUp, BackupError, BackupPlan, BackupProgress, NoBackup, RestoreError, Restored, restore};
+pub use check::{CheckError, Checked, Findings, check};
 pub use error::OpenError;
 pub use key_source::{FileProblem, KeyError, KeySource};
 pub use rotation::{RotateError, Rotated, rotate};
@@ -148,6 +154,8 @@ pub struct RedbStore {
     shared: Arc<Shared>,
     archivist: Arc<Archivist>,
     upkeep: tokio::sync::Mutex<()>,
+    /// Held while a backup is made.
+    backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Turns to read for callers.
     callers: Semaphore,
     tasks: Tasks,
@@ -175,6 +183,7 @@ fn open_on(
         shared,
         archivist: Arc::default(),
         upkeep: tokio::sync::Mutex::default(),
+        backing_up: Arc::default(),
         callers: Semaphore::new(CALLER_READS_MAX),
         tasks,
     })

@@ -3,12 +3,15 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Range,
     path::Path,
     sync::{Arc, atomic::Ordering},
 };
 
 use ::redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _};
 use prost::Message as _;
+use rand::RngExt as _;
+use tracing::info;
 
 use super::{
     Config,
@@ -24,8 +27,8 @@ use super::{
     reads,
     ready::Batches,
     records::{
-        ApiKeyRecord, Corrupt, CountersRecord, DropRecord, EventTypeRecord, KeysRecord, ReplayRecord, SegmentRecord,
-        WebhookRecord,
+        ApiKeyRecord, BackupRecord, Corrupt, CountersRecord, DropRecord, ErasRecord, EventTypeRecord, KeysRecord,
+        ReplayRecord, SegmentRecord, WebhookRecord,
     },
     segments::Segments,
     shared::{FanOut, Opened, Shared},
@@ -38,7 +41,8 @@ use crate::{
     model::{
         ids::{ConfigSeq, EventSeq, Position, WebhookNo},
         keyring::Keyring,
-        seal::Sealer,
+        seal::{Era, Sealer},
+        time::Timestamp,
     },
     store::types::Owner,
 };
@@ -46,9 +50,14 @@ use crate::{
 /// Name of the hot store's file.
 pub(super) const HOT: &str = "hot.redb";
 /// Name of a file that says that there is, or was, a hot store: one that has vanished is not to be replaced by an empty one.
-const MARKER: &str = "STORE";
+pub(super) const MARKER: &str = "STORE";
 /// Name of the folder of segments.
-const SEGMENTS: &str = "segments";
+pub(super) const SEGMENTS: &str = "segments";
+/// Numbers of changes that a restored store leaves out, because ids of erasures are made of them: more than were given out between
+/// the backup and its loss, and not as many each time the same backup is restored.
+const CONFIG_LEFT_OUT: Range<u64> = 1 << 24..1 << 32;
+/// The same for replays, which are part of the ids of their deliveries. There are 2^24.
+const REPLAYS_LEFT_OUT: Range<u32> = 1 << 8..1 << 12;
 
 /// Opens the store in `dir`, making it if it is not there. Blocks.
 pub(super) fn open(
@@ -75,7 +84,7 @@ pub(super) fn open(
         if in_use { OpenError::InUse(dir.to_owned()) } else { broken(dir, &error.into()) }
     })?;
     let facts = prepare(&hot, clock, &config.master_key, dir).map_err(|refusal| refusal.of(dir))?;
-    write_marker(&*disk, &marker).map_err(unusable)?;
+    mark(&*disk, dir).map_err(unusable)?;
     let segments = load_segments(&hot, disk.clone(), space.clone(), dir).map_err(|error| broken(dir, &error))?;
     let opened = Opened {
         disk,
@@ -84,7 +93,7 @@ pub(super) fn open(
         hot,
         segments,
         counters: facts.counters,
-        sealer: Sealer::new(facts.seal_key),
+        sealer: facts.sealer,
         keyring: facts.keyring,
         owner: Owner(facts.openings),
     };
@@ -114,7 +123,9 @@ fn has_segments(disk: &dyn Disk, dir: &Path) -> bool {
     files.iter().any(|path| path.extension().is_some_and(|extension| extension == "redb"))
 }
 
-fn write_marker(disk: &dyn Disk, marker: &Path) -> io::Result<()> {
+/// Says, durably, that this directory has a hot store.
+pub(super) fn mark(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let marker = &dir.join(MARKER);
     if disk.len(marker)?.is_some() {
         return Ok(());
     }
@@ -122,11 +133,11 @@ fn write_marker(disk: &dyn Disk, marker: &Path) -> io::Result<()> {
     file.write(0, b"The data directory of a Postrider daemon. Keep its files together.\n")?;
     file.sync_data()?;
     file.close()?;
-    disk.sync_folder(marker.parent().unwrap_or(Path::new(".")))
+    disk.sync_folder(dir)
 }
 
 struct Facts {
-    seal_key: [u8; 16],
+    sealer: Sealer,
     keyring: Keyring,
     openings: u64,
     counters: CountersRecord,
@@ -240,12 +251,33 @@ fn count_opening(tables: &mut Tables<'_>, keyring: Keyring, clock: Clock) -> Res
         // Numbers count from 1: 0 means none.
         None => CountersRecord { next_event: 1, log_from: 1, ..CountersRecord::default() },
     };
+    let (eras, counters) = eras(tables, counters)?;
     tables.meta.insert(meta::SCHEMA, SCHEMA_VERSION.to_le_bytes().as_slice())?;
     tables.meta.insert(meta::SEAL_KEY, seal_key.as_slice())?;
     tables.meta.insert(meta::OPENINGS, openings.to_le_bytes().as_slice())?;
     let opened = CountersRecord { last_commit: clock.wall().micros(), ..counters };
     tables.meta.insert(meta::COUNTERS, opened.encode_to_vec().as_slice())?;
-    Ok(Facts { seal_key, keyring, openings, counters })
+    Ok(Facts { sealer: Sealer::with_eras(seal_key, &eras), keyring, openings, counters })
+}
+
+/// The eras of the store; another one begins if it is a backup that was never opened, and then numbers that may have been given out
+/// since are left out.
+fn eras(tables: &mut Tables<'_>, counters: CountersRecord) -> Result<(Vec<Era>, CountersRecord), EngineError> {
+    let eras = tables.meta.get(meta::ERAS)?.map(|bytes| ErasRecord::decode_from(bytes.value())).transpose()?;
+    let mut eras = eras.unwrap_or_default();
+    let backup = tables.meta.remove(meta::BACKUP)?.map(|bytes| BackupRecord::decode_from(bytes.value())).transpose()?;
+    let Some(backup) = backup else { return Ok((eras.eras()?, counters)) };
+    eras.begin(&counters, rand::random());
+    tables.meta.insert(meta::ERAS, eras.encode_to_vec().as_slice())?;
+    let time = humantime::format_rfc3339_seconds(Timestamp::from_micros(backup.time).system_time());
+    info!(backup.time = %time, "the store was restored from a backup: deliveries made since are made again");
+    let mut rng = rand::rng();
+    let counters = CountersRecord {
+        config_seq: counters.config_seq + rng.random_range(CONFIG_LEFT_OUT),
+        last_replay: counters.last_replay + rng.random_range(REPLAYS_LEFT_OUT),
+        ..counters
+    };
+    Ok((eras.eras()?, counters))
 }
 
 fn load_segments(hot: &Database, disk: Arc<dyn Disk>, space: Arc<Space>, dir: &Path) -> Result<Segments, EngineError> {

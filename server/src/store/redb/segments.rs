@@ -21,10 +21,12 @@ use std::{
 use ::redb::{DatabaseError, ReadTransaction, ReadableDatabase as _, TableError};
 use fastbloom::BloomFilter;
 use parking_lot::{Mutex, RwLock};
+use tracing::warn;
 
 use super::{
     disk::{Disk, OpenFile, make_folders},
     error::EngineError,
+    pins::{File, Pins},
     records::{Corrupt, SegmentRecord},
     space::Space,
     tables,
@@ -47,9 +49,6 @@ const FILTER_SEED: u128 = 0x0070_6f73_7472_6964_6572_5f66_696c_7465;
 /// Name of the filter in a sealed segment's `META`: its bits, u64 little-endian each.
 const FILTER: &str = "event_id_filter";
 
-/// A file: number and generation of its segment.
-type File = (u64, u64);
-
 /// All segments, oldest first.
 #[derive(Debug)]
 pub(super) struct Segments {
@@ -61,6 +60,8 @@ pub(super) struct Segments {
     files: Mutex<HashMap<File, Arc<Mutex<Weak<OpenFile>>>>>,
     /// Files kept open for the next reader, the one used last at the end.
     kept: Mutex<VecDeque<(File, Arc<OpenFile>)>>,
+    /// Files that stay for a backup.
+    pins: Mutex<Pins>,
 }
 
 /// A read of a segment; keeps its file open.
@@ -133,8 +134,15 @@ impl Segments {
         last: u64,
     ) -> Result<Self, EngineError> {
         make_folders(&*disk, &dir)?;
-        let segments =
-            Self { disk, space, dir, list: RwLock::default(), files: Mutex::default(), kept: Mutex::default() };
+        let segments = Self {
+            disk,
+            space,
+            dir,
+            list: RwLock::default(),
+            files: Mutex::default(),
+            kept: Mutex::default(),
+            pins: Mutex::default(),
+        };
         for path in segments.disk.list(&segments.dir)? {
             let known = |file: File| records.iter().any(|(no, record)| file == (*no, record.generation));
             // One beyond the last may hold the beginning of a move, which will be repeated into it.
@@ -198,7 +206,8 @@ impl Segments {
         }
     }
 
-    fn read_file(&self, file: File) -> Result<SegmentRead, EngineError> {
+    /// A read of a file, whether its segment is in the list or not.
+    pub(super) fn read_file(&self, file: File) -> Result<SegmentRead, EngineError> {
         let database = self.database(file, false)?;
         Ok(SegmentRead { txn: database.begin_read()?, _database: database })
     }
@@ -318,7 +327,28 @@ impl Segments {
         Ok(())
     }
 
+    /// The file stays until it is unpinned, whatever becomes of its segment.
+    pub(super) fn pin(&self, file: File) {
+        self.pins.lock().pin(file);
+    }
+
+    /// The file need not stay any more. One that cannot be removed then is when the store is opened.
+    pub(super) fn unpin(&self, file: File) {
+        let goes = self.pins.lock().unpin(file);
+        if goes && let Err(error) = self.discard_file(file) {
+            warn!(%error, file = file_name(file), "a file that is not needed could not be removed");
+        }
+    }
+
+    /// Whether a file that should be gone is still there for a backup.
+    pub(super) fn keeps_what_goes(&self) -> bool {
+        self.pins.lock().holds_what_goes()
+    }
+
     fn discard_file(&self, file: File) -> Result<(), EngineError> {
+        if self.pins.lock().defer(file) {
+            return Ok(());
+        }
         self.kept.lock().retain(|(known, _)| *known != file);
         self.files.lock().remove(&file);
         let path = self.path(file);
@@ -353,9 +383,8 @@ impl Segments {
         (segments.len() as u64, bytes.sum())
     }
 
-    fn path(&self, (no, generation): File) -> PathBuf {
-        let name = if generation == 0 { format!("{no:08}.redb") } else { format!("{no:08}-{generation}.redb") };
-        self.dir.join(name)
+    fn path(&self, file: File) -> PathBuf {
+        self.dir.join(file_name(file))
     }
 
     fn load_filter(&self, no: u64, record: &SegmentRecord) -> Result<Filter, EngineError> {
@@ -382,6 +411,11 @@ impl Segments {
 /// Where a sealed segment keeps its filter.
 pub(super) const fn filter_name() -> &'static str {
     FILTER
+}
+
+/// What a file is called.
+pub(super) fn file_name((no, generation): File) -> String {
+    if generation == 0 { format!("{no:08}.redb") } else { format!("{no:08}-{generation}.redb") }
 }
 
 fn file_of(path: &Path) -> Option<File> {

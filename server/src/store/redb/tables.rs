@@ -41,6 +41,10 @@ pub(super) mod meta {
     pub(crate) const SCHEMA: &str = "schema";
     /// The key that seals ids and cursors, 16 random bytes.
     pub(crate) const SEAL_KEY: &str = "seal_key";
+    /// `BackupRecord`: this is the copy in a backup, and was never opened.
+    pub(crate) const BACKUP: &str = "backup";
+    /// `ErasRecord`: there if the store was ever restored from a backup.
+    pub(crate) const ERAS: &str = "eras";
     /// `KeysRecord`: which master key its secrets are encrypted with.
     pub(crate) const KEYS: &str = "keys";
     /// How often the store was opened, u64 little-endian: the owner token of this opening.

@@ -198,6 +198,11 @@ impl Pass {
             Phase::Filling => Phase::Fill,
             Phase::Clean if shared.read()?.0.open_table(tables::SCRUB)?.is_empty()? => Phase::Finish,
             Phase::Clean => self.commit(Step::Clean, Phase::Clean),
+            // A backup has yet to copy it.
+            Phase::Finish if shared.segments.keeps_what_goes() => {
+                self.phase = Phase::Finish;
+                return Ok(Next::Wait);
+            }
             Phase::Finish => {
                 shared.segments.discard_strays()?;
                 self.commit(Step::Finish(self.jobs.clone()), Phase::Done)

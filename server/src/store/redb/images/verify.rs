@@ -6,7 +6,7 @@ use ::redb::{ReadableTable as _, ReadableTableMetadata as _};
 use rand::{rngs::StdRng, seq::IteratorRandom as _};
 
 use super::{
-    super::{RedbStore, tables},
+    super::{RedbStore, check::check_open, tables},
     driver::{FAR, label_of},
     model::{Delivery, Fate, Model, Occurrence, Standing, duplicate, event, is_ordered, key},
 };
@@ -48,6 +48,7 @@ pub(super) async fn verify(store: &RedbStore, model: &Model, rng: &mut StdRng) -
     let mut model = model.clone();
     webhooks(store, &mut model)?;
     carry_out_decisions(store).await?;
+    fits_together(store)?;
     let mut lanes = lanes(store, &model).await?;
     let parked = parked(store, &model).await?;
     order(store, &lanes, &parked)?;
@@ -93,6 +94,14 @@ async fn carry_out_decisions(store: &RedbStore) -> Result<(), Violation> {
         store.commit(store.owner(), Vec::new()).await?;
     }
     Err(Violation("decisions are never carried out".into()))
+}
+
+/// What `postriderd check` looks at, model or no model.
+fn fits_together(store: &RedbStore) -> Result<(), Violation> {
+    let (hot, _) = store.shared.read().map_err(StoreError::from)?;
+    let findings = check_open(&hot, |file| store.shared.segments.read_file(file)).map_err(StoreError::from)?;
+    ensure!(findings.is_empty(), "{findings}");
+    Ok(())
 }
 
 /// Everything due, with its event whole.

@@ -1,0 +1,127 @@
+//! From a backup to a data directory.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{
+    super::{
+        disk::{Disk as _, FileSystem},
+        key_source::KEPT,
+        open::{HOT, SEGMENTS, mark},
+    },
+    files,
+    manifest::{self, Manifest, NoBackup, unreadable},
+};
+
+/// What the copy of the hot store is called until everything else is there: a daemon does not start on half of a store.
+const UNFINISHED: &str = "hot.redb.restoring";
+
+/// A backup that was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// Everything acknowledged before this time is in it; RFC 3339.
+    pub begin_time: String,
+    /// Files copied.
+    pub files: usize,
+    /// What they hold together.
+    pub bytes: u64,
+    /// Where the master key was kept when the backup was made, if it is to be given to the daemon: it is not here.
+    pub missing_key: Option<String>,
+}
+
+/// Why nothing was restored.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// The backup is not whole.
+    #[error(transparent)]
+    NoBackup(#[from] NoBackup),
+    /// It would be mixed with something else.
+    #[error(
+        "{0} is not empty: a backup is restored to a new folder, or an empty one; nothing but a master.key may be there"
+    )]
+    Occupied(PathBuf),
+    /// There is no room for it.
+    #[error("there is no room in {dir}: {free} bytes are free, and {needed} are needed")]
+    NoRoom {
+        /// Where it was to go.
+        dir: PathBuf,
+        /// What is free there.
+        free: u64,
+        /// What it takes.
+        needed: u64,
+    },
+    /// The data directory cannot be written.
+    #[error("{file} cannot be written: {error}")]
+    Writing {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+fn writing(file: &Path) -> impl Fn(io::Error) -> RestoreError {
+    move |error| RestoreError::Writing { file: file.to_owned(), error }
+}
+
+/// Makes a data directory of a backup, of which every byte is compared with its checksum. Blocks.
+///
+/// The daemon that opens it begins a new era: see [`crate::model::seal`].
+pub fn restore(from: &Path, to: &Path) -> Result<Restored, RestoreError> {
+    let manifest = Manifest::read(from)?;
+    let is_new = !to.exists();
+    let there = files::names(to).map_err(writing(to))?;
+    let has_key = there.iter().any(|name| name == KEPT);
+    if there.len() > usize::from(has_key) || (has_key && manifest.has_master_key()) {
+        return Err(RestoreError::Occupied(to.to_owned()));
+    }
+    manifest::make_folder(to).map_err(writing(to))?;
+    let restored = fill(&manifest, from, to);
+    if restored.is_err() {
+        clear(to, is_new, has_key);
+    }
+    restored?;
+    let missing_key = (!manifest.has_master_key() && !has_key).then(|| manifest.master_key.clone());
+    let begin_time = manifest.begin_time().to_owned();
+    Ok(Restored { begin_time, files: manifest.files.len(), bytes: manifest.bytes(), missing_key })
+}
+
+fn fill(manifest: &Manifest, from: &Path, to: &Path) -> Result<(), RestoreError> {
+    let (free, needed) = (FileSystem.free_bytes(to).map_err(writing(to))?, manifest.bytes());
+    if free < needed {
+        return Err(RestoreError::NoRoom { dir: to.to_owned(), free, needed });
+    }
+    let segments = to.join(SEGMENTS);
+    fs::create_dir(&segments).map_err(writing(&segments))?;
+    for entry in &manifest.files {
+        let name = if entry.path == HOT { UNFINISHED } else { &entry.path };
+        let (original, copy) = (from.join(&entry.path), to.join(name));
+        if !original.is_file() {
+            return Err(unreadable(&original, io::ErrorKind::NotFound.into()).into());
+        }
+        let sum = files::copy(&original, &copy, 0o600).map_err(writing(&copy))?;
+        entry.compare(&original, &sum)?;
+    }
+    files::sync_folder(&segments).map_err(writing(&segments))?;
+    mark(&FileSystem, to).map_err(writing(to))?;
+    let hot = to.join(HOT);
+    fs::rename(to.join(UNFINISHED), &hot).map_err(writing(&hot))?;
+    files::sync_folder(to).map_err(writing(to))
+}
+
+/// Removes what was copied, as far as possible.
+fn clear(to: &Path, is_new: bool, keep_key: bool) {
+    let _ = fs::remove_dir_all(to.join(SEGMENTS));
+    for name in files::names(to).unwrap_or_default() {
+        if !(keep_key && name == KEPT) {
+            let _ = fs::remove_file(to.join(name));
+        }
+    }
+    if is_new {
+        let _ = fs::remove_dir(to);
+    }
+}
