@@ -5,6 +5,7 @@ mod attempts;
 mod bad_input;
 mod bench;
 mod canary;
+mod clock;
 mod credentials;
 mod default_start;
 mod delete;

@@ -18,3 +18,4 @@ pub mod process;
 pub mod receiver;
 pub mod rejection;
 pub mod tools;
+pub mod wall;
