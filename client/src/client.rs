@@ -10,14 +10,15 @@ use crate::{
     credentials::Credentials,
     publisher::{check_size, ensure_id, receipt},
     v1::{
-        CancelDeliveriesRequest, CreateEventTypeRequest, CreateKeyRequest, CreateKeyResponse, CreateWebhookRequest,
-        CreateWebhookResponse, DeleteEventTypeRequest, DeleteWebhookRequest, Delivery, EraseEventRequest,
-        EraseTenantRequest, Erasure, Event, EventType, ExplainEventRequest, ExplainEventResponse, GetDeliveryRequest,
-        GetDeliveryResponse, GetErasureRequest, GetEventRequest, GetEventResponse, GetWebhookRequest, Key,
-        ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest, ListEventTypesResponse, ListKeysRequest,
-        ListKeysResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome, PublishEventRequest,
-        RetryDeliveryRequest, RevokeKeyRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest,
-        UpdateEventTypeRequest, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
+        CancelDeliveriesRequest, Clock, ConfirmClockRequest, CreateEventTypeRequest, CreateKeyRequest,
+        CreateKeyResponse, CreateWebhookRequest, CreateWebhookResponse, DeleteEventTypeRequest, DeleteWebhookRequest,
+        Delivery, EraseEventRequest, EraseTenantRequest, Erasure, Event, EventType, ExplainEventRequest,
+        ExplainEventResponse, GetClockRequest, GetDeliveryRequest, GetDeliveryResponse, GetErasureRequest,
+        GetEventRequest, GetEventResponse, GetWebhookRequest, Key, ListDeliveriesRequest, ListDeliveriesResponse,
+        ListEventTypesRequest, ListEventTypesResponse, ListKeysRequest, ListKeysResponse, ListWebhooksRequest,
+        ListWebhooksResponse, Outcome, PublishEventRequest, RetryDeliveryRequest, RevokeKeyRequest,
+        RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest, UpdateWebhookRequest,
+        WatchDeliveriesRequest, Webhook, WebhookMatch, clock_service_client::ClockServiceClient,
         delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
         event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
         publish_event_response, tenant_service_client::TenantServiceClient,
@@ -340,6 +341,18 @@ impl Client {
         Ok(())
     }
 
+    // --- The clock --------------------------------------------------------------------------------------------------
+
+    /// What the server's clock and its machine's show.
+    pub async fn clock(&self) -> Result<Clock, Error> {
+        Ok(self.call(self.clock_service().get_clock(GetClockRequest {})).await?.clock.unwrap_or_default())
+    }
+
+    /// Says that the machine's clock is right.
+    pub async fn confirm_clock(&self) -> Result<Clock, Error> {
+        Ok(self.call(self.clock_service().confirm_clock(ConfirmClockRequest {})).await?.clock.unwrap_or_default())
+    }
+
     // --- Plumbing ---------------------------------------------------------------------------------------------------
 
     pub(crate) fn tenant_or(&self, given: String) -> String {
@@ -360,6 +373,10 @@ impl Client {
 
     fn tenant_service(&self) -> TenantServiceClient<Transport> {
         TenantServiceClient::new(self.transport())
+    }
+
+    fn clock_service(&self) -> ClockServiceClient<Transport> {
+        ClockServiceClient::new(self.transport())
     }
 
     fn key_service(&self) -> KeyServiceClient<Transport> {

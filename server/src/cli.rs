@@ -7,6 +7,7 @@ use tracing::{error, info};
 
 use crate::{
     backup::{self, Failed},
+    clock::Clock,
     config::{Command, Config, process_environment},
     daemon::{Daemon, StartError},
     descriptors,
@@ -44,6 +45,11 @@ const CHECK: &str = "check";
 
 /// Runs `postriderd` with this process' arguments and environment, until it is told to stop.
 pub fn run() -> ExitCode {
+    run_by(Clock::start())
+}
+
+/// The same, by this clock: for tests of its steps.
+pub fn run_by(clock: Clock) -> ExitCode {
     if env::args_os().nth(1).is_some_and(|word| word == KEYS) {
         return manage_keys();
     }
@@ -78,7 +84,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(code::SOFTWARE);
         }
     };
-    let code = runtime.block_on(supervise(config));
+    let code = runtime.block_on(supervise(clock, config));
     abandon(runtime);
     ExitCode::from(code)
 }
@@ -118,7 +124,7 @@ fn abandon(runtime: Runtime) {
 }
 
 /// Starts, waits for a reason to stop, stops.
-async fn supervise(config: Config) -> u8 {
+async fn supervise(clock: Clock, config: Config) -> u8 {
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
@@ -127,7 +133,7 @@ async fn supervise(config: Config) -> u8 {
         }
     };
     let started = tokio::select! {
-        started = Daemon::start(config) => started,
+        started = Daemon::start_by(clock, config) => started,
         // Nothing was promised yet.
         signal = signals.next() => return signal.exit_code(),
     };

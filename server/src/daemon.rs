@@ -4,18 +4,18 @@ use std::{io, net::SocketAddr, num::NonZeroU32, slice, sync::Arc};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     api,
-    clock::Clock,
+    clock::{Clock, Turn},
     config::Config,
     control::Control,
     deliver, dispatch,
     flow::{Gates, Job, News},
-    limits::{CERTIFICATES_LOOK_INTERVAL, STALLED_AFTER},
+    limits::{CERTIFICATES_LOOK_INTERVAL, CLOCK_LOOK_INTERVAL, STALLED_AFTER},
     metrics::{Metrics, Queues},
     model::{
         delivery::AttemptResult,
@@ -75,15 +75,22 @@ pub struct Running {
 impl Daemon {
     /// Takes the ports, opens and recovers the store, starts every stage, and serves.
     pub async fn start(config: Config) -> Result<Running, StartError> {
+        Self::start_by(Clock::start(), config).await
+    }
+
+    /// The same, by this clock.
+    pub async fn start_by(clock: Clock, config: Config) -> Result<Running, StartError> {
         let address = config.serve.address;
         let certificates = config.serve.tls.clone().map(Certificates::open).transpose()?;
         let server = config.serve.clone().bind().await.map_err(|error| StartError::Bind { address, error })?;
         let address = server.address();
         let gates = Arc::new(Gates::default());
-        let (tasks, clock, news) = (Tasks::default(), Clock::start(), Arc::new(News::default()));
+        let (tasks, news) = (Tasks::default(), Arc::new(News::default()));
         let ops = open_ops(&config, clock, &tasks).await?;
         let metrics = Metrics::default();
         let engine = Arc::new(open(&config, news.clone(), clock).await?);
+        // Before anything can be removed or expire.
+        watch_clock(clock);
         let store = engine.clone();
 
         let [calls, work, attempts, watches, connections] = std::array::from_fn(|_| CancellationToken::new());
@@ -112,7 +119,7 @@ impl Daemon {
             seed: rand::random(),
         });
         let (seed, counted) = (rand::random(), metrics.outcomes.clone());
-        let outcomes = config.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, counted);
+        let outcomes = config.outcomes.clone().build(store.clone(), clock, attempted_ends, progress, seed, counted);
         let retention = config.retention.clone().build(store.clone(), clock);
         let replays = replay::Config { interval: config.retention.interval, retention: config.store.retention };
         let replays = replays.build(store.clone(), clock);
@@ -147,6 +154,7 @@ impl Daemon {
             Ok(control) => tasks.spawn("control", control.run(work.clone())),
             Err(error) => warn!(%error, "no backup can be made while the daemon runs: there is no control socket"),
         }
+        tasks.spawn("clock", follow_clock(clock, work.clone()));
         if let Some(certificates) = certificates.clone() {
             tasks.spawn("certificates", follow(certificates, work.clone()));
         }
@@ -181,6 +189,26 @@ async fn follow(certificates: Certificates, stop: CancellationToken) {
     }
 }
 
+/// Compares the clock with the machine's until the daemon stops.
+async fn follow_clock(clock: Clock, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(CLOCK_LOOK_INTERVAL)).await.is_some() {
+        watch_clock(clock);
+    }
+}
+
+/// Compares the clock with the machine's, and says what that means.
+fn watch_clock(clock: Clock) {
+    match clock.look() {
+        Some(Turn::Began(ahead)) => warn!(
+            clock.ahead_s = ahead / 1_000_000,
+            "the machine's clock and the time that has passed disagree: nothing is removed and nothing expires until they agree \
+             again, or until an operator confirms the machine's clock (postrider clock confirm)"
+        ),
+        Some(Turn::Ended) => info!("the machine's clock is right again; what is too old is removed and expires again"),
+        None => {}
+    }
+}
+
 /// What the catalogue says of a webhook at the moment its attempt would start.
 fn wanted(store: Arc<RedbStore>) -> deliver::Wanted {
     Arc::new(move |no| store.catalog().webhook(no).is_some_and(|known| known.webhook.is_enabled()))
@@ -208,6 +236,7 @@ async fn show(ops: &Ops, engine: &Arc<RedbStore>, metrics: &Metrics, queues: Que
         engine.register(registry);
         registry.register_collector(Box::new(metrics.watch.collector(engine.head())));
         registry.register_collector(Box::new(queues));
+        registry.register_collector(Box::new(clock));
     })
     .await;
     let (started, unreadable) = (metrics.deliver.started.clone(), metrics.dispatch.unreadable.clone());

@@ -214,6 +214,14 @@ pub const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const GRPC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Certificates are looked at this often, in case they were replaced.
 pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// The clock is compared with the machine's this often.
+pub const CLOCK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A wall clock that differs by more from the time that has passed is doubted.
+pub const CLOCK_STEP_MAX: Duration = Duration::from_hours(1);
+/// One that is later by more than this than the last commit, when the daemon starts, too.
+pub const CLOCK_AWAY_MAX: Duration = Duration::from_hours(31 * 24);
+/// A store that has nothing to commit says this often that it is still there, or idleness would look like absence.
+pub const CLOCK_NOTED_INTERVAL: Duration = Duration::from_hours(1);
 /// How long the creation of a webhook waits for its host name to be resolved and judged.
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 

@@ -12,12 +12,12 @@ use postrider_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         Authorization, BasicCredentials, BearerToken, CreateEventTypeRequest, CreateWebhookRequest, DeliveryState,
-        EraseTenantRequest, Event, EventType, ExplainEventRequest, GetDeliveryRequest, GetErasureRequest,
-        GetEventRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest, ListEventTypesRequest,
-        ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest, RetryDeliveryRequest,
-        RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, TlsSettings, UpdateWebhookRequest,
-        WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme, event::Payload,
-        explain_event_request::Subject, watch_deliveries_request::Start,
+        EraseTenantRequest, Event, EventType, ExplainEventRequest, GetClockRequest, GetDeliveryRequest,
+        GetErasureRequest, GetEventRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest,
+        ListEventTypesRequest, ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest,
+        RetryDeliveryRequest, RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, TlsSettings,
+        UpdateWebhookRequest, WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme,
+        event::Payload, explain_event_request::Subject, watch_deliveries_request::Start,
     },
 };
 use postrider_tests::{
@@ -157,8 +157,8 @@ async fn create(client: &Client, webhook: Webhook, signing_secret: String, reque
 /// Replies of everything that reads or changes something, by the name of the call.
 async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (id, tenant) = (webhook.id(), String::new());
-    let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut replays, mut keys, mut tenants } =
-        client.clone();
+    let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut replays, .. } = client.clone();
+    let Client { mut keys, mut clock, mut tenants, .. } = client.clone();
     let mut replies = Vec::new();
     macro_rules! ask {
         ($client:ident.$method:ident($name:literal, $request:expr)) => {
@@ -186,6 +186,7 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(deliveries.list_deliveries("ListDeliveries", ListDeliveriesRequest::default()));
     ask!(deliveries.retry_delivery("RetryDelivery", RetryDeliveryRequest { tenant, id: delivery_id.into() }));
     ask!(keys.list_keys("ListKeys", ListKeysRequest::default()));
+    ask!(clock.get_clock("GetClock", GetClockRequest {}));
     // Of what was delivered to another one: nothing more is sent.
     let request = ReplayEventsRequest {
         webhook_id: id,

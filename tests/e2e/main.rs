@@ -6,6 +6,7 @@ mod backup;
 mod bad_input;
 mod bench;
 mod canary;
+mod clock;
 mod credentials;
 mod default_start;
 mod delete;

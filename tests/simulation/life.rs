@@ -119,7 +119,8 @@ impl Process {
             metrics: metrics.dispatch,
         };
         let dispatch = plan.dispatch.clone().build(deps);
-        let outcomes = plan.outcomes.clone().build(store.clone(), attempted_ends, progress, seed, metrics.outcomes);
+        let outcomes =
+            plan.outcomes.clone().build(store.clone(), clock, attempted_ends, progress, seed, metrics.outcomes);
         let retention = retention::Config { interval: Duration::from_secs(30) }.build(store.clone(), clock);
         let bytes_in_flight_max = ACCEPT_BYTES_IN_FLIGHT_MAX;
         let accept = accept::Config { bytes_in_flight_max, deliver_ahead_max: DELIVER_AHEAD_MAX }.build(

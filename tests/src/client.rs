@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use postrider_proto::v1::{
     CreateWebhookRequest, Delivery, DeliveryState, DeliveryUpdate, Event, GetDeliveryRequest, GetDeliveryResponse,
     GetWebhookRequest, ListDeliveriesRequest, Outcome, PublishEventsRequest, PublishEventsResponse,
-    WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, delivery_service_client::DeliveryServiceClient,
-    delivery_update::Update, event_service_client::EventServiceClient,
+    WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, clock_service_client::ClockServiceClient,
+    delivery_service_client::DeliveryServiceClient, delivery_update::Update, event_service_client::EventServiceClient,
     event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
     publish_events_response::Result as Reply, replay_service_client::ReplayServiceClient,
     tenant_service_client::TenantServiceClient, watch_deliveries_request::Start,
@@ -52,6 +52,8 @@ pub struct Client {
     pub replays: ReplayServiceClient<Transport>,
     /// API keys.
     pub keys: KeyServiceClient<Transport>,
+    /// The clock.
+    pub clock: ClockServiceClient<Transport>,
     /// What is everything of a tenant.
     pub tenants: TenantServiceClient<Transport>,
 }
@@ -95,6 +97,7 @@ impl Client {
             deliveries: DeliveryServiceClient::new(channel.clone()),
             replays: ReplayServiceClient::new(channel.clone()),
             keys: KeyServiceClient::new(channel.clone()),
+            clock: ClockServiceClient::new(channel.clone()),
             tenants: TenantServiceClient::new(channel),
         }
     }

@@ -20,3 +20,4 @@ pub mod receiver;
 pub mod rejection;
 pub mod tls;
 pub mod tools;
+pub mod wall;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use postrider_proto::v1::{
-    delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    key_service_server::KeyServiceServer, webhook_service_server::WebhookServiceServer,
+    clock_service_server::ClockServiceServer, delivery_service_server::DeliveryServiceServer,
+    event_type_service_server::EventTypeServiceServer, key_service_server::KeyServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -12,8 +13,8 @@ use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    deliveries::DeliveryService, event_types::EventTypeService, events::EventService, keys::KeyService,
-    webhooks::WebhookService,
+    clock::ClockService, deliveries::DeliveryService, event_types::EventTypeService, events::EventService,
+    keys::KeyService, webhooks::WebhookService,
 };
 
 /// What the health service says about the server and each of its services. Cheap to clone.
@@ -69,6 +70,7 @@ impl Health {
             EventService::NAME,
             DeliveryServiceServer::<DeliveryService>::NAME,
             KeyServiceServer::<KeyService>::NAME,
+            ClockServiceServer::<ClockService>::NAME,
         ] {
             self.reporter.set_service_status(name, status).await;
         }

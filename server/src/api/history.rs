@@ -25,7 +25,7 @@ impl History {
     /// What was accepted at this time or later is retained. What was accepted before is there if it is pending or if nobody came to
     /// remove it yet.
     pub(super) fn oldest_time(&self) -> Timestamp {
-        (self.clock.now() - self.retention).max(self.store.retained_since())
+        (self.clock.certain() - self.retention).max(self.store.retained_since())
     }
 
     /// Why there is no event of this id: it is no longer retained if the id tells its age, or else nobody knows.

@@ -4,6 +4,7 @@
 //! Deliberately absent: what lies below a connection (listening, accepting, TLS) and the decision when to stop.
 
 mod auth;
+mod clock;
 mod convert;
 mod deliveries;
 mod event_types;
@@ -29,18 +30,19 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postrider_proto::v1::{
-    delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    key_service_server::KeyServiceServer, replay_service_server::ReplayServiceServer,
-    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
+    clock_service_server::ClockServiceServer, delivery_service_server::DeliveryServiceServer,
+    event_type_service_server::EventTypeServiceServer, key_service_server::KeyServiceServer,
+    replay_service_server::ReplayServiceServer, tenant_service_server::TenantServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
 use self::{
-    auth::Gate, convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService,
-    events::EventService, handshake::Asker, history::History, keys::KeyService, replays::ReplayService,
-    status::Failure, tenants::TenantService, webhooks::WebhookService,
+    auth::Gate, clock::ClockService, convert::webhook::Rules, deliveries::DeliveryService,
+    event_types::EventTypeService, events::EventService, handshake::Asker, history::History, keys::KeyService,
+    replays::ReplayService, status::Failure, tenants::TenantService, webhooks::WebhookService,
 };
 pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use crate::{
@@ -129,6 +131,7 @@ impl Config {
         let events = EventService { store: store.clone(), history: history.clone(), accept, stop: stop.clone() };
         let tenants = TenantService { store: store.clone(), clock, stop: stop.clone() };
         let keys = KeyService { store: store.clone(), clock, stop: stop.clone() };
+        let clocks = ClockService { store: store.clone(), clock, stop: stop.clone() };
         let required = self.require_auth || !self.grants.is_empty();
         let grants = self.grants.into_iter().map(Arc::new).collect();
         let gate = Gate { store: store.clone(), clock, grants, required };
@@ -151,6 +154,7 @@ impl Config {
             .add_service(TenantServiceServer::new(tenants).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(KeyServiceServer::new(keys).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(ClockServiceServer::new(clocks).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(ReplayServiceServer::new(replays).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));

@@ -316,6 +316,7 @@ fn check_reach(reader: &mut Reader<'_>, name: &'static str, address: SocketAddr,
 fn check_store(reader: &mut Reader<'_>) -> redb::Config {
     redb::Config {
         master_key: master_key::source(reader),
+        confirm_clock: reader.switch("confirm-clock"),
         hot_bytes_max: reader.one("store-hot", |text| reader::bytes(text, &(64 << 10..=1 << 40))),
         disk_reserve: reader
             .one("disk-reserve", |text| reader::bytes(text, &(0..=1 << 40)))

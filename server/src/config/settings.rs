@@ -325,6 +325,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: KEEPING,
     },
     Setting {
+        name: "confirm-clock",
+        kind: Kind::Switch,
+        default: "false",
+        help: "Go by the machine's clock at this start, though it is before the last commit, or more than 31 days after it; for \
+               one start, never for all",
+        group: KEEPING,
+    },
+    Setting {
         name: "retention",
         kind: Kind::One("DURATION"),
         default: "30d",

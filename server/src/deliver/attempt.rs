@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::{
     client::{self, GuardedClient, Response},
-    phases, request,
+    phases,
+    request::{self, Moment},
     result::{Answer, Failure},
     shape::shape,
 };
@@ -46,7 +47,12 @@ impl Attempts {
     /// Makes one attempt, unless its delivery is too old by now. Takes at most the attempt timeout.
     pub(super) async fn perform(&self, mut job: Job) -> Attempted {
         let started = self.clock.now();
-        if job.webhook.settings.expiry(&job.event, job.is_by_hand()).is_some_and(|expires| expires <= started) {
+        if job
+            .webhook
+            .settings
+            .expiry(&job.event, job.is_by_hand())
+            .is_some_and(|expires| expires <= self.clock.certain())
+        {
             job.forget_body();
             return Attempted { job, result: Some(AttemptResult::expired(started)) };
         }
@@ -73,7 +79,7 @@ impl Attempts {
     async fn exchange(&self, job: &Job, answer: &mut Answer) -> Result<(), Failure> {
         let shaped = shape(job)?;
         let request = || {
-            let headers = request::headers(job, &shaped, &self.user_agent, self.clock.wall())?;
+            let headers = request::headers(job, &shaped, &self.user_agent, Moment::of(self.clock))?;
             Ok((shaped.method.clone(), headers, shaped.body.clone()))
         };
         let tls = job.webhook.settings.tls.as_deref();

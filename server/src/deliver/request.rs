@@ -10,6 +10,7 @@ use http::{
 
 use super::{handshake::REQUEST_ORIGIN, result::Failure, shape::Shaped, signature::sign};
 use crate::{
+    clock::Clock,
     flow::Job,
     model::{event::JSON, request::RequestShape, signing::Signed, time::Timestamp},
 };
@@ -24,7 +25,23 @@ const HEADERS_MAX: usize = 16;
 /// Room for all values that vary; an unusually long content type makes it grow.
 const VALUES_BYTES: usize = 256;
 
-/// The headers of one attempt, signature included. `now` is wall-clock time, which receivers compare with theirs.
+/// When an attempt is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// By the wall clock, which receivers compare with theirs.
+    wall: Timestamp,
+    /// By the clock that never steps, which says what still signs along.
+    now: Timestamp,
+}
+
+impl Moment {
+    /// The present.
+    pub(super) fn of(clock: Clock) -> Self {
+        Self { wall: clock.wall(), now: clock.now() }
+    }
+}
+
+/// The headers of one attempt, signature included.
 ///
 /// The client adds `host`, `content-length` and, unless it is there, `accept: */*`. All that varies is written into one buffer the values share:
 /// the client copies the headers more than once, and copies of slices cost next to nothing.
@@ -32,9 +49,9 @@ pub(super) fn headers(
     job: &Job,
     shaped: &Shaped<'_>,
     user_agent: &HeaderValue,
-    now: Timestamp,
+    at: Moment,
 ) -> Result<HeaderMap, Failure> {
-    let headers = varying(job, shaped, user_agent, now);
+    let headers = varying(job, shaped, user_agent, at);
     let mut headers = headers.map_err(|_| Failure::unsendable("a header of this event cannot be sent"))?;
     if let Some(request) = job.webhook.settings.request.as_deref() {
         add(&mut headers, request);
@@ -46,7 +63,7 @@ fn varying(
     job: &Job,
     shaped: &Shaped<'_>,
     user_agent: &HeaderValue,
-    now: Timestamp,
+    at: Moment,
 ) -> Result<HeaderMap, InvalidHeaderValue> {
     let stored = &job.event;
     let event = &stored.event;
@@ -62,7 +79,7 @@ fn varying(
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
     }
-    let signed = Signed { id: event.id.as_str(), time: now, body: &shaped.body };
+    let signed = Signed { id: event.id.as_str(), time: at.wall, keys_at: at.now, body: &shaped.body };
     sign(&mut headers, &mut values, &job.webhook, &signed)?;
     headers.insert(WEBHOOK_EVENT_TYPE, values.text(event.event_type.as_str())?);
     headers.insert(WEBHOOK_EVENT_TIME, values.format(format_args!("{}", rfc_3339(stored.occur_time())))?);

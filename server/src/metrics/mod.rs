@@ -10,6 +10,7 @@
 //! Deliberately absent: globals. The handles of a struct that was not registered, as in tests, count for nobody.
 
 mod accept;
+mod clock;
 mod deliver;
 mod dispatch;
 mod filters;

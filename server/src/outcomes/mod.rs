@@ -26,6 +26,7 @@ use tracing::{debug, error, warn};
 
 use self::failures::Failures;
 use crate::{
+    clock::Clock,
     flow::{Attempted, Job, Progress, Settled},
     limits::COMMIT_OUTCOMES_MAX,
     metrics::OutcomesMetrics,
@@ -77,13 +78,23 @@ impl Config {
     pub fn build(
         self,
         store: Arc<dyn Store>,
+        clock: Clock,
         attempted: mpsc::Receiver<Vec<Attempted>>,
         progress: mpsc::Sender<Progress>,
         seed: u64,
         metrics: OutcomesMetrics,
     ) -> Outcomes {
         let failures = Failures::default();
-        Outcomes { config: self, store, attempted, progress, failures, rng: StdRng::seed_from_u64(seed), metrics }
+        Outcomes {
+            config: self,
+            store,
+            clock,
+            attempted,
+            progress,
+            failures,
+            rng: StdRng::seed_from_u64(seed),
+            metrics,
+        }
     }
 }
 
@@ -91,6 +102,7 @@ impl Config {
 pub struct Outcomes {
     config: Config,
     store: Arc<dyn Store>,
+    clock: Clock,
     attempted: mpsc::Receiver<Vec<Attempted>>,
     progress: mpsc::Sender<Progress>,
     failures: Failures,
@@ -192,13 +204,15 @@ impl Outcomes {
     /// not if it is to pause, which dispatch hears of then.
     fn decide(&mut self, job: Job, result: AttemptResult, decided: &mut Decided) -> bool {
         let by_hand = job.is_by_hand();
+        // While the clock is doubted nothing is given up for its age; it is judged again when it is due.
+        let ages = !by_hand && self.clock.doubted().is_none();
         let ended = Ended {
             attempt: job.attempt - job.excused.unwrap_or(0),
             result: &result,
             schedule: self.config.retry.schedule_of(job.webhook.settings.retry()),
             retry_on_timeout: job.webhook.settings.retries_timeouts(),
-            since: (!by_hand).then(|| job.event.due_time()),
-            expires: job.webhook.settings.expiry(&job.event, by_hand),
+            since: ages.then(|| job.event.due_time()),
+            expires: job.webhook.settings.expiry(&job.event, !ages),
         };
         let verdict = conclude(ended, &mut self.rng);
         let health = Health::of(result.error_class);

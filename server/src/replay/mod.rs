@@ -260,7 +260,7 @@ impl Replaying {
 
     /// Forgets replays that ended longer ago than anything is retained.
     async fn forget(&mut self) {
-        let now = self.clock.now();
+        let now = self.clock.certain();
         if self.forgot.is_some_and(|forgot| now.since(forgot) < FORGET_INTERVAL) {
             return;
         }

@@ -58,6 +58,8 @@ pub(crate) struct FakeStore {
     pub(crate) expired: Mutex<Option<(DeliveryId, Tenant)>>,
     /// What [`Store::retained_since`] answers.
     pub(crate) retained_since: Mutex<Timestamp>,
+    /// When [`Store::upkeep`] was last told it is.
+    pub(crate) upkept: Mutex<Option<Timestamp>>,
     /// What [`Store::replays`] has.
     pub(crate) replays: Replays,
     /// What [`Store::replay`] was asked and when, and what it answers, in turn; afterwards it does what it is asked.
@@ -117,6 +119,7 @@ impl FakeStore {
             lanes: Mutex::new(Lanes::Tell(Vec::new())),
             expired: Mutex::default(),
             retained_since: Mutex::default(),
+            upkept: Mutex::default(),
             replays: Replays::default(),
             replay_changes: Mutex::default(),
             replay_answers: Mutex::default(),
@@ -389,7 +392,8 @@ impl Store for FakeStore {
         &self.sealer
     }
 
-    async fn upkeep(&self, _: Timestamp) -> Result<bool, StoreError> {
+    async fn upkeep(&self, now: Timestamp) -> Result<bool, StoreError> {
+        *self.upkept.lock() = Some(now);
         Ok(false)
     }
 

@@ -155,6 +155,8 @@ fn requests(url: &str, webhook: &str, delivery: &str) -> Vec<(&'static str, Vec<
             "/postrider.v1.DeliveryService/RetryDelivery",
             &v1::RetryDeliveryRequest { tenant: tenant(), id: delivery.to_owned() },
         ),
+        encoded("/postrider.v1.ClockService/GetClock", &v1::GetClockRequest::default()),
+        encoded("/postrider.v1.ClockService/ConfirmClock", &v1::ConfirmClockRequest::default()),
         encoded("/postrider.v1.KeyService/ListKeys", &v1::ListKeysRequest::default()),
     ]
 }

@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use postrider_client::Client;
 
 use crate::{
+    clock::ClockCommand,
     completions::CompletionsArgs,
     deliveries::DeliveriesCommand,
     erasures::TenantsCommand,
@@ -92,6 +93,9 @@ enum Command {
     /// Create, list and revoke API keys: who may speak to the server.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Show the server's clock, and confirm that its machine's is right.
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Follow what becomes of deliveries.
     Watch(WatchArgs),
     /// Receive webhooks on this machine: verify them and print what arrives.
@@ -174,6 +178,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Tenants(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Keys(command) => command.run(&session()?).await,
+        Command::Clock(command) => command.run(&session()?).await,
         Command::Replays(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use postrider_client::{
     Update,
     v1::{
-        BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, Erasure,
+        BodyFormat, Breaker, BreakerState, CancelReason, Clock, Delivery, DeliveryState, DisableReason, Erasure,
         ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict,
         OperationalEvent, Outcome, Ownership, Replay, ReplayProgress, ReplayState, RetryPolicy, Right, Signature,
         SignatureScheme, TlsSettings, Webhook, WebhookMatch, WebhookStats, authorization::Scheme, event,
@@ -91,6 +91,16 @@ fn stats(stats: &WebhookStats) -> Value {
 }
 
 /// An API key; its text is no part of it.
+pub(crate) fn clock(clock: &Clock) -> Value {
+    json!({
+        "server_time": time(clock.server_time.as_ref()),
+        "machine_time": time(clock.machine_time.as_ref()),
+        "ahead": span(clock.ahead.as_ref()),
+        "doubted_since": time(clock.doubted_since.as_ref()),
+        "confirmed": clock.confirmed,
+    })
+}
+
 pub(crate) fn key(key: &Key) -> Value {
     json!({
         "id": key.id,

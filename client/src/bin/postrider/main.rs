@@ -2,6 +2,7 @@
 
 mod attempt;
 mod cli;
+mod clock;
 mod completions;
 mod deliveries;
 mod erasures;

@@ -93,6 +93,8 @@ static RULES: &[Rule] = &[
     about_nobody("/grpc.health.v1.Health/Watch", Needs::Nothing, true),
     about_nobody("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Credentials, true),
     about_nobody("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Needs::Credentials, true),
+    of_all("/postrider.v1.ClockService/ConfirmClock", Right::Operate),
+    of_all("/postrider.v1.ClockService/GetClock", Right::Operate),
     named("/postrider.v1.DeliveryService/CancelDeliveries", Right::Manage, |bytes| {
         one(bytes, |request: v1::CancelDeliveriesRequest| request.tenant)
     }),

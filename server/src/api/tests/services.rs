@@ -412,6 +412,7 @@ async fn unknown_methods_are_unimplemented_and_health_starts_out_not_serving() {
         "postrider.v1.EventService",
         "postrider.v1.DeliveryService",
         "postrider.v1.KeyService",
+        "postrider.v1.ClockService",
     ]);
     for (serving, expected) in [(None, 2), (Some(true), 1), (Some(false), 2)] {
         if let Some(serving) = serving {

@@ -23,6 +23,8 @@ pub struct Signed<'a> {
     pub id: &'a str,
     /// The time of the attempt, by the wall clock.
     pub time: Timestamp,
+    /// The same by the clock that never steps, by which it is known which replaced keys still sign along.
+    pub keys_at: Timestamp,
     /// The body as it is sent.
     pub body: &'a [u8],
 }
@@ -31,25 +33,25 @@ impl Signed<'_> {
     /// What the header with the signatures says: one by each key that counts, newest first, or by the newest alone where the
     /// scheme has room for one. `None` if the scheme signs nothing.
     pub fn signatures(&self, scheme: Scheme, keys: &Keys) -> Option<String> {
-        let &Self { id, time, body } = self;
+        let &Self { id, time, keys_at, body } = self;
         let seconds = time.seconds();
         match scheme {
             Scheme::StandardV1 => {
                 let mut signatures = keys.secret().sign(id, seconds, body);
-                for secret in keys.previous_secrets(time) {
+                for secret in keys.previous_secrets(keys_at) {
                     signatures.push(' ');
                     signatures.push_str(&secret.sign(id, seconds, body));
                 }
                 Some(signatures)
             }
             Scheme::StandardV1a => {
-                let pairs = keys.pair().into_iter().chain(keys.previous_pairs(time));
+                let pairs = keys.pair().into_iter().chain(keys.previous_pairs(keys_at));
                 let signatures: Vec<_> = pairs.map(|pair| pair.sign(id, seconds, body)).collect();
                 assert!(!signatures.is_empty(), "a webhook signed by key pair has one");
                 Some(signatures.join(" "))
             }
             Scheme::Stripe => {
-                let secrets = std::iter::once(keys.secret()).chain(keys.previous_secrets(time));
+                let secrets = std::iter::once(keys.secret()).chain(keys.previous_secrets(keys_at));
                 Some(hexadecimal::stripe(secrets.map(Secret::reveal), seconds, body))
             }
             Scheme::GitHub => Some(hexadecimal::github(&keys.secret().reveal(), body)),
@@ -71,7 +73,7 @@ mod tests {
     }
 
     fn signatures(scheme: Scheme, keys: &Keys, time: Timestamp) -> Option<String> {
-        Signed { id: "e", time, body: b"{}" }.signatures(scheme, keys)
+        Signed { id: "e", time, keys_at: time, body: b"{}" }.signatures(scheme, keys)
     }
 
     #[test]
@@ -104,6 +106,22 @@ mod tests {
             let github = signatures(Scheme::GitHub, &keys, time);
             assert_eq!(github, signatures(Scheme::GitHub, &secret(3).into(), time));
             assert_eq!(signatures(Scheme::None, &keys, time), None);
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_ends_no_overlap_and_revives_no_key() {
+        let start = Timestamp::UNIX_EPOCH + 1_000_000 * HOUR;
+        let keys = Keys::new(secret(1), None, Vec::new()).rotated(Key::Secret(secret(2)), HOUR, start);
+        for (wall, keys_at, count) in [
+            (start + 100_000 * HOUR, start, 2),
+            (start - 100_000 * HOUR, start, 2),
+            (start - 100_000 * HOUR, start + HOUR, 1),
+        ] {
+            let signed = Signed { id: "e", time: wall, keys_at, body: b"{}" };
+            let signatures = signed.signatures(Scheme::StandardV1, &keys).unwrap();
+            assert_eq!(signatures.split(' ').count(), count, "{wall:?} {keys_at:?}");
+            assert!(signatures.starts_with(&secret(2).sign("e", wall.seconds(), b"{}")));
         }
     }
 }

@@ -22,6 +22,7 @@ use super::{
     held::{HELD_ROWS, is_over},
     mover::{Moved, Slices},
     ready::ReadyIn,
+    reanchor::{ScheduledRow, Search},
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
     segments::{FILTER_EVENTS, filter_name},
     shared::Shared,
@@ -70,6 +71,12 @@ pub(super) enum Archived {
     Erase(Sweeping),
     /// Finished erasures that need not be remembered.
     ForgetErasures(Vec<u64>),
+    /// These were scheduled by a clock that was ahead.
+    Reanchor(Vec<ScheduledRow>),
+    /// Nothing of that kind is left.
+    Reanchored,
+    /// Nothing happened, and the store is to say when that was.
+    Noted,
     /// Nothing: something was looked through, and there is more.
     Looked,
 }
@@ -96,6 +103,8 @@ pub(super) struct Archivist {
     sweep: Mutex<Sweep>,
     /// Whether it is the sweep's turn.
     sweeps: AtomicBool,
+    /// Looks for what was scheduled by a clock that was ahead.
+    reanchor: Mutex<Search>,
 }
 
 /// How far the segment that is to go was searched for pending deliveries.
@@ -132,6 +141,9 @@ impl Archivist {
                 None
             })
         };
+        if let Some(step) = found(self.reanchor.lock().step(shared)) {
+            return Ok(Some(step));
+        }
         // Not in the middle of a move, which says how far the segment reaches.
         let is_between_moves = self.slices.lock().are_done(&shared.counters.lock());
         if is_between_moves {
@@ -396,7 +408,10 @@ impl Change<'_> {
             }
             Archived::Erase(sweeping) => self.sweep(tables, sweeping)?,
             Archived::ForgetErasures(erasures) => erase::forget_erasures(tables, erasures)?,
-            Archived::Announced | Archived::Looked => {}
+            Archived::Reanchor(rows) => self.reanchor(tables, rows)?,
+            Archived::Reanchored => self.counters.reanchors = false,
+            // The commit itself says when it was.
+            Archived::Announced | Archived::Looked | Archived::Noted => {}
             Archived::Requests(requests) => {
                 for (time, key) in requests {
                     tables.requests_by_time.remove((time, key.as_slice()))?;
@@ -431,6 +446,9 @@ impl Archived {
             | Self::Forget(..)
             | Self::Requests(_)
             | Self::ForgetErasures(_)
+            | Self::Reanchor(_)
+            | Self::Reanchored
+            | Self::Noted
             | Self::Looked => Afterwards::Nothing,
         }
     }

@@ -225,13 +225,13 @@ impl<'a> Change<'a> {
     }
 
     /// Writes what was collected, in the order of its keys.
-    pub(super) fn flush(&mut self, tables: &mut Tables<'_>, now: i64) -> Result<Written, EngineError> {
+    pub(super) fn flush(&mut self, tables: &mut Tables<'_>) -> Result<Written, EngineError> {
         let arrived = std::mem::take(&mut self.ready);
         tables.ready.flush(&mut tables.meta, arrived, batch_rows(self.shared.config.hot_bytes_max))?;
         self.flush_counts(tables)?;
         self.flush_replays(tables)?;
         let written = self.flush_chunks(tables)?;
-        self.counters.last_commit = now;
+        self.counters.note_commit(self.shared.clock);
         tables.meta.insert(meta::COUNTERS, self.counters.encode_to_vec().as_slice())?;
         Ok(written)
     }

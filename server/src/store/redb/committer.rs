@@ -177,7 +177,7 @@ impl Committer {
             change.drop_slice(&mut tables)?;
             change.release_slice(&mut tables)?;
             change.erase_slice(&mut tables)?;
-            change.flush(&mut tables, self.shared.clock.wall().micros())?
+            change.flush(&mut tables)?
         };
         let effects = Effects::of(change, written);
         txn.commit()?;

@@ -39,6 +39,7 @@ mod pins;
 mod publish;
 mod reads;
 mod ready;
+mod reanchor;
 mod records;
 mod repair;
 mod replay;
@@ -105,6 +106,8 @@ use crate::{
 pub struct Config {
     /// Where the key is that secrets are encrypted with.
     pub master_key: KeySource,
+    /// An operator says that the wall clock is right, whatever the last commit says.
+    pub confirm_clock: bool,
     /// Page cache of the hot store.
     pub cache_bytes: usize,
     /// Newest and last read events kept in memory.
@@ -133,6 +136,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             master_key: KeySource::default(),
+            confirm_clock: false,
             cache_bytes: 16 * 1024 * 1024,
             chunk_cache_bytes: 16 * 1024 * 1024,
             log_cache_bytes: 8 * 1024 * 1024,
@@ -380,13 +384,22 @@ impl Store for RedbStore {
 
     async fn upkeep(&self, now: Timestamp) -> Result<bool, StoreError> {
         let _one_at_a_time = self.upkeep.lock().await;
+        if self.shared.is_confirmation_new() {
+            self.shared.inbox.upkeep(Archived::Noted).await?;
+            return Ok(true);
+        }
         let archivist = self.archivist.clone();
         let step = self.read(move |shared| {
             shared.look_for_room();
             archivist.step(shared, now).map_err(StoreError::from)
         });
         let step = step.await?;
-        let Some(step) = step else { return Ok(self.shared.volume.is_looking()) };
+        let Some(step) = step else {
+            if self.shared.was_idle_for_long() {
+                self.shared.inbox.upkeep(Archived::Noted).await?;
+            }
+            return Ok(self.shared.volume.is_looking());
+        };
         if matches!(step, Archived::Looked) {
             return Ok(true);
         }

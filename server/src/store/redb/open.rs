@@ -83,7 +83,7 @@ pub(super) fn open(
         let in_use = matches!(error, DatabaseError::DatabaseAlreadyOpen);
         if in_use { OpenError::InUse(dir.to_owned()) } else { broken(dir, &error.into()) }
     })?;
-    let facts = prepare(&hot, clock, &config.master_key, dir).map_err(|refusal| refusal.of(dir))?;
+    let facts = prepare(&hot, clock, &config, dir).map_err(|refusal| refusal.of(dir))?;
     mark(&*disk, dir).map_err(unusable)?;
     let segments = load_segments(&hot, disk.clone(), space.clone(), dir).map_err(|error| broken(dir, &error))?;
     let opened = Opened {
@@ -228,21 +228,27 @@ fn first_keyring(tables: &mut Tables<'_>, source: &KeySource, dir: &Path) -> Res
     Ok(Keyring::new(no, &key))
 }
 
-/// Checks the schema, or lays it down; finds the master key; counts the opening. Nothing is written if anything is refused.
-fn prepare(hot: &Database, clock: Clock, source: &KeySource, dir: &Path) -> Result<Facts, Refusal> {
+/// Checks the schema, or lays it down; finds the master key; sets the clock; counts the opening. Nothing is written if anything is refused.
+fn prepare(hot: &Database, clock: Clock, config: &Config, dir: &Path) -> Result<Facts, Refusal> {
     let txn = begin(hot)?;
     let exists = check_schema(&txn)?;
+    let source = &config.master_key;
     let facts = {
         let batches = Batches::default();
         let mut tables = Tables::open(&txn, &batches)?;
         let keyring = if exists { keyring(&tables, source, dir)? } else { first_keyring(&mut tables, source, dir)? };
-        count_opening(&mut tables, keyring, clock)?
+        count_opening(&mut tables, keyring, clock, config.confirm_clock)?
     };
     txn.commit().map_err(EngineError::from)?;
     Ok(facts)
 }
 
-fn count_opening(tables: &mut Tables<'_>, keyring: Keyring, clock: Clock) -> Result<Facts, EngineError> {
+fn count_opening(
+    tables: &mut Tables<'_>,
+    keyring: Keyring,
+    clock: Clock,
+    confirm_clock: bool,
+) -> Result<Facts, EngineError> {
     let openings = tables.meta.get(meta::OPENINGS)?.map_or(0, |bytes| number(bytes.value())) + 1;
     let seal_key = tables.meta.get(meta::SEAL_KEY)?.and_then(|bytes| bytes.value().try_into().ok());
     let seal_key = seal_key.unwrap_or_else(rand::random::<[u8; 16]>);
@@ -251,12 +257,14 @@ fn count_opening(tables: &mut Tables<'_>, keyring: Keyring, clock: Clock) -> Res
         // Numbers count from 1: 0 means none.
         None => CountersRecord { next_event: 1, log_from: 1, ..CountersRecord::default() },
     };
-    let (eras, counters) = eras(tables, counters)?;
+    let (eras, mut counters) = eras(tables, counters)?;
     tables.meta.insert(meta::SCHEMA, SCHEMA_VERSION.to_le_bytes().as_slice())?;
     tables.meta.insert(meta::SEAL_KEY, seal_key.as_slice())?;
     tables.meta.insert(meta::OPENINGS, openings.to_le_bytes().as_slice())?;
-    let opened = CountersRecord { last_commit: clock.wall().micros(), ..counters };
-    tables.meta.insert(meta::COUNTERS, opened.encode_to_vec().as_slice())?;
+    // Before anything is decided by it.
+    clock.resume(counters.left(), confirm_clock);
+    counters.note_commit(clock);
+    tables.meta.insert(meta::COUNTERS, counters.encode_to_vec().as_slice())?;
     Ok(Facts { sealer: Sealer::with_eras(seal_key, &eras), keyring, openings, counters })
 }
 

@@ -112,6 +112,7 @@ impl Change<'_> {
     /// Makes a delivery due for the first time: at once, or when it is scheduled.
     pub(super) fn make_due(&mut self, tables: &mut Tables<'_>, arrival: Arrival) -> Result<(), EngineError> {
         let Arrival { row, accept_time, scheduled } = arrival;
+        let scheduled = scheduled.map(|due| self.due_first(accept_time, due));
         let (no, event, replay) = row;
         match scheduled {
             None => self.ready.push((row, accept_time.micros())),

@@ -303,6 +303,37 @@ impl ReadyIn {
         })
     }
 
+    /// Shows all of them.
+    pub(super) fn each(&self, mut see: impl FnMut(LaneRow) -> Result<(), EngineError>) -> Result<(), EngineError> {
+        for batch in 0..self.notes.len() {
+            for note in self.notes[batch].iter()? {
+                let (row, note) = note?;
+                let (event, webhook, replay) = row.value();
+                let row = (webhook, event, replay);
+                if note.value().is_some() && self.mentioned(row)? == Some(batch) {
+                    see(row)?;
+                }
+            }
+        }
+        for row in self.sorted.iter()? {
+            let row = row?.0.value();
+            if self.mentioned(row)?.is_none() {
+                see(row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first batch in which there is a note that counts.
+    fn mentioned(&self, row: LaneRow) -> Result<Option<usize>, EngineError> {
+        for batch in self.standing.counting(row) {
+            if self.notes[batch].get(delivery(row))?.is_some() {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether this delivery is one of them.
     pub(super) fn has(&self, row: LaneRow) -> Result<bool, EngineError> {
         for batch in self.standing.counting(row) {

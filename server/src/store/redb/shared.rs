@@ -32,6 +32,7 @@ use super::{
 use crate::{
     clock::Clock,
     flow::News,
+    limits::CLOCK_NOTED_INTERVAL,
     metrics::StoreMetrics,
     model::{
         ids::{EventSeq, Position, WebhookNo},
@@ -219,6 +220,18 @@ impl Shared {
             Ok(free) => self.space.look(free),
             Err(error) => warn!(%error, "the file system does not say how much is free"),
         }
+    }
+
+    /// Whether an operator has confirmed the wall clock and the store does not say so yet.
+    pub(super) fn is_confirmation_new(&self) -> bool {
+        self.clock.confirmed() != self.counters.lock().clock_confirmed
+    }
+
+    /// Whether the last commit is so long ago that the store should say that it is still there. Not on a disk that is short of
+    /// room, where a commit that is not needed could fail.
+    pub(super) fn was_idle_for_long(&self) -> bool {
+        let last_commit = Timestamp::from_micros(self.counters.lock().last_commit);
+        self.clock.now().since(last_commit) >= CLOCK_NOTED_INTERVAL && !self.space.is_short()
     }
 
     /// The oldest event that is not yet due for all its webhooks.

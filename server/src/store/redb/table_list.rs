@@ -32,6 +32,9 @@ pub(super) fn visit_all<T: Visit>(visitor: &mut T) -> Result<(), T::Error> {
     visitor.visit(tables::RESCUED)?;
     visitor.visit(tables::EVENT_IDS)?;
     visitor.visit(tables::READY)?;
+    for batch in tables::BATCHES {
+        visitor.visit(batch)?;
+    }
     visitor.visit(tables::SCHEDULED)?;
     visitor.visit(tables::DELIVERIES)?;
     visitor.visit(tables::RUNS)?;

@@ -12,6 +12,7 @@ use super::{
     super::{
         error::EngineError,
         pins::File,
+        ready::ReadyIn,
         records::{
             ApiKeyRecord, Corrupt, CountersRecord, CountsRecord, DeliveryRecord, DropRecord, ErasureRecord, EventChunk,
             EventRecord, EventTypeRecord, KeysRecord, LogChunk, ReplayRecord, RequestRecord, SegmentRecord,
@@ -239,10 +240,7 @@ impl<'a> Look<'a> {
             }
             Ok(())
         };
-        for row in hot.open_table(tables::READY)?.iter()? {
-            let (no, event, _) = row?.0.value();
-            see(no, event, findings)?;
-        }
+        ReadyIn::open(hot)?.each(|(no, event, _)| see(no, event, findings))?;
         for row in hot.open_table(tables::SCHEDULED)?.iter()? {
             let (no, due, event, replay) = row?.0.value();
             see(no, event, findings)?;

@@ -94,6 +94,11 @@ impl DeliveryRecord {
         }
     }
 
+    /// The same, pending, due then.
+    pub(in super::super) fn due_at(self, due: Timestamp) -> Self {
+        Self { next_attempt: Some(due.micros()), ..self }
+    }
+
     /// As cancellation at `entry` of the log leaves it.
     pub(in super::super) fn cancelled(
         before: Option<Self>,

@@ -5,7 +5,10 @@ use std::time::Duration;
 use prost::Message;
 
 use super::{Corrupt, decode};
-use crate::model::time::Timestamp;
+use crate::{
+    clock::{Clock, Left},
+    model::time::Timestamp,
+};
 
 /// Rewritten by every commit.
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -40,9 +43,18 @@ pub(in super::super) struct CountersRecord {
     /// Log entries below this number are no longer retained.
     #[prost(uint64, tag = "10")]
     pub(in super::super) log_from: u64,
-    /// When the last commit was made, microseconds.
+    /// When the last commit was made, by the daemon's clock, microseconds. 0: never.
     #[prost(sint64, tag = "11")]
     pub(in super::super) last_commit: i64,
+    /// By how much the wall clock was ahead of that when an operator confirmed it, microseconds; 0: it was not.
+    #[prost(sint64, tag = "50")]
+    pub(in super::super) clock_confirmed: i64,
+    /// What the clock showed at most before it went back for the last time, microseconds; 0: it never did.
+    #[prost(sint64, tag = "51")]
+    pub(in super::super) ahead_until: i64,
+    /// It went back, and not everything that was scheduled was looked through since.
+    #[prost(bool, tag = "52")]
+    pub(in super::super) reanchors: bool,
     /// Events below this number are gone, or may go, but for those that are pending.
     #[prost(uint64, tag = "30")]
     pub(in super::super) gone_until: u64,
@@ -66,6 +78,23 @@ impl CountersRecord {
         let behind = self.newest_event.saturating_sub(time.micros());
         self.disorder = self.disorder.max(u64::try_from(behind).unwrap_or(0));
         self.newest_event = self.newest_event.max(time.micros());
+    }
+
+    /// Where the last run left off, if there was one.
+    pub(in super::super) fn left(&self) -> Option<Left> {
+        let at = Timestamp::from_micros(self.last_commit);
+        (self.last_commit != 0).then_some(Left { at, confirmed: self.clock_confirmed })
+    }
+
+    /// A commit is made now.
+    pub(in super::super) fn note_commit(&mut self, clock: Clock) {
+        let now = clock.now().micros();
+        if now < self.last_commit {
+            self.ahead_until = self.ahead_until.max(self.last_commit);
+            self.reanchors = true;
+        }
+        self.last_commit = now;
+        self.clock_confirmed = clock.confirmed();
     }
 
     /// By how much, at most, an event was accepted before one with a lower number.
