@@ -13,11 +13,11 @@ use postrider_proto::{
     v1::{
         Authorization, BasicCredentials, BearerToken, CreateEventTypeRequest, CreateWebhookRequest, DeliveryState,
         EraseTenantRequest, Event, EventType, ExplainEventRequest, GetDeliveryRequest, GetErasureRequest,
-        GetEventRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest, ListEventTypesRequest,
-        ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest, RetryDeliveryRequest,
-        RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, UpdateWebhookRequest,
-        WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme, event::Payload,
-        explain_event_request::Subject, watch_deliveries_request::Start,
+        GetEventRequest, GetQuotaRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest,
+        ListEventTypesRequest, ListKeysRequest, ListQuotasRequest, ListReplaysRequest, ListWebhooksRequest, Quota,
+        ReplayEventsRequest, RetryDeliveryRequest, RotateSecretRequest, SendTestEventRequest, SetQuotaRequest,
+        Signature, SignatureScheme, UpdateWebhookRequest, WatchDeliveriesRequest, WatchReplayRequest, Webhook,
+        authorization::Scheme, event::Payload, explain_event_request::Subject, watch_deliveries_request::Start,
     },
 };
 use postrider_tests::{
@@ -140,8 +140,16 @@ async fn create(client: &Client, webhook: Webhook, signing_secret: String, reque
 /// Replies of everything that reads or changes something, by the name of the call.
 async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (id, tenant) = (webhook.id(), String::new());
-    let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut replays, mut keys, mut tenants } =
-        client.clone();
+    let Client {
+        mut webhooks,
+        mut event_types,
+        mut events,
+        mut deliveries,
+        mut replays,
+        mut keys,
+        mut quotas,
+        mut tenants,
+    } = client.clone();
     let mut replies = Vec::new();
     macro_rules! ask {
         ($client:ident.$method:ident($name:literal, $request:expr)) => {
@@ -169,6 +177,10 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(deliveries.list_deliveries("ListDeliveries", ListDeliveriesRequest::default()));
     ask!(deliveries.retry_delivery("RetryDelivery", RetryDeliveryRequest { tenant, id: delivery_id.into() }));
     ask!(keys.list_keys("ListKeys", ListKeysRequest::default()));
+    let quota = Some(Quota { tenant: "limited".into(), webhooks: Some(0), ..Quota::default() });
+    ask!(quotas.set_quota("SetQuota", SetQuotaRequest { quota }));
+    ask!(quotas.get_quota("GetQuota", GetQuotaRequest::default()));
+    ask!(quotas.list_quotas("ListQuotas", ListQuotasRequest::default()));
     // Of what was delivered to another one: nothing more is sent.
     let request = ReplayEventsRequest {
         webhook_id: id,

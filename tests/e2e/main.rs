@@ -27,6 +27,7 @@ mod ownership;
 mod policy;
 mod protection;
 mod publish_stream;
+mod quotas;
 mod repair;
 mod replay;
 mod request_id;

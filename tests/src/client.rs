@@ -8,9 +8,9 @@ use postrider_proto::v1::{
     WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, delivery_service_client::DeliveryServiceClient,
     delivery_update::Update, event_service_client::EventServiceClient,
     event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
-    publish_events_response::Result as Reply, replay_service_client::ReplayServiceClient,
-    tenant_service_client::TenantServiceClient, watch_deliveries_request::Start,
-    webhook_service_client::WebhookServiceClient,
+    publish_events_response::Result as Reply, quota_service_client::QuotaServiceClient,
+    replay_service_client::ReplayServiceClient, tenant_service_client::TenantServiceClient,
+    watch_deliveries_request::Start, webhook_service_client::WebhookServiceClient,
 };
 use tonic::{
     Request, Status, Streaming,
@@ -52,6 +52,8 @@ pub struct Client {
     pub replays: ReplayServiceClient<Transport>,
     /// API keys.
     pub keys: KeyServiceClient<Transport>,
+    /// Quotas.
+    pub quotas: QuotaServiceClient<Transport>,
     /// What is everything of a tenant.
     pub tenants: TenantServiceClient<Transport>,
 }
@@ -95,6 +97,7 @@ impl Client {
             deliveries: DeliveryServiceClient::new(channel.clone()),
             replays: ReplayServiceClient::new(channel.clone()),
             keys: KeyServiceClient::new(channel.clone()),
+            quotas: QuotaServiceClient::new(channel.clone()),
             tenants: TenantServiceClient::new(channel),
         }
     }

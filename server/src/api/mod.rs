@@ -16,6 +16,7 @@ mod json;
 mod keys;
 mod page;
 mod publish;
+mod quotas;
 mod replays;
 mod status;
 mod tenants;
@@ -30,8 +31,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use postrider_proto::v1::{
     delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
-    key_service_server::KeyServiceServer, replay_service_server::ReplayServiceServer,
-    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
+    key_service_server::KeyServiceServer, quota_service_server::QuotaServiceServer,
+    replay_service_server::ReplayServiceServer, tenant_service_server::TenantServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -39,8 +41,8 @@ use tower::util::MapResponseLayer;
 
 use self::{
     auth::Gate, convert::webhook::Rules, deliveries::DeliveryService, event_types::EventTypeService,
-    events::EventService, handshake::Asker, history::History, keys::KeyService, replays::ReplayService,
-    status::Failure, tenants::TenantService, webhooks::WebhookService,
+    events::EventService, handshake::Asker, history::History, keys::KeyService, quotas::QuotaService,
+    replays::ReplayService, status::Failure, tenants::TenantService, webhooks::WebhookService,
 };
 pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use crate::{
@@ -129,6 +131,7 @@ impl Config {
         let events = EventService { store: store.clone(), history: history.clone(), accept, stop: stop.clone() };
         let tenants = TenantService { store: store.clone(), clock, stop: stop.clone() };
         let keys = KeyService { store: store.clone(), clock, stop: stop.clone() };
+        let quotas = QuotaService { store: store.clone(), clock, stop: stop.clone() };
         let required = self.require_auth || !self.grants.is_empty();
         let grants = self.grants.into_iter().map(Arc::new).collect();
         let gate = Gate { store: store.clone(), clock, grants, required };
@@ -151,6 +154,7 @@ impl Config {
             .add_service(TenantServiceServer::new(tenants).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(KeyServiceServer::new(keys).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(QuotaServiceServer::new(quotas).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(ReplayServiceServer::new(replays).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));

@@ -21,6 +21,7 @@ use crate::{
     listen::ListenArgs,
     output::Format,
     publish::PublishArgs,
+    quotas::QuotasCommand,
     replays::ReplaysCommand,
     triggers::TriggersArgs,
     watch::WatchArgs,
@@ -92,6 +93,9 @@ enum Command {
     /// Create, list and revoke API keys: who may speak to the server.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Set, show and list quotas: how much of the server a tenant may use, and does.
+    #[command(subcommand)]
+    Quotas(QuotasCommand),
     /// Follow what becomes of deliveries.
     Watch(WatchArgs),
     /// Receive webhooks on this machine: verify them and print what arrives.
@@ -174,6 +178,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Tenants(command) => command.run(&session()?).await,
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Keys(command) => command.run(&session()?).await,
+        Command::Quotas(command) => command.run(&session()?).await,
         Command::Replays(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,

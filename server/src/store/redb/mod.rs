@@ -34,6 +34,7 @@ mod operational;
 mod ordered;
 mod outcomes;
 mod publish;
+mod quotas;
 mod reads;
 mod records;
 mod repair;
@@ -86,6 +87,7 @@ use crate::{
         event::StoredEvent,
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        quota::Limits,
         replay::Replay,
         seal::Sealer,
         time::Timestamp,
@@ -112,6 +114,8 @@ pub struct Config {
     pub retention_bytes: Option<u64>,
     /// Most deliveries pending at once; more are refused.
     pub pending_max: u64,
+    /// What holds for tenants without a quota of their own.
+    pub quotas: Limits,
     /// Most webhooks.
     pub webhooks_max: usize,
     /// Whose webhooks receive operational events.
@@ -133,6 +137,7 @@ impl Default for Config {
             retention: Duration::from_hours(720),
             retention_bytes: None,
             pending_max: 10_000_000,
+            quotas: Limits::default(),
             webhooks_max: 1_000_000,
             operator: None,
             disk_reserve: 128 * 1024 * 1024,
@@ -257,6 +262,11 @@ impl Store for RedbStore {
     async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError> {
         let webhooks = webhooks.to_vec();
         self.read_for_caller(move |shared| counts::counts(shared, &webhooks).map_err(StoreError::from)).await
+    }
+
+    async fn bytes_of_day(&self, day: u32, tenants: &[Tenant]) -> Result<Vec<u64>, StoreError> {
+        let tenants = tenants.to_vec();
+        self.read_for_caller(move |shared| quotas::bytes_of_day(shared, day, &tenants).map_err(StoreError::from)).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
