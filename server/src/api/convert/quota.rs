@@ -203,12 +203,12 @@ mod tests {
 
     #[test]
     fn every_field_is_checked() {
+        type Case = (fn(&mut v1::Quota), &'static str);
         let quota = |change: fn(&mut v1::Quota)| {
             let mut quota = v1::Quota::default();
             change(&mut quota);
             asked(quota)
         };
-        type Case = (fn(&mut v1::Quota), &'static str);
         let cases: [Case; 11] = [
             (|it| it.tenant = "A".into(), "quota.tenant"),
             (|it| it.pending_deliveries = Some(-2), "quota.pending_deliveries"),
