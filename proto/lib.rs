@@ -162,6 +162,16 @@ pub mod error_info {
     pub const TOO_MANY_TARGETS: &str = "TOO_MANY_TARGETS";
     /// The store holds as many webhooks as it may.
     pub const TOO_MANY_WEBHOOKS: &str = "TOO_MANY_WEBHOOKS";
+    /// The tenant publishes faster than it may; metadata of this reason and the next ones: `tenant`, `limit`, `usage`.
+    pub const QUOTA_EVENTS_PER_SECOND: &str = "QUOTA_EVENTS_PER_SECOND";
+    /// The tenant has as many pending deliveries as it may, or would have more.
+    pub const QUOTA_PENDING_DELIVERIES: &str = "QUOTA_PENDING_DELIVERIES";
+    /// The tenant has as many webhooks as it may.
+    pub const QUOTA_WEBHOOKS: &str = "QUOTA_WEBHOOKS";
+    /// The tenant has published as many bytes as it may in a day, or would have.
+    pub const QUOTA_BYTES_PER_DAY: &str = "QUOTA_BYTES_PER_DAY";
+    /// As many tenants have a quota of their own as may.
+    pub const TOO_MANY_QUOTAS: &str = "TOO_MANY_QUOTAS";
     /// As many test events are on their way as may be.
     pub const TOO_MANY_TRIALS: &str = "TOO_MANY_TRIALS";
     /// As many deliveries are pending as may be.

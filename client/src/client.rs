@@ -383,7 +383,7 @@ impl Client {
         KeyServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
-    fn transport(&self) -> Transport {
+    pub(crate) fn transport(&self) -> Transport {
         InterceptedService::new(self.channel.clone(), self.credentials.clone())
     }
 

@@ -34,6 +34,7 @@ mod client;
 mod credentials;
 mod error;
 mod publisher;
+mod quotas;
 mod replays;
 pub mod verify;
 mod watch;

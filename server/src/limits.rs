@@ -119,6 +119,12 @@ pub const API_KEYS_MAX: usize = 10_000;
 pub const API_KEY_NAME_BYTES_MAX: usize = 128;
 /// Most tenants an API key may name; one for more is for all of them.
 pub const API_KEY_TENANTS_MAX: usize = 256;
+/// Most tenants that may have a quota of their own.
+pub const QUOTAS_MAX: usize = 100_000;
+/// Least that a quota of bytes per day may be: the largest event fits.
+pub const QUOTA_BYTES_PER_DAY_MIN: usize = 2 * 1024 * 1024;
+/// Most tenants whose rate of events is remembered, give or take as many: who has published nothing for longest is forgotten.
+pub const QUOTA_RATES_MAX: usize = if cfg!(test) { 4 } else { 16_384 };
 /// Most entries on one page.
 pub const PAGE_SIZE_MAX: usize = 1000;
 /// Entries on a page when the caller does not say.
@@ -372,6 +378,8 @@ const _: () = assert!(cfg!(test) || REPLAY_CANCEL_DELIVERIES_MAX * 8 <= REQUEST_
 const _: () = assert!(REPLAYS_RUNNING_MAX < REPLAYS_MAX);
 // They are counted in 16 bits.
 const _: () = assert!(DELIVERY_ATTEMPTS_MAX < 1 << 16);
+// A tenant that has published nothing today can publish any event.
+const _: () = assert!(EVENT_WEIGHT_BYTES_MAX <= QUOTA_BYTES_PER_DAY_MIN);
 // A webhook that could be created can be called.
 const _: () = assert!(URL_BYTES_MAX < REQUEST_URL_BYTES_MAX);
 const _: () = assert!(PUBLISH_BATCH_EVENTS_MAX <= STREAM_EVENTS_IN_FLIGHT_MAX);

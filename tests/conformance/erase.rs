@@ -14,7 +14,7 @@ use postrider_server::{
 
 use crate::fixture::{Engine, Fixture, Limits, at, event, targets};
 
-async fn erase(fixture: &Fixture, erase: Erase) -> Erasure {
+pub(crate) async fn erase(fixture: &Fixture, erase: Erase) -> Erasure {
     match fixture.store.erase(erase).await.expect("the store answers") {
         Erased::Decided(erasure) => erasure,
         other @ (Erased::NotFound | Erased::TooMany) => panic!("{other:?}"),
@@ -25,12 +25,12 @@ fn one(id: &str) -> Erase {
     Erase::Event { tenant: Tenant::default(), id: id.parse().expect("an id"), time: at(900) }
 }
 
-fn all(request_id: &str) -> Erase {
+pub(crate) fn all(request_id: &str) -> Erase {
     Erase::Tenant { tenant: Tenant::default(), request_id: request_id.to_owned(), time: at(900) }
 }
 
 /// Upkeep until an erasure of the default tenant is finished.
-async fn finish(fixture: &Fixture, erasure: &Erasure) {
+pub(crate) async fn finish(fixture: &Fixture, erasure: &Erasure) {
     let finished = async {
         loop {
             fixture.store.upkeep(at(901)).await.expect("upkeep works");

@@ -17,6 +17,7 @@ use postrider_server::{
         event::{Event, JSON},
         exchange::{Exchange, ResponseHeaders, Timings},
         ids::{DeliveryKey, EventTypeName, Tenant, WebhookId, WebhookNo},
+        quota,
         signing::Secret,
         target::Target,
         time::Timestamp,
@@ -42,6 +43,8 @@ pub(crate) trait Engine {
 pub(crate) struct Limits {
     /// Most deliveries pending.
     pub(crate) pending_max: u64,
+    /// What holds for tenants without a quota of their own.
+    pub(crate) quotas: quota::Limits,
     /// How much history is kept close; the rest is archived.
     pub(crate) hot_bytes_max: usize,
     /// How long history is kept.
@@ -50,7 +53,8 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pending_max: 1_000_000, hot_bytes_max: 64 << 20, retention: Duration::from_hours(16) }
+        let quotas = quota::Limits::default();
+        Self { pending_max: 1_000_000, quotas, hot_bytes_max: 64 << 20, retention: Duration::from_hours(16) }
     }
 }
 
@@ -80,6 +84,7 @@ impl Engine for InMemory {
         static DIRECTORIES: Mutex<BTreeMap<PathBuf, Arc<Mutex<memory::Storage>>>> = Mutex::new(BTreeMap::new());
         let limits = memory::Limits {
             pending_max: limits.pending_max,
+            quotas: limits.quotas,
             retention: limits.retention,
             ..memory::Limits::default()
         };
@@ -94,6 +99,7 @@ fn open_redb(dir: &Path, limits: Limits, config: &redb::Config) -> Arc<dyn Store
         hot_bytes_max: limits.hot_bytes_max,
         retention: limits.retention,
         pending_max: limits.pending_max,
+        quotas: limits.quotas,
         ..config.clone()
     };
     Arc::new(redb::open(dir, config, Arc::new(News::default()), Clock::start()).expect("the store opens"))

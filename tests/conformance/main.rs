@@ -13,6 +13,7 @@ mod keys;
 mod log;
 mod ordered;
 mod publish;
+mod quotas;
 mod redb;
 mod repair;
 mod replays;
@@ -111,6 +112,19 @@ macro_rules! suite {
         keys::{
             keys_are_found_by_their_ids_and_survive,
             a_revoked_key_is_gone_at_once_and_for_good,
+        },
+        quotas::{
+            quotas_are_found_listed_and_survive,
+            no_more_is_pending_than_may_be,
+            a_retry_needs_room,
+            a_limit_set_later_counts_what_is_there,
+            who_publishes_at_once_shares_what_is_left,
+            a_wide_event_counts_at_once,
+            no_more_webhooks_are_there_than_may_be,
+            bytes_are_counted_by_the_day,
+            what_is_refused_uses_nothing,
+            a_replay_leaves_room_in_the_quota,
+            erasing_a_tenant_leaves_its_quota,
         },
         history::{
             lists_page_newest_first_without_gaps_or_repeats,

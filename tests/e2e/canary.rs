@@ -13,11 +13,12 @@ use postrider_proto::{
     v1::{
         Authorization, BasicCredentials, BearerToken, CreateEventTypeRequest, CreateWebhookRequest, DeliveryState,
         EraseTenantRequest, Event, EventType, ExplainEventRequest, GetClockRequest, GetDeliveryRequest,
-        GetErasureRequest, GetEventRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest,
-        ListEventTypesRequest, ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest,
-        RetryDeliveryRequest, RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, TlsSettings,
-        UpdateWebhookRequest, WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme,
-        event::Payload, explain_event_request::Subject, watch_deliveries_request::Start,
+        GetErasureRequest, GetEventRequest, GetQuotaRequest, GetReplayRequest, GetWebhookRequest,
+        ListDeliveriesRequest, ListEventTypesRequest, ListKeysRequest, ListQuotasRequest, ListReplaysRequest,
+        ListWebhooksRequest, Quota, ReplayEventsRequest, RetryDeliveryRequest, RotateSecretRequest,
+        SendTestEventRequest, SetQuotaRequest, Signature, SignatureScheme, TlsSettings, UpdateWebhookRequest,
+        WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme, event::Payload,
+        explain_event_request::Subject, watch_deliveries_request::Start,
     },
 };
 use postrider_tests::{
@@ -158,7 +159,7 @@ async fn create(client: &Client, webhook: Webhook, signing_secret: String, reque
 async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (id, tenant) = (webhook.id(), String::new());
     let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut replays, .. } = client.clone();
-    let Client { mut keys, mut clock, mut tenants, .. } = client.clone();
+    let Client { mut keys, mut clock, mut quotas, mut tenants, .. } = client.clone();
     let mut replies = Vec::new();
     macro_rules! ask {
         ($client:ident.$method:ident($name:literal, $request:expr)) => {
@@ -187,6 +188,10 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(deliveries.retry_delivery("RetryDelivery", RetryDeliveryRequest { tenant, id: delivery_id.into() }));
     ask!(keys.list_keys("ListKeys", ListKeysRequest::default()));
     ask!(clock.get_clock("GetClock", GetClockRequest {}));
+    let quota = Some(Quota { tenant: "limited".into(), webhooks: Some(0), ..Quota::default() });
+    ask!(quotas.set_quota("SetQuota", SetQuotaRequest { quota }));
+    ask!(quotas.get_quota("GetQuota", GetQuotaRequest::default()));
+    ask!(quotas.list_quotas("ListQuotas", ListQuotasRequest::default()));
     // Of what was delivered to another one: nothing more is sent.
     let request = ReplayEventsRequest {
         webhook_id: id,

@@ -30,6 +30,7 @@ mod ownership;
 mod policy;
 mod protection;
 mod publish_stream;
+mod quotas;
 mod receiver_tls;
 mod repair;
 mod replay;

@@ -8,9 +8,9 @@ use postrider_proto::v1::{
     WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, clock_service_client::ClockServiceClient,
     delivery_service_client::DeliveryServiceClient, delivery_update::Update, event_service_client::EventServiceClient,
     event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
-    publish_events_response::Result as Reply, replay_service_client::ReplayServiceClient,
-    tenant_service_client::TenantServiceClient, watch_deliveries_request::Start,
-    webhook_service_client::WebhookServiceClient,
+    publish_events_response::Result as Reply, quota_service_client::QuotaServiceClient,
+    replay_service_client::ReplayServiceClient, tenant_service_client::TenantServiceClient,
+    watch_deliveries_request::Start, webhook_service_client::WebhookServiceClient,
 };
 use tonic::{
     Request, Status, Streaming,
@@ -54,6 +54,8 @@ pub struct Client {
     pub keys: KeyServiceClient<Transport>,
     /// The clock.
     pub clock: ClockServiceClient<Transport>,
+    /// Quotas.
+    pub quotas: QuotaServiceClient<Transport>,
     /// What is everything of a tenant.
     pub tenants: TenantServiceClient<Transport>,
 }
@@ -98,6 +100,7 @@ impl Client {
             replays: ReplayServiceClient::new(channel.clone()),
             keys: KeyServiceClient::new(channel.clone()),
             clock: ClockServiceClient::new(channel.clone()),
+            quotas: QuotaServiceClient::new(channel.clone()),
             tenants: TenantServiceClient::new(channel),
         }
     }

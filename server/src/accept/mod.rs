@@ -17,7 +17,7 @@ use tracing::error;
 use crate::{
     clock::Clock,
     metrics::{AcceptMetrics, Reason},
-    model::{event::Event, time::Timestamp},
+    model::{event::Event, quota::Excess, time::Timestamp},
     store::{Catalog, Publish, Published, Store, StoreError},
     tasks::Tasks,
 };
@@ -79,6 +79,9 @@ pub enum Rejected {
     /// As many deliveries are pending as may be.
     #[error("the backlog is full")]
     BacklogFull,
+    /// It goes beyond its tenant's quota.
+    #[error("the tenant's quota is used up")]
+    OverQuota(Excess),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -92,6 +95,10 @@ impl Rejected {
             Self::Erased => Reason::EventErased,
             Self::TenantBeingErased => Reason::TenantBeingErased,
             Self::BacklogFull => Reason::BacklogFull,
+            Self::OverQuota(Excess::Events { .. }) => Reason::QuotaEventsPerSecond,
+            // No event makes webhooks.
+            Self::OverQuota(Excess::Pending { .. } | Excess::Webhooks { .. }) => Reason::QuotaPendingDeliveries,
+            Self::OverQuota(Excess::Bytes { .. }) => Reason::QuotaBytesPerDay,
             Self::Store(StoreError::Failed(_)) => Reason::StoreUnavailable,
             Self::Store(StoreError::Full) => Reason::DiskFull,
             Self::Store(StoreError::Closed) => Reason::Stopping,
@@ -100,6 +107,9 @@ impl Rejected {
 }
 
 type Answers = Vec<Result<Accepted, Rejected>>;
+
+/// Events of a batch that came too fast, by their place, in order.
+type TooFast = Vec<(usize, Excess)>;
 
 impl Accept {
     /// Until when events that come in now may be scheduled.
@@ -121,6 +131,12 @@ impl Accept {
             return Submitted::Answered(Vec::new());
         }
         let (events, handed_over) = (batch.len(), self.clock.now());
+        let (batch, too_fast) = self.in_time(batch, handed_over);
+        if batch.is_empty() {
+            let answers = with_refused(Vec::new(), too_fast);
+            count(&self.metrics, &answers, Duration::ZERO);
+            return Submitted::Answered(answers);
+        }
         let weight = batch.iter().map(Event::weight_bytes).sum::<usize>().min(self.bytes_max);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let permit = self.bytes.clone().acquire_many_owned(weight).await.expect("the semaphore is never closed");
@@ -128,9 +144,10 @@ impl Accept {
         let matched = self.matched(batch).await;
         let (store, metrics, clock) = (self.store.clone(), self.metrics.clone(), self.clock);
         let mut commit: BoxFuture<'static, Answers> = Box::pin(async move {
+            let taken = matched.len();
             let published = store.publish(matched).await;
             drop(permit);
-            let answers = answers(events, published);
+            let answers = with_refused(answers(taken, published), too_fast);
             count(&metrics, &answers, clock.now().since(handed_over));
             answers
         });
@@ -154,6 +171,24 @@ impl Accept {
     /// Counts an event that was refused before it came here, for what it holds. `told` is the reason its caller is given.
     pub fn turned_away(&self, told: &str) {
         self.metrics.rejected.inc(Reason::of_content(told));
+    }
+
+    /// The events that do not come faster than their tenants may publish, and the others.
+    fn in_time(&self, batch: Vec<Event>, now: Timestamp) -> (Vec<Event>, TooFast) {
+        let quotas = self.store.catalog().quotas();
+        let mut too_fast = Vec::new();
+        if !quotas.limits_events() {
+            return (batch, too_fast);
+        }
+        let comes = |(place, event): (usize, Event)| match quotas.event_comes(&event.tenant, now) {
+            Ok(()) => Some(event),
+            Err(excess) => {
+                too_fast.push((place, excess));
+                None
+            }
+        };
+        let batch = batch.into_iter().enumerate().filter_map(comes).collect();
+        (batch, too_fast)
     }
 
     async fn matched(&self, batch: Vec<Event>) -> Vec<Publish> {
@@ -220,6 +255,14 @@ fn answers(events: usize, published: Result<Vec<Published>, StoreError>) -> Answ
     }
 }
 
+/// All answers of a batch, from those of the events that came in time.
+fn with_refused(mut answers: Answers, too_fast: TooFast) -> Answers {
+    for (place, excess) in too_fast {
+        answers.insert(place, Err(Rejected::OverQuota(excess)));
+    }
+    answers
+}
+
 fn count(metrics: &AcceptMetrics, answers: &Answers, after: Duration) {
     let (mut new, mut duplicates) = (0, 0);
     for answer in answers {
@@ -239,6 +282,7 @@ fn answer(published: Published) -> Result<Accepted, Rejected> {
         Published::Conflict => Err(Rejected::IdReused),
         Published::TooManyTargets => Err(Rejected::TooManyTargets),
         Published::BacklogFull => Err(Rejected::BacklogFull),
+        Published::OverQuota(excess) => Err(Rejected::OverQuota(excess)),
         Published::Erased => Err(Rejected::Erased),
         Published::TenantBeingErased => Err(Rejected::TenantBeingErased),
         Published::Unreadable => Err(Rejected::Store(StoreError::Failed("an archived segment cannot be read".into()))),

@@ -120,7 +120,7 @@ impl v1::delivery_service_server::DeliveryService for DeliveryService {
         }
         let retry = Repair::Retry { key, time: self.clock.now() };
         let repaired = self.store.repair(retry).await.map_err(Failure::from)?;
-        let Repaired::Retried = repaired else { return Err(refusal(repaired).into()) };
+        let Repaired::Retried = repaired else { return Err(refusal(repaired).of_tenant(&tenant).into()) };
         info!(delivery.id = %id, webhook.id = %detail.delivery.webhook, "a delivery is retried on request");
         let retried = self.store.get(id).await.map_err(Failure::from)?;
         let delivery = retried.map_or(detail.delivery, |retried| retried.delivery);
@@ -179,6 +179,7 @@ fn refusal(repaired: Repaired) -> Failure {
         Repaired::Cancelling => Failure::cancelling(),
         Repaired::WaitsInOrder => Failure::waits_in_order(),
         Repaired::BacklogFull => Rejected::BacklogFull.into(),
+        Repaired::OverQuota(excess) => excess.into(),
         Repaired::Retried | Repaired::Cancelled(_) => Failure::store_confused(),
     }
 }

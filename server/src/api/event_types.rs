@@ -166,6 +166,8 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         | ConfigAnswer::Deleted { .. }
         | ConfigAnswer::EventTypePut(_)
         | ConfigAnswer::Key(_)
+        | ConfigAnswer::Quota(_)
+        | ConfigAnswer::OverQuota(_)
         | ConfigAnswer::EventTypeDeleted
         | ConfigAnswer::UnknownEventType(_)
         | ConfigAnswer::RequestReused

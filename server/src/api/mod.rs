@@ -17,6 +17,7 @@ mod json;
 mod keys;
 mod page;
 mod publish;
+mod quotas;
 mod replays;
 mod status;
 mod tenants;
@@ -32,8 +33,8 @@ use async_trait::async_trait;
 use postrider_proto::v1::{
     clock_service_server::ClockServiceServer, delivery_service_server::DeliveryServiceServer,
     event_type_service_server::EventTypeServiceServer, key_service_server::KeyServiceServer,
-    replay_service_server::ReplayServiceServer, tenant_service_server::TenantServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    quota_service_server::QuotaServiceServer, replay_service_server::ReplayServiceServer,
+    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -42,7 +43,7 @@ use tower::util::MapResponseLayer;
 use self::{
     auth::Gate, clock::ClockService, convert::webhook::Rules, deliveries::DeliveryService,
     event_types::EventTypeService, events::EventService, handshake::Asker, history::History, keys::KeyService,
-    replays::ReplayService, status::Failure, tenants::TenantService, webhooks::WebhookService,
+    quotas::QuotaService, replays::ReplayService, status::Failure, tenants::TenantService, webhooks::WebhookService,
 };
 pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use crate::{
@@ -132,6 +133,7 @@ impl Config {
         let tenants = TenantService { store: store.clone(), clock, stop: stop.clone() };
         let keys = KeyService { store: store.clone(), clock, stop: stop.clone() };
         let clocks = ClockService { store: store.clone(), clock, stop: stop.clone() };
+        let quotas = QuotaService { store: store.clone(), clock, stop: stop.clone() };
         let required = self.require_auth || !self.grants.is_empty();
         let grants = self.grants.into_iter().map(Arc::new).collect();
         let gate = Gate { store: store.clone(), clock, grants, required };
@@ -155,6 +157,7 @@ impl Config {
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(KeyServiceServer::new(keys).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(ClockServiceServer::new(clocks).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(QuotaServiceServer::new(quotas).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(ReplayServiceServer::new(replays).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));

@@ -31,7 +31,10 @@ use super::{
 use crate::{
     accept::{Accept, Accepted, Rejected, Submitted},
     limits::{COMMIT_EVENT_BYTES_MAX, ID_BYTES_MAX, PUBLISH_BATCH_EVENTS_MAX, STREAM_EVENTS_IN_FLIGHT_MAX},
-    model::{event::Event, ids::EventId},
+    model::{
+        event::Event,
+        ids::{EventId, Tenant},
+    },
 };
 
 /// A message as it came in: readable, or not.
@@ -105,7 +108,7 @@ struct Group {
 /// The place of one reply.
 enum Slot {
     /// The next of the answers.
-    Answer { id: EventId, own_id: String },
+    Answer { id: EventId, tenant: Tenant, own_id: String },
     /// Known already.
     Known(Reply),
 }
@@ -121,9 +124,9 @@ impl Group {
         self.weight_bytes += entry.weight_bytes();
         self.slots.push(match entry.event {
             Ok(event) => {
-                let id = event.id.clone();
+                let (id, tenant) = (event.id.clone(), event.tenant.clone());
                 self.events.push(event);
-                Slot::Answer { id, own_id: entry.own_id }
+                Slot::Answer { id, tenant, own_id: entry.own_id }
             }
             Err(failure) => Slot::Known(Reply { event_id: entry.own_id, result: Err(failure.into_rpc()) }),
         });
@@ -134,12 +137,15 @@ fn replies_of(slots: Vec<Slot>, answers: Vec<Result<Accepted, Rejected>>) -> Vec
     let mut answers = answers.into_iter();
     let mut reply = |slot| match slot {
         Slot::Known(reply) => reply,
-        Slot::Answer { id, own_id } => match answers.next() {
+        Slot::Answer { id, tenant, own_id } => match answers.next() {
             Some(Ok(Accepted { deliveries, duplicate })) => Reply {
                 event_id: id.to_string(),
                 result: Ok(v1::Accepted { deliveries: small(deliveries), duplicate }),
             },
-            Some(Err(rejected)) => Reply { event_id: own_id, result: Err(Failure::from(rejected).into_rpc()) },
+            Some(Err(rejected)) => {
+                let failure = Failure::from(rejected).of_tenant(&tenant);
+                Reply { event_id: own_id, result: Err(failure.into_rpc()) }
+            }
             None => Reply { event_id: own_id, result: Err(Failure::store_confused().into_rpc()) },
         },
     };

@@ -1,5 +1,7 @@
 //! The one place that picks gRPC codes: what went wrong becomes a `google.rpc.Status` with its details.
 
+mod quota;
+
 use std::{collections::HashMap, fmt, time::Duration};
 
 use postrider_proto::error_info as reason;
@@ -28,24 +30,16 @@ pub(super) struct Failure {
     code: Code,
     reason: &'static str,
     message: String,
-    /// Goes into the metadata of `ErrorInfo`.
-    oldest: Option<Oldest>,
+    /// The metadata of `ErrorInfo`.
+    facts: Vec<(&'static str, String)>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
 }
 
-/// From where, or when, on things are retained, or up to where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Oldest {
-    Cursor(String),
-    /// The last one, of those that there are no more.
-    LastCursor(String),
-    Time(Timestamp),
-}
-
 impl Failure {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), oldest: None, violations: Vec::new(), retry_after: None }
+        let (facts, violations) = (Vec::new(), Vec::new());
+        Self { code, reason, message: message.into(), facts, violations, retry_after: None }
     }
 
     /// What callers tell it by.
@@ -101,7 +95,10 @@ impl Failure {
     /// What was asked for was accepted before `oldest`, from when on things are retained, and is gone.
     pub(super) fn expired(oldest: Timestamp) -> Self {
         let message = format!("what was accepted before {} is no longer retained, unless it is pending", time(oldest));
-        Self { oldest: Some(Oldest::Time(oldest)), ..Self::new(Code::OutOfRange, reason::EXPIRED, message) }
+        Self {
+            facts: vec![("oldest_time", time(oldest).to_string())],
+            ..Self::new(Code::OutOfRange, reason::EXPIRED, message)
+        }
     }
 
     /// The tenant has no such erasure, or none any more.
@@ -301,12 +298,8 @@ impl Failure {
     pub(super) fn into_status(mut self) -> Status {
         cut(&mut self.message, STATUS_MESSAGE_BYTES_MAX);
         let mut details = ErrorDetails::new();
-        let metadata = self.oldest.map(|oldest| match oldest {
-            Oldest::Cursor(cursor) => ("oldest_cursor".to_owned(), cursor),
-            Oldest::LastCursor(cursor) => ("last_cursor".to_owned(), cursor),
-            Oldest::Time(oldest) => ("oldest_time".to_owned(), time(oldest).to_string()),
-        });
-        details.set_error_info(self.reason, reason::DOMAIN, metadata.into_iter().collect::<HashMap<_, _>>());
+        let facts = self.facts.into_iter().map(|(name, fact)| (name.to_owned(), fact));
+        details.set_error_info(self.reason, reason::DOMAIN, facts.collect::<HashMap<_, _>>());
         for violation in self.violations {
             details.add_bad_request_violation(violation.field, violation.problem);
         }
@@ -370,6 +363,7 @@ impl From<Rejected> for Failure {
                 Self::new(Code::ResourceExhausted, reason::BACKLOG_FULL, "as many deliveries are pending as may be")
                     .retry_after(BACKLOG_RETRY)
             }
+            Rejected::OverQuota(excess) => excess.into(),
             Rejected::Store(error) => error.into(),
         }
     }
@@ -382,7 +376,7 @@ impl From<WatchError> for Failure {
                 Self::field(reason::INVALID_CURSOR, "cursor", "is malformed or belongs to another store")
             }
             WatchError::Expired { oldest_cursor } => Self {
-                oldest: Some(Oldest::Cursor(oldest_cursor)),
+                facts: vec![("oldest_cursor", oldest_cursor)],
                 ..Self::new(
                     Code::OutOfRange,
                     reason::CURSOR_EXPIRED,
@@ -390,7 +384,7 @@ impl From<WatchError> for Failure {
                 )
             },
             WatchError::Undone { last_cursor } => Self {
-                oldest: Some(Oldest::LastCursor(last_cursor)),
+                facts: vec![("last_cursor", last_cursor)],
                 ..Self::new(
                     Code::OutOfRange,
                     reason::CURSOR_UNDONE,

@@ -74,9 +74,10 @@ impl v1::webhook_service_server::WebhookService for WebhookService {
             return Ok(reply);
         }
         let keys = signature::keys(key, spec.settings.scheme(), &mut rand::rng());
+        let tenant = spec.tenant.clone();
         let change = ConfigChange::CreateWebhook { spec, keys, request, time: self.clock.now() };
         let answer = self.store.put_config(change).await.map_err(Failure::from)?;
-        let ConfigAnswer::Created(webhook) = &answer else { return Err(refusal(&answer).into()) };
+        let ConfigAnswer::Created(webhook) = &answer else { return Err(refusal(&answer).of_tenant(&tenant).into()) };
         info!(webhook.id = %webhook.id, tenant = %webhook.tenant, "created a webhook");
         Ok(Response::new(created(webhook)))
     }
@@ -379,6 +380,7 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         ConfigAnswer::VersionMismatch => Failure::etag_mismatch(),
         ConfigAnswer::RequestReused => Failure::request_id_reused(),
         ConfigAnswer::TooManyWebhooks => Failure::too_many_webhooks(),
+        ConfigAnswer::OverQuota(excess) => Failure::from(*excess),
         ConfigAnswer::TenantBeingErased => Failure::tenant_being_erased(),
         ConfigAnswer::UnknownEventType(name) => Failure::event_type_gone(name.as_str()),
         ConfigAnswer::Created(_)
@@ -386,6 +388,7 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         | ConfigAnswer::Deleted { .. }
         | ConfigAnswer::EventTypePut(_)
         | ConfigAnswer::Key(_)
+        | ConfigAnswer::Quota(_)
         | ConfigAnswer::EventTypeDeleted
         | ConfigAnswer::EventTypeExists
         | ConfigAnswer::EventTypeInUse { .. }

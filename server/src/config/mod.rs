@@ -33,7 +33,8 @@ use crate::{
     accept, api, deliver, dispatch,
     limits::{
         ACCEPT_BYTES_IN_FLIGHT_MAX, ATTEMPT_TIMEOUT_MAX, ATTEMPT_TIMEOUT_MIN, AUTO_DISABLE_AFTER_MAX,
-        DELIVER_AHEAD_MAX, RETRY_ATTEMPTS_MAX, RETRY_DELAY_MAX, RETRY_DELAYS_MAX, RETRY_ELAPSED_MAX, RETRY_ELAPSED_MIN,
+        DELIVER_AHEAD_MAX, QUOTA_BYTES_PER_DAY_MIN, RETRY_ATTEMPTS_MAX, RETRY_DELAY_MAX, RETRY_DELAYS_MAX,
+        RETRY_ELAPSED_MAX, RETRY_ELAPSED_MIN,
     },
     model::{
         address::AddressPolicy,
@@ -41,6 +42,7 @@ use crate::{
         ids::Tenant,
         ownership::{InvalidOrigin, Origin},
         protection::Rates,
+        quota::Limits,
         rate::{PER_SECOND_MAX, PER_SECOND_MIN, RateLimit},
         retry::RetryPolicy,
         target::TargetRules,
@@ -228,6 +230,8 @@ impl Config {
 /// What `retention-bytes` may be: at least so much that the portions in which history goes, and files by which they grow, are
 /// small beside it.
 const RETENTION_BYTES: RangeInclusive<usize> = 64 << 20..=1 << 50;
+/// What `quota-bytes-per-day` may be: at least so much that the largest event fits.
+const QUOTA_BYTES_PER_DAY: RangeInclusive<usize> = QUOTA_BYTES_PER_DAY_MIN..=1 << 50;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -329,6 +333,7 @@ fn check_store(reader: &mut Reader<'_>) -> redb::Config {
             text => reader::bytes(text, &RETENTION_BYTES).map(|bytes| Some(bytes as u64)),
         }),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
+        quotas: check_quotas(reader),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),
         operator: reader.one("operator-tenant", |text| match text {
             "none" => Ok(None),
@@ -352,16 +357,33 @@ fn check_dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
     dispatch::Config { in_flight_max, webhook_in_flight_max, rates, slow_share, ..dispatch::Config::default() }
 }
 
-fn check_rates(reader: &mut Reader<'_>) -> Rates {
-    let rate = |text: &str| match text {
+/// What holds for tenants without a quota of their own.
+fn check_quotas(reader: &mut Reader<'_>) -> Limits {
+    let count = |text: &str| match text {
         "none" => Ok(None),
-        text => {
-            let limit = text.parse().ok().and_then(|per_second| RateLimit::new(per_second, 0));
-            limit
-                .map(Some)
-                .ok_or_else(|| format!("is neither a number from {PER_SECOND_MIN} to {PER_SECOND_MAX} nor none"))
-        }
+        text => reader::count(text, &(0..=i64::MAX as u64)).map(Some).map_err(|problem| format!("{problem}, or none")),
     };
+    Limits {
+        events: reader.one("quota-events-per-second", rate),
+        pending: reader.one("quota-pending", count),
+        webhooks: reader.one("quota-webhooks", count),
+        bytes_per_day: reader.one("quota-bytes-per-day", |text| match text {
+            "none" => Ok(None),
+            text => reader::bytes(text, &QUOTA_BYTES_PER_DAY).map(|bytes| Some(bytes as u64)),
+        }),
+    }
+}
+
+/// A rate, or none.
+fn rate(text: &str) -> Result<Option<RateLimit>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let limit = text.parse().ok().and_then(|per_second| RateLimit::new(per_second, 0));
+    limit.map(Some).ok_or_else(|| format!("is neither a number from {PER_SECOND_MIN} to {PER_SECOND_MAX} nor none"))
+}
+
+fn check_rates(reader: &mut Reader<'_>) -> Rates {
     let mut rates = Rates { default: reader.one("rate-limit", rate), ceiling: reader.one("rate-limit-max", rate) };
     if let (Some(default), Some(ceiling)) = (rates.default, rates.ceiling)
         && default.per_second() > ceiling.per_second()

@@ -96,6 +96,27 @@ fn lists_are_replaced_and_not_merged() {
 }
 
 #[test]
+fn quotas_are_none_unless_they_are_given() {
+    assert_eq!(read(&[], &[], None).unwrap().store.quotas, Limits::default());
+    let file = "quota-pending = 5\nquota-bytes-per-day = '2MiB'\n";
+    let variables = [("POSTRIDER_QUOTA_WEBHOOKS", "0")];
+    let quotas = read(&["--quota-events-per-second", "2.5"], &variables, Some(file)).unwrap().store.quotas;
+    let expected =
+        Limits { events: RateLimit::new(2.5, 0), pending: Some(5), webhooks: Some(0), bytes_per_day: Some(2 << 20) };
+    assert_eq!(quotas, expected);
+    for (flag, value) in [
+        ("--quota-events-per-second", "0"),
+        ("--quota-events-per-second", "many"),
+        ("--quota-pending", "-1"),
+        ("--quota-webhooks", "x"),
+        ("--quota-bytes-per-day", "1MiB"),
+    ] {
+        let problems = read(&[flag, value], &[], None).unwrap_err();
+        assert!(problems.to_string().contains(flag), "{problems}");
+    }
+}
+
+#[test]
 fn a_limit_that_was_not_given_follows_the_one_that_was() {
     let config = read(&["--in-flight", "4", "--attempt-timeout", "2s"], &[], None).unwrap();
     assert_eq!(config.dispatch.webhook_in_flight_max, 4);

@@ -139,6 +139,10 @@ impl Store for Memory {
         Err(StoreError::Closed)
     }
 
+    async fn bytes_of_day(&self, _: u32, _: &[Tenant]) -> Result<Vec<u64>, StoreError> {
+        unreachable!("not asked")
+    }
+
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
         Err(StoreError::Closed)
     }

@@ -90,6 +90,12 @@ pub enum Reason {
     TooManyTargets,
     /// Too many deliveries are pending.
     BacklogFull,
+    /// The tenant publishes too fast.
+    QuotaEventsPerSecond,
+    /// Too many deliveries of the tenant are pending.
+    QuotaPendingDeliveries,
+    /// The tenant has published too much this day.
+    QuotaBytesPerDay,
     /// The store failed.
     StoreUnavailable,
     /// There is no room on the disk.
@@ -122,6 +128,9 @@ impl Label for Reason {
         Self::TenantBeingErased,
         Self::TooManyTargets,
         Self::BacklogFull,
+        Self::QuotaEventsPerSecond,
+        Self::QuotaPendingDeliveries,
+        Self::QuotaBytesPerDay,
         Self::StoreUnavailable,
         Self::DiskFull,
         Self::Stopping,
@@ -138,6 +147,9 @@ impl Label for Reason {
             Self::TenantBeingErased => reason::TENANT_BEING_ERASED,
             Self::TooManyTargets => reason::TOO_MANY_TARGETS,
             Self::BacklogFull => reason::BACKLOG_FULL,
+            Self::QuotaEventsPerSecond => reason::QUOTA_EVENTS_PER_SECOND,
+            Self::QuotaPendingDeliveries => reason::QUOTA_PENDING_DELIVERIES,
+            Self::QuotaBytesPerDay => reason::QUOTA_BYTES_PER_DAY,
             Self::StoreUnavailable => reason::STORE_UNAVAILABLE,
             Self::DiskFull => reason::DISK_FULL,
             Self::Stopping => reason::STOPPING,

@@ -84,6 +84,12 @@ impl Event {
         self.deliver_at.filter(|time| *time > accept_time)
     }
 
+    /// Bytes of what its publisher wrote at will: body, labels, ordering key. What quotas count.
+    pub fn written_bytes(&self) -> u64 {
+        let labels: usize = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        (self.body.len() + labels + self.ordering_key.len()) as u64
+    }
+
     /// About how much memory and disk it takes.
     pub fn weight_bytes(&self) -> usize {
         let labels: usize = self.labels.iter().map(|(key, value)| key.len() + value.len() + 16).sum();

@@ -22,6 +22,7 @@ pub mod ordering;
 pub mod ownership;
 pub mod policy;
 pub mod protection;
+pub mod quota;
 pub mod rate;
 pub mod replay;
 pub mod request;

@@ -23,7 +23,8 @@ use crate::{
     limits::REPLAY_PENDING_MAX,
     model::{
         event::StoredEvent,
-        ids::EventSeq,
+        ids::{EventSeq, Tenant},
+        quota::replay_room,
         replay::{Replay, ReplayStep},
         time::Timestamp,
         webhook::Webhook,
@@ -167,6 +168,13 @@ impl Replaying {
         soonest
     }
 
+    /// How many deliveries the quota of a tenant leaves to replays.
+    fn quota_room(&self, tenant: &Tenant) -> usize {
+        let catalog = self.store.catalog();
+        let room = catalog.quotas().pending_max(tenant).map(|limit| replay_room(limit, catalog.pending_of(tenant)));
+        room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX)
+    }
+
     fn place(&mut self, replay: &Replay) -> &mut Place {
         self.places.entry(replay.no).or_default()
     }
@@ -185,7 +193,11 @@ impl Replaying {
         if room < batch.min(ROOM_MIN) {
             return Next::Changed;
         }
-        let limit = batch.min(room);
+        let quota_room = self.quota_room(&known.webhook.tenant);
+        if quota_room == 0 {
+            return Next::After(BUSY_PAUSE);
+        }
+        let limit = batch.min(room).min(quota_room);
         let scan = self.place(replay).scan.filter(|scan| scan.from == replay.next);
         let mut scan = scan.unwrap_or_else(|| Scan::of(replay));
         let page = match self.store.replayable(replay, scan.next, limit).await {

@@ -17,6 +17,7 @@ use super::{
     event_types::EventTypes,
     keyring::Keyring,
     listing::Names,
+    quotas::Quotas,
     troubles::FilterTroubles,
     types::{EventTypeStep, Targets},
 };
@@ -35,6 +36,7 @@ pub struct Catalog {
     troubles: FilterTroubles,
     event_types: RwLock<EventTypes>,
     keys: Keyring,
+    pub(super) quotas: Quotas,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +50,7 @@ pub(super) struct Inner {
 pub(super) struct Known {
     webhook: Arc<Webhook>,
     /// Counted without a lock for writing.
-    pending: AtomicU64,
+    pub(super) pending: AtomicU64,
 }
 
 /// A webhook with what the store counts about it.
@@ -81,6 +83,10 @@ pub(super) struct TenantIndex {
     ordered: Option<Arc<Vec<WebhookNo>>>,
     /// By type. Filled when first asked for, emptied by changes.
     matches: Vec<(EventTypeName, Matching)>,
+    /// Pending deliveries of all of them, while anybody's are limited.
+    pub(super) pending: AtomicU64,
+    /// Deliveries of wide events that have not reached their webhooks.
+    pub(super) on_the_way: u64,
 }
 
 /// The webhooks that want a type.
@@ -322,9 +328,13 @@ impl Catalog {
     /// For the engine: the webhook is gone since `seq`.
     pub fn remove(&self, seq: ConfigSeq, no: WebhookNo) {
         let mut inner = self.inner.write();
-        let Some(Known { webhook, .. }) = inner.webhooks.remove(&no) else { return };
+        let Some(Known { webhook, pending }) = inner.webhooks.remove(&no) else { return };
         inner.by_id.remove(&webhook.id);
         let index = inner.tenants.entry(webhook.tenant.clone()).or_default();
+        if self.quotas.limits_pending() {
+            let all = index.pending.get_mut();
+            *all = all.saturating_sub(pending.into_inner());
+        }
         index.change(seq);
         index.note_order(no, false);
         if let Ok(place) = index.find(no) {
@@ -335,8 +345,14 @@ impl Catalog {
 
     /// For the engine: as many deliveries are pending.
     pub fn set_pending(&self, no: WebhookNo, pending: u64) {
-        if let Some(known) = self.inner.read().webhooks.get(&no) {
-            known.pending.store(pending, Ordering::Relaxed);
+        let inner = self.inner.read();
+        let Some(known) = inner.webhooks.get(&no) else { return };
+        let before = known.pending.swap(pending, Ordering::Relaxed);
+        if self.quotas.limits_pending()
+            && let Some(index) = inner.tenants.get(&known.webhook.tenant)
+        {
+            // Only the engine changes it; those who look at it see one or the other.
+            index.pending.fetch_add(pending.wrapping_sub(before), Ordering::Relaxed);
         }
     }
 }

@@ -16,8 +16,8 @@ use tokio::{
 use super::{
     AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery,
     DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, Keyring,
-    LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish, Published, Repair, Repaired, ReplayAnswer,
-    ReplayChange, ReplayPage, Replays, RequestKey, Store, StoreError,
+    LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish, Published, QuotaAnswer, QuotaChange,
+    QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store, StoreError,
 };
 use crate::model::{
     credentials::ApiKey,
@@ -25,6 +25,7 @@ use crate::model::{
     event::StoredEvent,
     failing::Failing,
     ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookId, WebhookNo},
+    quota::TenantQuota,
     replay::{Replay, ReplayState},
     seal::Sealer,
     time::Timestamp,
@@ -168,6 +169,12 @@ impl FakeStore {
 }
 
 impl FakeStore {
+    fn set_quota(&self, change: &QuotaChange) -> QuotaAnswer {
+        let QuotaChange { tenant, quota, time } = change.clone();
+        self.catalog.step_quota(QuotaStep::Put(TenantQuota { tenant, quota, update_time: time }));
+        QuotaAnswer::Set
+    }
+
     fn change_key(&self, change: KeyChange) -> KeyAnswer {
         match change {
             KeyChange::Create { id, digest, spec, time } => {
@@ -239,6 +246,10 @@ impl Store for FakeStore {
         Ok(webhooks.iter().map(|no| counts.get(no).copied().unwrap_or_default()).collect())
     }
 
+    async fn bytes_of_day(&self, _: u32, tenants: &[Tenant]) -> Result<Vec<u64>, StoreError> {
+        Ok(vec![7; tenants.len()])
+    }
+
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {
         Ok(Vec::new())
     }
@@ -302,6 +313,7 @@ impl Store for FakeStore {
             | ConfigChange::UpdateEventType { .. }
             | ConfigChange::DeleteEventType { .. } => unreachable!("not asked"),
             ConfigChange::Key(change) => return Ok(ConfigAnswer::Key(self.change_key(change.clone()))),
+            ConfigChange::Quota(change) => return Ok(ConfigAnswer::Quota(self.set_quota(change))),
         };
         let Some(found) = self.catalog.find(tenant, id) else { return Ok(ConfigAnswer::NotFound) };
         if expect.is_some_and(|version| version != found.webhook.version) {
@@ -319,7 +331,8 @@ impl Store for FakeStore {
             | ConfigChange::CreateEventType { .. }
             | ConfigChange::UpdateEventType { .. }
             | ConfigChange::DeleteEventType { .. }
-            | ConfigChange::Key(_) => None,
+            | ConfigChange::Key(_)
+            | ConfigChange::Quota(_) => None,
         };
         if let Some(webhook) = changed {
             self.catalog.put(ConfigSeq(config.seq), webhook.clone());

@@ -15,17 +15,20 @@ mod event_types;
 pub(crate) mod fake;
 mod keyring;
 mod listing;
+mod quotas;
 pub mod redb;
 mod repair;
 mod replays;
 mod troubles;
 mod types;
+mod usage;
 
 pub use catalog::{Catalog, Registered};
 pub use counts::Counts;
 pub use erase::{Erase, Erased};
 pub use keyring::{KeyAnswer, KeyChange, KeyStep, Keyring, KnownKey, Validity};
 pub use listing::{WebhookOrder, WebhookPlace, WebhookRun, folded};
+pub use quotas::{QuotaAnswer, QuotaChange, QuotaStep, Quotas};
 pub use repair::{Repair, Repaired};
 pub use replays::{ReplayAnswer, ReplayChange, ReplayPage, Replays};
 pub use troubles::FilterTroubles;
@@ -71,6 +74,10 @@ pub trait Store: Send + Sync + 'static {
     /// The counters of webhooks, one after the other, as of one commit at least as new as any that was answered; nothing but zeros
     /// for one that does not exist.
     async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError>;
+
+    /// How many bytes of events of these tenants were accepted on a day, one after the other, as of one commit; as far as they were
+    /// limited then.
+    async fn bytes_of_day(&self, day: u32, tenants: &[Tenant]) -> Result<Vec<u64>, StoreError>;
 
     /// The webhooks that fail continuously, as [`OutcomeGroup::failing`] said last of each; without those that were deleted.
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError>;

@@ -2,6 +2,7 @@
 
 use crate::model::{
     ids::{DeliveryKey, WebhookNo},
+    quota::Excess,
     time::Timestamp,
 };
 
@@ -62,4 +63,6 @@ pub enum Repaired {
     WaitsInOrder,
     /// As many deliveries are pending as may be.
     BacklogFull,
+    /// As many deliveries of the tenant are pending as may be.
+    OverQuota(Excess),
 }

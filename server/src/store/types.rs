@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
-use super::keyring::{KeyAnswer, KeyChange};
+use super::{
+    keyring::{KeyAnswer, KeyChange},
+    quotas::{QuotaAnswer, QuotaChange},
+};
 use crate::model::{
     delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
     event::Event,
@@ -14,6 +17,7 @@ use crate::model::{
         ConfigSeq, DeliveryId, DeliveryKey, EventId, EventSeq, EventTypeName, Position, Tenant, WebhookId, WebhookNo,
     },
     operational::OperationalEvent,
+    quota::Excess,
     signing::{Key, KeyPair, Keys},
     time::Timestamp,
     webhook::{DisableReason, Settings, Webhook, WebhookSpec},
@@ -75,6 +79,8 @@ pub enum Published {
     TooManyTargets,
     /// As many deliveries are pending as may be.
     BacklogFull,
+    /// It goes beyond its tenant's quota.
+    OverQuota(Excess),
     /// Whether it was stored before cannot be read at the moment.
     Unreadable,
     /// An event of this id was erased, and the id is not free again yet.
@@ -448,6 +454,8 @@ pub enum ConfigChange {
     },
     /// Something about API keys.
     Key(KeyChange),
+    /// Set a quota.
+    Quota(QuotaChange),
     /// Delete a webhook and cancel what is pending for it.
     DeleteWebhook {
         /// Whose webhook.
@@ -503,10 +511,14 @@ pub enum ConfigAnswer {
     UnknownEventType(EventTypeName),
     /// What became of a change of API keys.
     Key(KeyAnswer),
+    /// What became of a change of quotas.
+    Quota(QuotaAnswer),
     /// The request id was used with another request.
     RequestReused,
     /// No more webhooks fit.
     TooManyWebhooks,
+    /// No more webhooks of the tenant.
+    OverQuota(Excess),
     /// Everything of the tenant is being erased.
     TenantBeingErased,
 }

@@ -158,5 +158,20 @@ fn requests(url: &str, webhook: &str, delivery: &str) -> Vec<(&'static str, Vec<
         encoded("/postrider.v1.ClockService/GetClock", &v1::GetClockRequest::default()),
         encoded("/postrider.v1.ClockService/ConfirmClock", &v1::ConfirmClockRequest::default()),
         encoded("/postrider.v1.KeyService/ListKeys", &v1::ListKeysRequest::default()),
+        encoded(
+            "/postrider.v1.QuotaService/SetQuota",
+            &v1::SetQuotaRequest {
+                quota: Some(v1::Quota {
+                    tenant: "acme".into(),
+                    events_per_second: Some(2.5),
+                    events_burst: Some(5),
+                    pending_deliveries: Some(-1),
+                    webhooks: Some(0),
+                    ..Default::default()
+                }),
+            },
+        ),
+        encoded("/postrider.v1.QuotaService/GetQuota", &v1::GetQuotaRequest { tenant: "acme".into() }),
+        encoded("/postrider.v1.QuotaService/ListQuotas", &v1::ListQuotasRequest { page_size: 1, ..Default::default() }),
     ]
 }

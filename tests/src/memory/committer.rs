@@ -130,6 +130,8 @@ impl Committer {
         let mut storage = shared.storage.lock();
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
         effects.keys.into_iter().for_each(|step| shared.catalog.keys().step(step));
+        effects.quotas.into_iter().for_each(|step| shared.catalog.step_quota(step));
+        shared.catalog.load_on_the_way(storage.image.on_the_way());
         if !effects.replays.is_empty() {
             shared.replays.put(effects.replays);
         }

@@ -15,6 +15,7 @@ use postrider_server::{
         ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, Tenant, WebhookId, WebhookNo},
         operational::{Occurrence, OperationalEvent},
         ordering::OrderKey,
+        quota::{self, TenantQuota},
         replay::Replay,
         scope::{Verdict, View},
         time::Timestamp,
@@ -22,7 +23,7 @@ use postrider_server::{
     },
     store::{
         CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint, KeyStep,
-        LogEntry, OutcomeGroup, Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, Targets,
+        LogEntry, OutcomeGroup, Publish, Published, QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange, Targets,
     },
 };
 
@@ -33,6 +34,8 @@ use super::erase::Erasures;
 pub struct Limits {
     /// Most deliveries pending.
     pub pending_max: u64,
+    /// What holds for tenants without a quota of their own.
+    pub quotas: quota::Limits,
     /// How long history is kept.
     pub retention: std::time::Duration,
     /// Most deliveries of one event that a commit makes due.
@@ -42,7 +45,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let retention = std::time::Duration::from_hours(16);
-        Self { pending_max: 1_000_000, retention, slice_rows_max: REQUEST_ROWS_MAX }
+        let quotas = quota::Limits::default();
+        Self { pending_max: 1_000_000, quotas, retention, slice_rows_max: REQUEST_ROWS_MAX }
     }
 }
 
@@ -61,6 +65,9 @@ pub struct Image {
     pub(super) api_keys: BTreeMap<ApiKeyId, ApiKey>,
     /// Whether one was ever created.
     pub(super) locked: bool,
+    pub(super) quotas: BTreeMap<Tenant, TenantQuota>,
+    /// Bytes accepted, by day.
+    pub(super) bytes: BTreeMap<(u32, Tenant), u64>,
     /// Deleted ones: the number of the deletion, and its time.
     pub(super) tombstones: BTreeMap<WebhookNo, (ConfigSeq, Webhook, Timestamp)>,
     tenants: BTreeMap<Tenant, ConfigSeq>,
@@ -187,6 +194,8 @@ pub struct Effects {
     pub event_types: Vec<EventTypeStep>,
     /// Changes of API keys.
     pub keys: Vec<KeyStep>,
+    /// Changes of quotas.
+    pub quotas: Vec<QuotaStep>,
     /// Replays that changed; `None`: forgotten.
     pub replays: BTreeMap<u32, Option<Replay>>,
     /// Entries added to the log.
@@ -211,6 +220,8 @@ impl Image {
             event_types: BTreeMap::new(),
             api_keys: BTreeMap::new(),
             locked: false,
+            quotas: BTreeMap::new(),
+            bytes: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             tenants: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -301,6 +312,9 @@ impl Image {
         }
         if self.pending_total + targets.len() as u64 > self.limits.pending_max {
             return Published::BacklogFull;
+        }
+        if let Err(excess) = self.use_quota(publish, targets.len() as u64) {
+            return Published::OverQuota(excess);
         }
         let seq = EventSeq(self.next_event);
         self.next_event += 1;
@@ -546,6 +560,9 @@ impl Image {
                 {
                     return known.answer(request.hash);
                 }
+                if let Err(excess) = self.webhook_fits_quota(&spec.tenant) {
+                    return ConfigAnswer::OverQuota(excess);
+                }
                 if let Some(name) = self.unknown_type(&spec.tenant, &spec.settings.subscription) {
                     return ConfigAnswer::UnknownEventType(name);
                 }
@@ -588,6 +605,7 @@ impl Image {
             }
             ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(key, *expect, effects),
             ConfigChange::Key(change) => ConfigAnswer::Key(self.change_key(change, effects)),
+            ConfigChange::Quota(change) => ConfigAnswer::Quota(self.change_quota(change, effects)),
         }
     }
 

@@ -10,6 +10,7 @@ mod erase;
 mod event_types;
 mod image;
 mod keys;
+mod quotas;
 mod reads;
 mod repair;
 mod replays;
@@ -89,6 +90,8 @@ impl MemoryStore {
             replays.load(image.replays.values().cloned());
             catalog.load_event_types(image.event_types.values().cloned());
             catalog.keys().load(image.api_keys.values().cloned(), image.locked);
+            catalog.load_on_the_way(image.on_the_way());
+            catalog.load_quotas(image.limits.quotas, image.quotas.values().cloned());
             (Position(image.log.len() as u64), Sealer::new(image.key), Owner(image.openings))
         };
         let shared = Arc::new(Shared { storage, disk, catalog, replays, head: watch::Sender::new(head) });
@@ -159,6 +162,11 @@ impl Store for MemoryStore {
 
     async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError> {
         self.read(|storage| webhooks.iter().map(|no| storage.image.counts(*no)).collect()).await
+    }
+
+    async fn bytes_of_day(&self, day: u32, tenants: &[Tenant]) -> Result<Vec<u64>, StoreError> {
+        let of = |image: &Image, tenant: &Tenant| image.bytes.get(&(day, tenant.clone())).copied().unwrap_or(0);
+        self.read(|storage| tenants.iter().map(|tenant| of(&storage.image, tenant)).collect()).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

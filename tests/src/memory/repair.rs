@@ -39,6 +39,7 @@ impl Image {
         if !self.events.contains_key(&key.event) {
             return Repaired::EventExpired;
         }
+        let fits_quota = self.one_more_fits_quota(key.webhook);
         let Some(row) = self.deliveries.get_mut(&key) else { return Repaired::NoDelivery };
         let before = row.state;
         if row.attempts >= DELIVERY_ATTEMPTS_MAX {
@@ -56,6 +57,9 @@ impl Image {
         } else {
             if self.pending_total >= self.limits.pending_max {
                 return Repaired::BacklogFull;
+            }
+            if let Err(excess) = fits_quota {
+                return Repaired::OverQuota(excess);
             }
             row.excused = Some(row.attempts);
             counts::revived(self.ended.entry(key.webhook).or_default(), row.state);

@@ -107,6 +107,9 @@ impl Image {
         if self.pending_total + step.events.len() as u64 > pending_max - pending_max / 10 {
             return ReplayAnswer::Busy;
         }
+        if step.events.len() as u64 > self.replay_quota_room(webhook) {
+            return ReplayAnswer::Busy;
+        }
         let mut created = 0;
         for &event in &step.events {
             let Some(stored) = self.events.get(&event) else { continue };

@@ -22,6 +22,7 @@ use crate::{
     listen::ListenArgs,
     output::Format,
     publish::PublishArgs,
+    quotas::QuotasCommand,
     replays::ReplaysCommand,
     triggers::TriggersArgs,
     watch::WatchArgs,
@@ -96,6 +97,9 @@ enum Command {
     /// Show the server's clock, and confirm that its machine's is right.
     #[command(subcommand)]
     Clock(ClockCommand),
+    /// Set, show and list quotas: how much of the server a tenant may use, and does.
+    #[command(subcommand)]
+    Quotas(QuotasCommand),
     /// Follow what becomes of deliveries.
     Watch(WatchArgs),
     /// Receive webhooks on this machine: verify them and print what arrives.
@@ -179,6 +183,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Deliveries(command) => command.run(&session()?).await,
         Command::Keys(command) => command.run(&session()?).await,
         Command::Clock(command) => command.run(&session()?).await,
+        Command::Quotas(command) => command.run(&session()?).await,
         Command::Replays(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,

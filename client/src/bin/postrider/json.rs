@@ -7,8 +7,9 @@ use postrider_client::{
     v1::{
         BodyFormat, Breaker, BreakerState, CancelReason, Clock, Delivery, DeliveryState, DisableReason, Erasure,
         ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict,
-        OperationalEvent, Outcome, Ownership, Replay, ReplayProgress, ReplayState, RetryPolicy, Right, Signature,
-        SignatureScheme, TlsSettings, Webhook, WebhookMatch, WebhookStats, authorization::Scheme, event,
+        OperationalEvent, Outcome, Ownership, Quota, QuotaUsage, Replay, ReplayProgress, ReplayState, RetryPolicy,
+        Right, Signature, SignatureScheme, TenantQuota, TlsSettings, Webhook, WebhookMatch, WebhookStats,
+        authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -110,6 +111,36 @@ pub(crate) fn key(key: &Key) -> Value {
         "create_time": time(key.create_time.as_ref()),
         "expire_time": time(key.expire_time.as_ref()),
         "last_use_time": time(key.last_use_time.as_ref()),
+    })
+}
+
+/// A tenant's quota: as it was set, as it holds, and what is used of it.
+pub(crate) fn tenant_quota(quota: &TenantQuota) -> Value {
+    json!({
+        "quota": quota.quota.as_ref().map(self::quota),
+        "in_force": quota.in_force.as_ref().map(self::quota),
+        "usage": quota.usage.as_ref().map(quota_usage),
+    })
+}
+
+fn quota(quota: &Quota) -> Value {
+    json!({
+        "tenant": quota.tenant,
+        "events_per_second": quota.events_per_second,
+        "events_burst": quota.events_burst,
+        "pending_deliveries": quota.pending_deliveries,
+        "webhooks": quota.webhooks,
+        "bytes_per_day": quota.bytes_per_day,
+        "update_time": time(quota.update_time.as_ref()),
+    })
+}
+
+fn quota_usage(usage: &QuotaUsage) -> Value {
+    json!({
+        "pending_deliveries": usage.pending_deliveries,
+        "webhooks": usage.webhooks,
+        "bytes_today": usage.bytes_today,
+        "day_end_time": time(usage.day_end_time.as_ref()),
     })
 }
 
@@ -411,6 +442,9 @@ mod tests {
             (event_type(&EventType::default()), "EventType"),
             (webhook_match(&WebhookMatch::default()), "WebhookMatch"),
             (erasure(&Erasure::default()), "Erasure"),
+            (tenant_quota(&TenantQuota::default()), "TenantQuota"),
+            (quota(&Quota::default()), "Quota"),
+            (quota_usage(&QuotaUsage::default()), "QuotaUsage"),
             (delivery(&Delivery::default()), "Delivery"),
             (retry(&RetryPolicy::default()), "RetryPolicy"),
             (replay(&Replay::default()), "Replay"),

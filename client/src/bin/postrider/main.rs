@@ -15,6 +15,7 @@ mod keys;
 mod listen;
 mod output;
 mod publish;
+mod quotas;
 mod replays;
 mod triggers;
 mod watch;

@@ -139,6 +139,12 @@ static RULES: &[Rule] = &[
     of_all("/postrider.v1.KeyService/CreateKey", Right::Operate),
     of_all("/postrider.v1.KeyService/ListKeys", Right::Operate),
     of_all("/postrider.v1.KeyService/RevokeKey", Right::Operate),
+    named("/postrider.v1.QuotaService/GetQuota", Right::Read, |bytes| {
+        one(bytes, |request: v1::GetQuotaRequest| request.tenant)
+    }),
+    of_all("/postrider.v1.QuotaService/ListQuotas", Right::Operate),
+    // A tenant's own operator is not to raise it.
+    of_all("/postrider.v1.QuotaService/SetQuota", Right::Operate),
     named("/postrider.v1.ReplayService/CancelReplay", Right::Manage, |bytes| {
         one(bytes, |request: v1::CancelReplayRequest| request.tenant)
     }),

@@ -14,6 +14,7 @@ mod ordering;
 mod ownership;
 pub(super) mod policy;
 pub(super) mod protection;
+pub(super) mod quota;
 pub(super) mod replay;
 mod request;
 pub(super) mod scope;

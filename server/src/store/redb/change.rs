@@ -17,6 +17,7 @@ use super::{
     drops::{Drop, Drops},
     erase::{Job, Swept},
     error::EngineError,
+    quotas::Used,
     ready::{Batches, Ready, Shown, batch_rows},
     records::{ChunkBuilder, CountersRecord, EventChunk, LogBuilder, LogRecord},
     shared::{FanOut, Shared},
@@ -30,6 +31,7 @@ use crate::{
     },
     store::{
         keyring::KeyStep,
+        quotas::QuotaStep,
         types::{ConfigStep, EventTypeStep, Hint, LogEntry},
     },
 };
@@ -43,6 +45,8 @@ pub(super) struct Tables<'txn> {
     pub(super) config_log: Table<'txn, u64, u64>,
     pub(super) event_types: Table<'txn, &'static [u8], &'static [u8]>,
     pub(super) api_keys: Table<'txn, [u8; 12], &'static [u8]>,
+    pub(super) quotas: Table<'txn, &'static str, &'static [u8]>,
+    pub(super) quota_bytes: Table<'txn, (u32, &'static str), u64>,
     pub(super) requests: Table<'txn, &'static [u8], &'static [u8]>,
     pub(super) requests_by_time: Table<'txn, (i64, &'static [u8]), ()>,
     pub(super) event_chunks: Table<'txn, u64, &'static [u8]>,
@@ -81,6 +85,8 @@ impl<'txn> Tables<'txn> {
             config_log: txn.open_table(tables::CONFIG_LOG)?,
             event_types: txn.open_table(tables::EVENT_TYPES)?,
             api_keys: txn.open_table(tables::API_KEYS)?,
+            quotas: txn.open_table(tables::QUOTAS)?,
+            quota_bytes: txn.open_table(tables::QUOTA_BYTES)?,
             requests: txn.open_table(tables::REQUESTS)?,
             requests_by_time: txn.open_table(tables::REQUESTS_BY_TIME)?,
             event_chunks: txn.open_table(tables::EVENT_CHUNKS)?,
@@ -139,6 +145,9 @@ pub(super) struct Change<'a> {
     pub(super) steps: Vec<(ConfigSeq, ConfigStep)>,
     pub(super) event_types: Vec<EventTypeStep>,
     pub(super) keys: Vec<KeyStep>,
+    pub(super) quotas: Vec<QuotaStep>,
+    /// What tenants with quotas use.
+    pub(super) used: Used,
     pub(super) removed: HashSet<WebhookNo>,
     pub(super) fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     pub(super) cancels_started: Vec<u64>,
@@ -191,6 +200,8 @@ impl<'a> Change<'a> {
             steps: Vec::new(),
             event_types: Vec::new(),
             keys: Vec::new(),
+            quotas: Vec::new(),
+            used: Used::default(),
             removed: HashSet::new(),
             fan_outs: Vec::new(),
             cancels_started: Vec::new(),
@@ -229,6 +240,7 @@ impl<'a> Change<'a> {
         let arrived = std::mem::take(&mut self.ready);
         tables.ready.flush(&mut tables.meta, arrived, batch_rows(self.shared.config.hot_bytes_max))?;
         self.flush_counts(tables)?;
+        self.flush_used(tables)?;
         self.flush_replays(tables)?;
         let written = self.flush_chunks(tables)?;
         self.counters.note_commit(self.shared.clock);

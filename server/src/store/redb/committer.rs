@@ -31,6 +31,7 @@ use crate::{
     store::{
         erase::Erased,
         keyring::KeyStep,
+        quotas::QuotaStep,
         repair::Repaired,
         replays::ReplayAnswer,
         types::{AsOf, ConfigAnswer, ConfigStep, EventTypeStep, GroupCommitted, Hint, LogEntry, Published},
@@ -100,6 +101,7 @@ struct Effects {
     steps: Vec<(ConfigSeq, ConfigStep)>,
     event_types: Vec<EventTypeStep>,
     keys: Vec<KeyStep>,
+    quotas: Vec<QuotaStep>,
     fan_outs: Vec<(EventSeq, Option<FanOut>)>,
     cancels_started: Vec<u64>,
     cancels_done: usize,
@@ -191,6 +193,7 @@ impl Committer {
         *shared.counters.lock() = effects.counters;
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
         effects.keys.into_iter().for_each(|step| shared.catalog.keys().step(step));
+        effects.quotas.into_iter().for_each(|step| shared.catalog.step_quota(step));
         let mut changed = Vec::new();
         for (seq, step) in effects.steps {
             match step {
@@ -220,15 +223,7 @@ impl Committer {
                 chunks.wrote(first, chunk, bytes);
             }
         }
-        if !effects.fan_outs.is_empty() {
-            let mut fan_outs = shared.fan_outs.write();
-            for (seq, fan_out) in effects.fan_outs {
-                match fan_out {
-                    Some(fan_out) => drop(fan_outs.insert(seq, fan_out)),
-                    None => drop(fan_outs.remove(&seq)),
-                }
-            }
-        }
+        shared.fan_outs_went_on(effects.fan_outs);
         self.cancels.drain(..effects.cancels_done);
         self.cancels.extend(effects.cancels_started);
         for (no, begins) in effects.releases {
@@ -352,6 +347,7 @@ impl Effects {
             steps: change.steps,
             event_types: change.event_types,
             keys: change.keys,
+            quotas: change.quotas,
             fan_outs: change.fan_outs,
             cancels_started: change.cancels_started,
             cancels_done: change.cancels_done,

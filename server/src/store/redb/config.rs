@@ -73,6 +73,7 @@ impl Change<'_> {
             }
             ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(tables, &key, expect),
             ConfigChange::Key(change) => Ok(ConfigAnswer::Key(self.change_key(tables, change)?)),
+            ConfigChange::Quota(change) => Ok(ConfigAnswer::Quota(self.change_quota(tables, change)?)),
         }
     }
 
@@ -93,6 +94,9 @@ impl Change<'_> {
         let created = self.steps.iter().filter(|(_, step)| matches!(step, ConfigStep::Put(_))).count();
         if self.shared.catalog.len() + created >= self.shared.config.webhooks_max {
             return Ok(ConfigAnswer::TooManyWebhooks);
+        }
+        if let Err(excess) = self.webhook_fits_quota(&spec.tenant) {
+            return Ok(ConfigAnswer::OverQuota(excess));
         }
 
         if let Some(name) = unknown_type(tables, &spec.tenant, &spec.settings.subscription)? {

@@ -66,6 +66,11 @@ impl Tally {
         before.saturating_add_signed(self.pending)
     }
 
+    /// How many more are pending, or fewer.
+    pub(super) fn more_pending(&self) -> i64 {
+        self.pending
+    }
+
     fn on(&self, before: &CountsRecord) -> CountsRecord {
         CountsRecord {
             pending: self.pending(before.pending),

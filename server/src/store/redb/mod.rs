@@ -37,6 +37,7 @@ mod ordered;
 mod outcomes;
 mod pins;
 mod publish;
+mod quotas;
 mod reads;
 mod ready;
 mod reanchor;
@@ -94,6 +95,7 @@ use crate::{
         event::StoredEvent,
         failing::Failing,
         ids::{ConfigSeq, DeliveryId, ErasureId, EventId, EventSeq, Position, Tenant, WebhookNo},
+        quota::Limits,
         replay::Replay,
         seal::Sealer,
         time::Timestamp,
@@ -122,6 +124,8 @@ pub struct Config {
     pub retention_bytes: Option<u64>,
     /// Most deliveries pending at once; more are refused.
     pub pending_max: u64,
+    /// What holds for tenants without a quota of their own.
+    pub quotas: Limits,
     /// Most webhooks.
     pub webhooks_max: usize,
     /// Whose webhooks receive operational events.
@@ -144,6 +148,7 @@ impl Default for Config {
             retention: Duration::from_hours(720),
             retention_bytes: None,
             pending_max: 10_000_000,
+            quotas: Limits::default(),
             webhooks_max: 1_000_000,
             operator: None,
             disk_reserve: 128 * 1024 * 1024,
@@ -271,6 +276,11 @@ impl Store for RedbStore {
     async fn counts(&self, webhooks: &[WebhookNo]) -> Result<Vec<Counts>, StoreError> {
         let webhooks = webhooks.to_vec();
         self.read_for_caller(move |shared| counts::counts(shared, &webhooks).map_err(StoreError::from)).await
+    }
+
+    async fn bytes_of_day(&self, day: u32, tenants: &[Tenant]) -> Result<Vec<u64>, StoreError> {
+        let tenants = tenants.to_vec();
+        self.read_for_caller(move |shared| quotas::bytes_of_day(shared, day, &tenants).map_err(StoreError::from)).await
     }
 
     async fn failing(&self) -> Result<Vec<(WebhookNo, Failing)>, StoreError> {

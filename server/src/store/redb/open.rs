@@ -1,7 +1,7 @@
 //! Opening the store: make or check the file, and load what memory must know.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
     ops::Range,
     path::Path,
@@ -24,6 +24,7 @@ use super::{
     erase,
     error::{EngineError, OpenError},
     key_source::{KeyError, KeySource},
+    quotas::load_quotas,
     reads,
     ready::Batches,
     records::{
@@ -362,8 +363,15 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     let cancels = cancels.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
     let releases = txn.open_table(tables::RELEASES)?;
     let releases = releases.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, EngineError>>()?;
-    *shared.fan_outs.write() = load_fan_outs(shared, &txn)?;
+    let fan_outs = load_fan_outs(shared, &txn)?;
+    let mut on_the_way = HashMap::new();
+    for fan_out in fan_outs.values() {
+        *on_the_way.entry(fan_out.tenant.clone()).or_default() += fan_out.rest();
+    }
+    *shared.fan_outs.write() = fan_outs;
     *shared.batches.write() = Batches::load(&txn)?;
+    shared.catalog.load_on_the_way(on_the_way);
+    shared.catalog.load_quotas(shared.config.quotas, load_quotas(&txn)?);
 
     let head = Position(shared.counters.lock().log_head);
     *shared.recent.lock() = RecentLog::new(head, shared.config.log_cache_bytes);
@@ -379,7 +387,9 @@ fn load_fan_outs(shared: &Shared, txn: &::redb::ReadTransaction) -> Result<BTree
         let Some(record) = reads::any_event(shared, seq)? else { continue };
         let next = usize::try_from(next.value()).unwrap_or(usize::MAX);
         let (accept_time, scheduled, order) = (record.accept_time(), record.scheduled(), record.order()?);
-        fan_outs.insert(seq, FanOut { targets: record.targets()?.into(), next, accept_time, scheduled, order });
+        let tenant = record.tenant().parse().map_err(|error| Corrupt::new("tenant", error))?;
+        let targets = record.targets()?.into();
+        fan_outs.insert(seq, FanOut { tenant, targets, next, accept_time, scheduled, order });
     }
     Ok(fan_outs)
 }

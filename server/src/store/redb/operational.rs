@@ -5,6 +5,7 @@ use tracing::warn;
 use super::{
     change::{Change, Tables},
     error::EngineError,
+    publish::By,
     records::LogRecord,
 };
 use crate::{
@@ -62,11 +63,12 @@ impl Change<'_> {
                 targets.webhooks = exist.collect();
             }
             let publish = Publish { event, targets, accept_time: self.shared.clock.now() };
-            match self.publish(tables, &publish)? {
+            match self.publish_by(tables, &publish, By::Server)? {
                 Published::New { .. } | Published::Duplicate { .. } => {}
                 refused @ (Published::Conflict
                 | Published::TooManyTargets
                 | Published::BacklogFull
+                | Published::OverQuota(_)
                 | Published::Unreadable
                 | Published::Erased
                 | Published::TenantBeingErased) => {

@@ -35,6 +35,15 @@ pub(super) struct Arrival {
     pub(super) scheduled: Option<Timestamp>,
 }
 
+/// Who publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// Somebody who calls.
+    Caller,
+    /// The server itself.
+    Server,
+}
+
 impl Arrival {
     /// The first sending of an event.
     fn new(no: WebhookNo, event: EventSeq, accept_time: Timestamp, scheduled: Option<Timestamp>) -> Self {
@@ -43,8 +52,18 @@ impl Arrival {
 }
 
 impl Change<'_> {
-    /// Stores one event, or says why not.
+    /// Stores one event of a caller's, or says why not.
     pub(super) fn publish(&mut self, tables: &mut Tables<'_>, publish: &Publish) -> Result<Published, EngineError> {
+        self.publish_by(tables, publish, By::Caller)
+    }
+
+    /// Stores one event, or says why not. What the server reports by itself is within no quota.
+    pub(super) fn publish_by(
+        &mut self,
+        tables: &mut Tables<'_>,
+        publish: &Publish,
+        by: By,
+    ) -> Result<Published, EngineError> {
         let event = &publish.event;
         let key = event_key(event.id.as_str(), event.tenant.as_str());
         let hash = event.content_hash();
@@ -76,6 +95,11 @@ impl Change<'_> {
         if self.counters.pending + targets.len() as u64 > self.shared.config.pending_max {
             return Ok(Published::BacklogFull);
         }
+        if by == By::Caller
+            && let Err(excess) = self.use_quota(tables, publish, targets.len() as u64)?
+        {
+            return Ok(Published::OverQuota(excess));
+        }
 
         let seq = EventSeq(self.counters.next_event);
         self.counters.next_event += 1;
@@ -91,7 +115,8 @@ impl Change<'_> {
             tables.fan_outs.insert(seq.0, 0)?;
             // Each of them is counted for its webhook when the event reaches that.
             self.counters.pending += targets.len() as u64;
-            let fan_out = FanOut { targets, next: 0, accept_time, scheduled, order: OrderKey::of(event) };
+            let (tenant, order) = (event.tenant.clone(), OrderKey::of(event));
+            let fan_out = FanOut { tenant, targets, next: 0, accept_time, scheduled, order };
             self.fan_outs.push((seq, Some(fan_out)));
             return Ok(Published::New { deliveries });
         }

@@ -82,6 +82,9 @@ impl Change<'_> {
             if self.counters.pending >= self.shared.config.pending_max {
                 return Ok(Repaired::BacklogFull);
             }
+            if let Err(excess) = self.one_more_fits_quota(key.webhook) {
+                return Ok(Repaired::OverQuota(excess));
+            }
             self.keep_event(tables, key.event, &event)?;
             self.count(webhook, 1, Standing::At(record.state()?), Standing::At(DeliveryState::Pending));
             self.revived = true;

@@ -142,6 +142,7 @@ impl Change<'_> {
         let Some(webhook) = self.webhook(no) else { return Ok(ReplayAnswer::Stale) };
         let pending_max = self.shared.config.pending_max;
         let room = (pending_max - pending_max / BACKLOG_LEFT).saturating_sub(self.counters.pending);
+        let room = room.min(self.replay_quota_room(&webhook.tenant));
         // What becomes pending while a drop is carried out would be dropped with the rest.
         if self.drop_of(no.0).is_some() || (step.events.len() as u64 > room) {
             return Ok(ReplayAnswer::Busy);

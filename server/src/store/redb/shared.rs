@@ -35,7 +35,7 @@ use crate::{
     limits::CLOCK_NOTED_INTERVAL,
     metrics::StoreMetrics,
     model::{
-        ids::{EventSeq, Position, WebhookNo},
+        ids::{EventSeq, Position, Tenant, WebhookNo},
         keyring::Keyring,
         ordering::OrderKey,
         seal::Sealer,
@@ -110,6 +110,8 @@ impl Deref for HotRead {
 /// An event on its way to many webhooks.
 #[derive(Debug, Clone)]
 pub(super) struct FanOut {
+    /// Whose event it is.
+    pub(super) tenant: Tenant,
     /// All of them, ascending.
     pub(super) targets: Arc<[WebhookNo]>,
     /// The first one that has no row yet.
@@ -123,6 +125,11 @@ pub(super) struct FanOut {
 }
 
 impl FanOut {
+    /// How many webhooks it has not reached.
+    pub(super) fn rest(&self) -> u64 {
+        (self.targets.len() - self.next) as u64
+    }
+
     /// Whether the webhook's row is still to be written.
     pub(super) fn awaits(&self, no: WebhookNo) -> bool {
         self.targets[self.next..].binary_search(&no).is_ok()
@@ -232,6 +239,25 @@ impl Shared {
     pub(super) fn was_idle_for_long(&self) -> bool {
         let last_commit = Timestamp::from_micros(self.counters.lock().last_commit);
         self.clock.now().since(last_commit) >= CLOCK_NOTED_INTERVAL && !self.space.is_short()
+    }
+
+    /// After a commit: this is how far these wide events are; `None`: they have reached all their webhooks.
+    pub(super) fn fan_outs_went_on(&self, changed: Vec<(EventSeq, Option<FanOut>)>) {
+        if changed.is_empty() {
+            return;
+        }
+        let mut fan_outs = self.fan_outs.write();
+        for (seq, now) in changed {
+            let (tenant, rest) = now.as_ref().map(|now| (now.tenant.clone(), now.rest())).unzip();
+            let before = match now {
+                Some(now) => fan_outs.insert(seq, now),
+                None => fan_outs.remove(&seq),
+            };
+            let (tenant_before, rest_before) = before.map(|before| (before.tenant.clone(), before.rest())).unzip();
+            if let Some(tenant) = tenant.or(tenant_before) {
+                self.catalog.went_on(&tenant, rest_before.unwrap_or(0), rest.unwrap_or(0));
+            }
+        }
     }
 
     /// The oldest event that is not yet due for all its webhooks.

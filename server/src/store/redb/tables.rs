@@ -75,6 +75,14 @@ pub(super) const EVENT_TYPES: TableDefinition<'_, &[u8], &[u8]> = TableDefinitio
 /// API keys. Key: the key's id. Value: `ApiKeyRecord`. From creation until it is revoked.
 pub(super) const API_KEYS: TableDefinition<'_, [u8; 12], &[u8]> = TableDefinition::new("api_keys");
 
+/// Quotas of tenants' own. Key: tenant. Value: `QuotaRecord`. From being set until all of it is as for all tenants; erasing the tenant
+/// leaves it.
+pub(super) const QUOTAS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quotas");
+
+/// Bytes of events accepted from tenants who may publish so many a day. Key: day since 1970 (UTC), tenant. Value: bytes. Written by the
+/// commit that accepts them; removed some days later, when others are.
+pub(super) const QUOTA_BYTES: TableDefinition<'_, (u32, &str), u64> = TableDefinition::new("quota_bytes");
+
 /// Replies to requests that carried an id. Key: tenant, 0, request id. Value: `RequestRecord`. 24 h.
 pub(super) const REQUESTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("requests");
 
