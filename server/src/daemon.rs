@@ -133,6 +133,7 @@ impl Daemon {
             names,
             trial: trials.clone(),
             handshake: trials,
+            audited: metrics.audit.clone(),
             stop: calls.clone(),
             stop_watching: watches.clone(),
         });
@@ -142,6 +143,7 @@ impl Daemon {
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
         tasks.spawn("replay", replays.run(work.clone()));
+        tasks.spawn("audit", api.audit.run(work.clone()));
         if let Some(certificates) = certificates.clone() {
             tasks.spawn("certificates", follow(certificates, work.clone()));
         }

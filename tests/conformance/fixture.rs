@@ -46,11 +46,18 @@ pub(crate) struct Limits {
     pub(crate) hot_bytes_max: usize,
     /// How long history is kept.
     pub(crate) retention: Duration,
+    /// Most entries of the audit log, which are kept for a day.
+    pub(crate) audit_entries_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pending_max: 1_000_000, hot_bytes_max: 64 << 20, retention: Duration::from_hours(16) }
+        Self {
+            pending_max: 1_000_000,
+            hot_bytes_max: 64 << 20,
+            retention: Duration::from_hours(16),
+            audit_entries_max: 100,
+        }
     }
 }
 
@@ -81,6 +88,8 @@ impl Engine for InMemory {
         let limits = memory::Limits {
             pending_max: limits.pending_max,
             retention: limits.retention,
+            audit_retention: Duration::from_hours(24),
+            audit_entries_max: limits.audit_entries_max,
             ..memory::Limits::default()
         };
         let made = || Arc::new(Mutex::new(memory::Storage::new(memory::Image::new(limits, [7; 16]))));
@@ -94,6 +103,8 @@ fn open_redb(dir: &Path, limits: Limits, config: &redb::Config) -> Arc<dyn Store
         hot_bytes_max: limits.hot_bytes_max,
         retention: limits.retention,
         pending_max: limits.pending_max,
+        audit_retention: Duration::from_hours(24),
+        audit_entries_max: limits.audit_entries_max,
         ..config.clone()
     };
     Arc::new(redb::open(dir, config, Arc::new(News::default()), Clock::start()).expect("the store opens"))

@@ -2,6 +2,7 @@
 //!
 //! An engine joins by implementing [`fixture::Engine`] and naming itself in a `suite!` line below.
 
+mod audit;
 mod config;
 mod counts;
 mod deliveries;
@@ -111,6 +112,12 @@ macro_rules! suite {
         keys::{
             keys_are_found_by_their_ids_and_survive,
             a_revoked_key_is_gone_at_once_and_for_good,
+        },
+        audit::{
+            entries_are_kept_with_what_calls_led_to,
+            entries_are_found_newest_first_page_by_page,
+            the_oldest_entries_go,
+            an_erased_tenant_is_not_named,
         },
         history::{
             lists_page_newest_first_without_gaps_or_repeats,

@@ -13,11 +13,11 @@ use postrider_proto::{
     v1::{
         Authorization, BasicCredentials, BearerToken, CreateEventTypeRequest, CreateWebhookRequest, DeliveryState,
         EraseTenantRequest, Event, EventType, ExplainEventRequest, GetDeliveryRequest, GetErasureRequest,
-        GetEventRequest, GetReplayRequest, GetWebhookRequest, ListDeliveriesRequest, ListEventTypesRequest,
-        ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest, RetryDeliveryRequest,
-        RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme, UpdateWebhookRequest,
-        WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme, event::Payload,
-        explain_event_request::Subject, watch_deliveries_request::Start,
+        GetEventRequest, GetReplayRequest, GetWebhookRequest, ListAuditEntriesRequest, ListDeliveriesRequest,
+        ListEventTypesRequest, ListKeysRequest, ListReplaysRequest, ListWebhooksRequest, ReplayEventsRequest,
+        RetryDeliveryRequest, RevokeKeyRequest, RotateSecretRequest, SendTestEventRequest, Signature, SignatureScheme,
+        UpdateWebhookRequest, WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme,
+        event::Payload, explain_event_request::Subject, watch_deliveries_request::Start,
     },
 };
 use postrider_tests::{
@@ -140,8 +140,16 @@ async fn create(client: &Client, webhook: Webhook, signing_secret: String, reque
 /// Replies of everything that reads or changes something, by the name of the call.
 async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (id, tenant) = (webhook.id(), String::new());
-    let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut replays, mut keys, mut tenants } =
-        client.clone();
+    let Client {
+        mut webhooks,
+        mut event_types,
+        mut events,
+        mut deliveries,
+        mut replays,
+        mut keys,
+        mut tenants,
+        mut audit,
+    } = client.clone();
     let mut replies = Vec::new();
     macro_rules! ask {
         ($client:ident.$method:ident($name:literal, $request:expr)) => {
@@ -169,6 +177,11 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(deliveries.list_deliveries("ListDeliveries", ListDeliveriesRequest::default()));
     ask!(deliveries.retry_delivery("RetryDelivery", RetryDeliveryRequest { tenant, id: delivery_id.into() }));
     ask!(keys.list_keys("ListKeys", ListKeysRequest::default()));
+    // Secrets where ids and names belong, and what was told of everything above.
+    let wrong = RevokeKeyRequest { id: format!("key_{CANARY}") };
+    keys.revoke_key(wrong).await.expect_err("that is no id");
+    let everything = ListAuditEntriesRequest { tenant: "-".into(), page_size: 1000, ..Default::default() };
+    ask!(audit.list_audit_entries("ListAuditEntries", everything));
     // Of what was delivered to another one: nothing more is sent.
     let request = ReplayEventsRequest {
         webhook_id: id,

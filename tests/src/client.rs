@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 
 use postrider_proto::v1::{
-    CreateWebhookRequest, Delivery, DeliveryState, DeliveryUpdate, Event, GetDeliveryRequest, GetDeliveryResponse,
-    GetWebhookRequest, ListDeliveriesRequest, Outcome, PublishEventsRequest, PublishEventsResponse,
-    WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, delivery_service_client::DeliveryServiceClient,
-    delivery_update::Update, event_service_client::EventServiceClient,
-    event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
-    publish_events_response::Result as Reply, replay_service_client::ReplayServiceClient,
-    tenant_service_client::TenantServiceClient, watch_deliveries_request::Start,
-    webhook_service_client::WebhookServiceClient,
+    AuditEntry, CreateWebhookRequest, Delivery, DeliveryState, DeliveryUpdate, Event, GetDeliveryRequest,
+    GetDeliveryResponse, GetWebhookRequest, ListAuditEntriesRequest, ListDeliveriesRequest, Outcome,
+    PublishEventsRequest, PublishEventsResponse, WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook,
+    audit_service_client::AuditServiceClient, delivery_service_client::DeliveryServiceClient, delivery_update::Update,
+    event_service_client::EventServiceClient, event_type_service_client::EventTypeServiceClient,
+    key_service_client::KeyServiceClient, publish_events_response::Result as Reply,
+    replay_service_client::ReplayServiceClient, tenant_service_client::TenantServiceClient,
+    watch_deliveries_request::Start, webhook_service_client::WebhookServiceClient,
 };
 use tonic::{
     Request, Status, Streaming,
@@ -54,6 +54,8 @@ pub struct Client {
     pub keys: KeyServiceClient<Transport>,
     /// What is everything of a tenant.
     pub tenants: TenantServiceClient<Transport>,
+    /// Who did what.
+    pub audit: AuditServiceClient<Transport>,
 }
 
 /// A webhook and what signs its deliveries.
@@ -95,8 +97,15 @@ impl Client {
             deliveries: DeliveryServiceClient::new(channel.clone()),
             replays: ReplayServiceClient::new(channel.clone()),
             keys: KeyServiceClient::new(channel.clone()),
-            tenants: TenantServiceClient::new(channel),
+            tenants: TenantServiceClient::new(channel.clone()),
+            audit: AuditServiceClient::new(channel),
         }
+    }
+
+    /// What the audit log has, newest first, on one page.
+    pub async fn audited(&self, request: ListAuditEntriesRequest) -> Vec<AuditEntry> {
+        let call = within("ListAuditEntries", async { self.audit.clone().list_audit_entries(request).await }).await;
+        call.expect("the audit log is shown").into_inner().entries
     }
 
     /// Creates a webhook of the default tenant.

@@ -10,6 +10,7 @@
 //! Deliberately absent: globals. The handles of a struct that was not registered, as in tests, count for nobody.
 
 mod accept;
+mod audit;
 mod deliver;
 mod dispatch;
 mod filters;
@@ -31,6 +32,7 @@ use prometheus_client::{
 pub(crate) use self::histogram::approximate;
 pub use self::{
     accept::{AcceptMetrics, Novelty, Reason},
+    audit::AuditMetrics,
     deliver::{AttemptClass, AttemptUnderWay, DeliverMetrics},
     dispatch::DispatchMetrics,
     histogram::Histogram,
@@ -57,6 +59,8 @@ pub struct Metrics {
     pub outcomes: OutcomesMetrics,
     /// Those who follow.
     pub watch: WatchMetrics,
+    /// Who did what.
+    pub audit: AuditMetrics,
 }
 
 impl Metrics {
@@ -67,6 +71,7 @@ impl Metrics {
         self.deliver.register(registry);
         self.outcomes.register(registry);
         self.watch.register(registry);
+        self.audit.register(registry);
     }
 }
 

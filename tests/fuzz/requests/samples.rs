@@ -156,5 +156,9 @@ fn requests(url: &str, webhook: &str, delivery: &str) -> Vec<(&'static str, Vec<
             &v1::RetryDeliveryRequest { tenant: tenant(), id: delivery.to_owned() },
         ),
         encoded("/postrider.v1.KeyService/ListKeys", &v1::ListKeysRequest::default()),
+        encoded(
+            "/postrider.v1.AuditService/ListAuditEntries",
+            &v1::ListAuditEntriesRequest { tenant: "-".into(), method: "CreateWebhook".into(), ..Default::default() },
+        ),
     ]
 }

@@ -5,10 +5,11 @@ use bytes::Bytes;
 use postrider_client::{
     Update,
     v1::{
-        BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, Erasure,
+        AuditEntry, BodyFormat, Breaker, BreakerState, CancelReason, Delivery, DeliveryState, DisableReason, Erasure,
         ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict,
-        OperationalEvent, Outcome, Ownership, Replay, ReplayProgress, ReplayState, RetryPolicy, Right, Signature,
-        SignatureScheme, Webhook, WebhookMatch, WebhookStats, authorization::Scheme, event,
+        OperationalEvent, Outcome, Ownership, Principal, PrincipalKind, Replay, ReplayProgress, ReplayState,
+        RetryPolicy, Right, Signature, SignatureScheme, Webhook, WebhookMatch, WebhookStats, authorization::Scheme,
+        event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -90,6 +91,32 @@ pub(crate) fn key(key: &Key) -> Value {
         "create_time": time(key.create_time.as_ref()),
         "expire_time": time(key.expire_time.as_ref()),
         "last_use_time": time(key.last_use_time.as_ref()),
+    })
+}
+
+pub(crate) fn audit_entry(entry: &AuditEntry) -> Value {
+    json!({
+        "number": entry.number,
+        "time": time(entry.time.as_ref()),
+        "principal": entry.principal.as_ref().map(principal),
+        "peer": entry.peer,
+        "method": entry.method,
+        "tenant": entry.tenant,
+        "tenant_erased": entry.tenant_erased,
+        "resource": entry.resource,
+        "fields": entry.fields,
+        "code": entry.code,
+        "finish_time": time(entry.finish_time.as_ref()),
+        "omitted": entry.omitted,
+    })
+}
+
+fn principal(principal: &Principal) -> Value {
+    json!({
+        "kind": named(principal.kind, PrincipalKind::as_str_name),
+        "id": principal.id,
+        "name": principal.name,
+        "certificate_sha256": principal.certificate_sha256,
     })
 }
 
@@ -391,6 +418,8 @@ mod tests {
             (webhook_match(&WebhookMatch::default()), "WebhookMatch"),
             (erasure(&Erasure::default()), "Erasure"),
             (delivery(&Delivery::default()), "Delivery"),
+            (audit_entry(&AuditEntry::default()), "AuditEntry"),
+            (principal(&Principal::default()), "Principal"),
             (retry(&RetryPolicy::default()), "RetryPolicy"),
             (replay(&Replay::default()), "Replay"),
             (replay_progress(&ReplayProgress::default()), "ReplayProgress"),

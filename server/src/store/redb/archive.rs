@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 
 use super::{
+    audit,
     change::{Change, Tables, begin},
     erase::{self, Sweep, Sweeping},
     error::EngineError,
@@ -69,6 +70,8 @@ pub(super) enum Archived {
     Erase(Sweeping),
     /// Finished erasures that need not be remembered.
     ForgetErasures(Vec<u64>),
+    /// Entries of the audit log that are too old, or too many.
+    ForgetAudit(Vec<u64>),
     /// Nothing: something was looked through, and there is more.
     Looked,
 }
@@ -146,12 +149,13 @@ impl Archivist {
                 return Ok(Some(step));
             }
         }
-        for _ in 0..5 {
-            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 5 {
+        for _ in 0..6 {
+            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 6 {
                 0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
                 3 => erase::expire(shared, now),
+                4 => audit::expire(shared, now),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
@@ -395,6 +399,7 @@ impl Change<'_> {
             }
             Archived::Erase(sweeping) => self.sweep(tables, sweeping)?,
             Archived::ForgetErasures(erasures) => erase::forget_erasures(tables, erasures)?,
+            Archived::ForgetAudit(entries) => audit::forget(tables, entries)?,
             Archived::Announced | Archived::Looked => {}
             Archived::Requests(requests) => {
                 for (time, key) in requests {
@@ -430,6 +435,7 @@ impl Archived {
             | Self::Forget(..)
             | Self::Requests(_)
             | Self::ForgetErasures(_)
+            | Self::ForgetAudit(_)
             | Self::Looked => Afterwards::Nothing,
         }
     }

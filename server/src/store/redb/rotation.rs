@@ -16,7 +16,7 @@ use thiserror::Error;
 use tracing::{debug, info, warn};
 
 use super::{
-    Config,
+    Config, audit,
     change::{Tables, begin},
     disk::{Disk as _, FileSystem, OpenFile},
     error::{EngineError, OpenError},
@@ -26,7 +26,17 @@ use super::{
     space::Space,
     tables::meta,
 };
-use crate::{limits::ROTATION_ROWS_MAX, model::keyring::Keyring};
+use crate::{
+    clock::Clock,
+    limits::ROTATION_ROWS_MAX,
+    model::{
+        audit::{AuditEnd, AuditEntry, AuditNo, OK, Principal},
+        keyring::Keyring,
+    },
+};
+
+/// What the audit log calls it.
+const METHOD: &str = "postriderd rotate-master-key";
 
 /// What a rotation did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +72,7 @@ pub fn rotate(dir: &Path, config: &Config, new: Option<&KeySource>) -> Result<Ro
             while rotation.step(&hot).map_err(|error| open::broken(dir, &error))? {
                 debug!(rows = rotation.rows, "encrypted anew");
             }
-            finish(&hot).map_err(|error| open::broken(dir, &error))?;
+            finish(&hot, rotation.audited).map_err(|error| open::broken(dir, &error))?;
             rotation.rows
         }
         None => 0,
@@ -95,6 +105,8 @@ fn open_hot(dir: &Path, config: &Config) -> Result<OpenFile, OpenError> {
 /// A rotation under way: where it is.
 struct Rotation {
     keyring: Keyring,
+    /// Its entry in the audit log.
+    audited: AuditNo,
     rows: u64,
     webhooks: Bound<u64>,
     /// Requests come after webhooks: `None` until then.
@@ -116,7 +128,7 @@ impl Rotation {
             let why = "nothing was ever stored in it".to_owned();
             return Err(OpenError::Broken { dir: dir.to_owned(), why }.into());
         }
-        let keyring = {
+        let (keyring, audited) = {
             let mut tables = Tables::open(&txn).map_err(engine)?;
             let stored = stored_keys(&tables).map_err(engine)?;
             let fits = |key: &_| Ok::<_, Refusal>(stored.current(key)?.is_some());
@@ -140,10 +152,12 @@ impl Rotation {
             };
             let written = tables.meta.insert(meta::KEYS, stored.encode_to_vec().as_slice());
             written.map(drop).map_err(|error| engine(error.into()))?;
-            Keyring::rotating((no, &present), (next_no, &next))
+            let entry = AuditEntry::new(METHOD, Principal::Offline, Clock::start().now());
+            let audited = audit::append(&mut tables, &entry).map_err(engine)?;
+            (Keyring::rotating((no, &present), (next_no, &next)), audited)
         };
         txn.commit().map_err(|error| engine(error.into()))?;
-        Ok(Some(Self { keyring, rows: 0, webhooks: Bound::Unbounded, requests: None }))
+        Ok(Some(Self { keyring, audited, rows: 0, webhooks: Bound::Unbounded, requests: None }))
     }
 
     /// Encrypts some rows anew, in one transaction. Whether there may be more.
@@ -212,12 +226,13 @@ impl Rotation {
 }
 
 /// Forgets the old key: everything is encrypted with the new one.
-fn finish(hot: &OpenFile) -> Result<(), EngineError> {
+fn finish(hot: &OpenFile, audited: AuditNo) -> Result<(), EngineError> {
     let txn = begin(hot)?;
     {
         let mut tables = Tables::open(&txn)?;
         let stored = stored_keys(&tables)?.rotated();
         tables.meta.insert(meta::KEYS, stored.encode_to_vec().as_slice())?;
+        audit::finish(&mut tables, audited, AuditEnd::new(OK, Clock::start().now()))?;
     }
     Ok(txn.commit()?)
 }
