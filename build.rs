@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "postrider/v1/webhook.proto",
     "postrider/v1/event_type.proto",
     "postrider/v1/event.proto",
@@ -14,6 +14,7 @@ const SERVICES: [&str; 9] = [
     "postrider/v1/replay.proto",
     "postrider/v1/clock.proto",
     "postrider/v1/quota.proto",
+    "postrider/v1/audit.proto",
 ];
 
 /// Not used by any message of ours: they travel packed inside `google.rpc.Status`, and clients that speak reflection

@@ -10,15 +10,16 @@ use crate::{
     credentials::Credentials,
     publisher::{check_size, ensure_id, receipt},
     v1::{
-        CancelDeliveriesRequest, Clock, ConfirmClockRequest, CreateEventTypeRequest, CreateKeyRequest,
+        AuditEntry, CancelDeliveriesRequest, Clock, ConfirmClockRequest, CreateEventTypeRequest, CreateKeyRequest,
         CreateKeyResponse, CreateWebhookRequest, CreateWebhookResponse, DeleteEventTypeRequest, DeleteWebhookRequest,
         Delivery, EraseEventRequest, EraseTenantRequest, Erasure, Event, EventType, ExplainEventRequest,
         ExplainEventResponse, GetClockRequest, GetDeliveryRequest, GetDeliveryResponse, GetErasureRequest,
-        GetEventRequest, GetEventResponse, GetWebhookRequest, Key, ListDeliveriesRequest, ListDeliveriesResponse,
-        ListEventTypesRequest, ListEventTypesResponse, ListKeysRequest, ListKeysResponse, ListWebhooksRequest,
-        ListWebhooksResponse, Outcome, PublishEventRequest, RetryDeliveryRequest, RevokeKeyRequest,
-        RotateSecretRequest, RotateSecretResponse, SendTestEventRequest, UpdateEventTypeRequest, UpdateWebhookRequest,
-        WatchDeliveriesRequest, Webhook, WebhookMatch, clock_service_client::ClockServiceClient,
+        GetEventRequest, GetEventResponse, GetWebhookRequest, Key, ListAuditEntriesRequest, ListAuditEntriesResponse,
+        ListDeliveriesRequest, ListDeliveriesResponse, ListEventTypesRequest, ListEventTypesResponse, ListKeysRequest,
+        ListKeysResponse, ListWebhooksRequest, ListWebhooksResponse, Outcome, PublishEventRequest,
+        RetryDeliveryRequest, RevokeKeyRequest, RotateSecretRequest, RotateSecretResponse, SendTestEventRequest,
+        UpdateEventTypeRequest, UpdateWebhookRequest, WatchDeliveriesRequest, Webhook, WebhookMatch,
+        audit_service_client::AuditServiceClient, clock_service_client::ClockServiceClient,
         delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
         event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
         publish_event_response, tenant_service_client::TenantServiceClient,
@@ -353,6 +354,28 @@ impl Client {
         Ok(self.call(self.clock_service().confirm_clock(ConfirmClockRequest {})).await?.clock.unwrap_or_default())
     }
 
+    // --- Audit log --------------------------------------------------------------------------------------------------
+
+    /// Reads one page of the audit log, newest first. A page may be short, even empty, and not the last.
+    pub async fn list_audit_entries(
+        &self,
+        mut request: ListAuditEntriesRequest,
+    ) -> Result<ListAuditEntriesResponse, Error> {
+        request.tenant = self.tenant_or(request.tenant);
+        self.call(self.audit_service().list_audit_entries(request)).await
+    }
+
+    /// All entries of the audit log that pass the request's filters, newest first, read page by page as the stream is.
+    pub fn audit_entries(&self, request: ListAuditEntriesRequest) -> Pages<'_, AuditEntry> {
+        pages(move |page_token| {
+            let request = ListAuditEntriesRequest { page_token, ..request.clone() };
+            async move {
+                let page = self.list_audit_entries(request).await?;
+                Ok((page.entries, page.next_page_token))
+            }
+        })
+    }
+
     // --- Plumbing ---------------------------------------------------------------------------------------------------
 
     pub(crate) fn tenant_or(&self, given: String) -> String {
@@ -381,6 +404,10 @@ impl Client {
 
     fn key_service(&self) -> KeyServiceClient<Transport> {
         KeyServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    fn audit_service(&self) -> AuditServiceClient<Transport> {
+        AuditServiceClient::new(self.transport()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
     pub(crate) fn transport(&self) -> Transport {

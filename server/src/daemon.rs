@@ -141,6 +141,7 @@ impl Daemon {
             names,
             trial: trials.clone(),
             handshake: trials,
+            audited: metrics.audit.clone(),
             stop: calls.clone(),
             stop_watching: watches.clone(),
         });
@@ -155,6 +156,7 @@ impl Daemon {
             Err(error) => warn!(%error, "no backup can be made while the daemon runs: there is no control socket"),
         }
         tasks.spawn("clock", follow_clock(clock, work.clone()));
+        tasks.spawn("audit", api.audit.run(work.clone()));
         if let Some(certificates) = certificates.clone() {
             tasks.spawn("certificates", follow(certificates, work.clone()));
         }

@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Builder;
+use tonic::Code;
 
 use crate::{
     clock::Clock,
@@ -11,12 +12,13 @@ use crate::{
     flow::News,
     limits::API_KEY_TENANTS_MAX,
     model::{
+        audit::{AuditEnd, AuditEntry, OK, Principal},
         credentials::{ApiKeyId, ApiKeySecret, ApiKeySpec, Right, Rights, TenantScope, key_name},
         ids::Tenant,
         time::Timestamp,
     },
     store::{
-        ConfigAnswer, ConfigChange, KeyAnswer, KeyChange, KnownKey, Store, StoreError,
+        AuditStep, ConfigAnswer, ConfigChange, KeyAnswer, KeyChange, KnownKey, Store, StoreError,
         redb::{self, OpenError},
     },
 };
@@ -141,7 +143,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let clock = Clock::start();
         let store = redb::open(&data, store, Arc::new(News::default()), clock)?;
-        let said = command.carry_out(&store, clock.now()).await;
+        let said = command.audited(&store, clock).await;
         store.close().await?;
         said
     })
@@ -169,19 +171,55 @@ impl Place {
 }
 
 impl Command {
-    async fn carry_out(self, store: &dyn Store, now: Timestamp) -> Result<Said, KeysError> {
+    /// Carries it out between two entries of the audit log: nothing is done that is not written there.
+    async fn audited(self, store: &dyn Store, clock: Clock) -> Result<Said, KeysError> {
+        let (method, id) = match &self {
+            Self::Create(_) => ("postriderd keys create", None),
+            Self::List => ("postriderd keys list", None),
+            Self::Revoke { id } => ("postriderd keys revoke", Some(*id)),
+        };
+        let resource = |id: Option<ApiKeyId>| id.map_or_else(Box::default, |id| id.to_string().into());
+        let entry = AuditEntry::new(method, Principal::Offline, clock.now());
+        let entry = AuditEntry { resource: resource(id), ..entry };
+        let no = store.audit(AuditStep::Begin(entry.into())).await?;
+        let done = self.carry_out(store, clock.now()).await;
+        let code = done.as_ref().map_or_else(code, |_| OK);
+        let made = done.as_ref().ok().and_then(|(_, made)| *made);
+        let end = AuditEnd { resource: resource(made), ..AuditEnd::new(code, clock.now()) };
+        let ended = store.audit(AuditStep::End(no, end.into())).await;
+        let (mut said, _) = done?;
+        if let Err(error) = ended {
+            // It is done, and its key is shown this once.
+            said.note = format!("{}How this ended is not in the audit log: {error}.\n", said.note);
+        }
+        Ok(said)
+    }
+
+    /// What is to be said, and the key that was made.
+    async fn carry_out(self, store: &dyn Store, now: Timestamp) -> Result<(Said, Option<ApiKeyId>), KeysError> {
         match self {
-            Self::Create(args) => create(store, args, now).await,
-            Self::List => Ok(list(store, now)),
+            Self::Create(args) => create(store, args, now).await.map(|(said, id)| (said, Some(id))),
+            Self::List => Ok((list(store, now), None)),
             Self::Revoke { id } => match change(store, KeyChange::Revoke { id }).await? {
-                KeyAnswer::Revoked => Ok(Said { note: format!("Revoked {id}.\n"), ..Said::default() }),
+                KeyAnswer::Revoked => Ok((Said { note: format!("Revoked {id}.\n"), ..Said::default() }, None)),
                 KeyAnswer::Created(_) | KeyAnswer::NotFound | KeyAnswer::TooMany => Err(KeysError::NotFound),
             },
         }
     }
 }
 
-async fn create(store: &dyn Store, args: CreateArgs, now: Timestamp) -> Result<Said, KeysError> {
+/// What the audit log says of a command that failed: what the same call of a daemon would be answered.
+fn code(error: &KeysError) -> i32 {
+    let code = match error {
+        KeysError::Usage { .. } => Code::InvalidArgument,
+        KeysError::NotFound | KeysError::Nothing(_) => Code::NotFound,
+        KeysError::TooMany => Code::ResourceExhausted,
+        KeysError::Open(_) | KeysError::Store(_) | KeysError::Runtime(_) => Code::Unavailable,
+    };
+    code.into()
+}
+
+async fn create(store: &dyn Store, args: CreateArgs, now: Timestamp) -> Result<(Said, ApiKeyId), KeysError> {
     if args.tenants.len() > API_KEY_TENANTS_MAX {
         let text = format!("postriderd keys: one key speaks for at most {API_KEY_TENANTS_MAX} tenants, or for all\n");
         return Err(KeysError::Usage { text, is_help: false });
@@ -198,7 +236,7 @@ async fn create(store: &dyn Store, args: CreateArgs, now: Timestamp) -> Result<S
     let KeyAnswer::Created(key) = change(store, create).await? else { return Err(KeysError::TooMany) };
     let (tenants, rights) = (&key.spec.tenants, key.spec.rights);
     let note = format!("{}: {rights} for {tenants}. It is shown this once.\n", key.id);
-    Ok(Said { output: format!("{}\n", secret.reveal()), note })
+    Ok((Said { output: format!("{}\n", secret.reveal()), note }, key.id))
 }
 
 fn list(store: &dyn Store, now: Timestamp) -> Said {

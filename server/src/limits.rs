@@ -238,6 +238,18 @@ pub const DELIVER_TLS_CLIENTS_MAX: usize = 128;
 pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;
 /// So many attempts of one delivery, the last ones, are found again.
 pub const DELIVERY_ATTEMPTS_LISTED_MAX: usize = 1_000;
+/// Most entries of the audit log; of more the oldest go.
+pub const AUDIT_ENTRIES_MAX: u64 = 100_000;
+/// Most fields that an entry of it names.
+pub const AUDIT_FIELDS_MAX: usize = 64;
+/// Most refused calls in each [`AUDIT_REFUSALS_SPAN`] that have an entry of their own: of callers who are known, and of others.
+pub const AUDIT_REFUSALS_MAX: u32 = 60;
+/// See [`AUDIT_REFUSALS_MAX`].
+pub const AUDIT_REFUSALS_SPAN: Duration = Duration::from_mins(1);
+/// Longest principal that a list of entries looks for.
+pub const AUDIT_PRINCIPAL_BYTES_MAX: usize = 256;
+/// Longest method that it looks for.
+pub const AUDIT_METHOD_BYTES_MAX: usize = 128;
 /// Most erasures being carried out at a time; one more is refused.
 pub const ERASURES_MAX: usize = 1_000;
 /// Most deliveries that one call may name.
@@ -282,6 +294,8 @@ pub const TARGETS_MAX: usize = 100_000;
 /// Most rows a transaction writes for one request; wider work is committed as a decision and runs in slices. Unit tests get by
 /// with few, so that slices are many.
 pub const REQUEST_ROWS_MAX: usize = if cfg!(test) { 8 } else { 1_000 };
+/// Most entries of the audit log that one call looks at.
+pub const AUDIT_EXAMINED_MAX: usize = if cfg!(test) { 10 } else { 5_000 };
 /// Most webhooks, or answered requests, that one transaction encrypts with another master key.
 pub const ROTATION_ROWS_MAX: usize = REQUEST_ROWS_MAX / 4;
 /// Most events waiting in one publish stream for their commit.

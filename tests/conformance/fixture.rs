@@ -49,12 +49,19 @@ pub(crate) struct Limits {
     pub(crate) hot_bytes_max: usize,
     /// How long history is kept.
     pub(crate) retention: Duration,
+    /// Most entries of the audit log, which are kept for a day.
+    pub(crate) audit_entries_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let quotas = quota::Limits::default();
-        Self { pending_max: 1_000_000, quotas, hot_bytes_max: 64 << 20, retention: Duration::from_hours(16) }
+        Self {
+            pending_max: 1_000_000,
+            quotas: quota::Limits::default(),
+            hot_bytes_max: 64 << 20,
+            retention: Duration::from_hours(16),
+            audit_entries_max: 100,
+        }
     }
 }
 
@@ -86,6 +93,8 @@ impl Engine for InMemory {
             pending_max: limits.pending_max,
             quotas: limits.quotas,
             retention: limits.retention,
+            audit_retention: Duration::from_hours(24),
+            audit_entries_max: limits.audit_entries_max,
             ..memory::Limits::default()
         };
         let made = || Arc::new(Mutex::new(memory::Storage::new(memory::Image::new(limits, [7; 16]))));
@@ -100,6 +109,8 @@ fn open_redb(dir: &Path, limits: Limits, config: &redb::Config) -> Arc<dyn Store
         retention: limits.retention,
         pending_max: limits.pending_max,
         quotas: limits.quotas,
+        audit_retention: Duration::from_hours(24),
+        audit_entries_max: limits.audit_entries_max,
         ..config.clone()
     };
     Arc::new(redb::open(dir, config, Arc::new(News::default()), Clock::start()).expect("the store opens"))

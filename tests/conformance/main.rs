@@ -2,6 +2,7 @@
 //!
 //! An engine joins by implementing [`fixture::Engine`] and naming itself in a `suite!` line below.
 
+mod audit;
 mod config;
 mod counts;
 mod deliveries;
@@ -125,6 +126,12 @@ macro_rules! suite {
             what_is_refused_uses_nothing,
             a_replay_leaves_room_in_the_quota,
             erasing_a_tenant_leaves_its_quota,
+        },
+        audit::{
+            entries_are_kept_with_what_calls_led_to,
+            entries_are_found_newest_first_page_by_page,
+            the_oldest_entries_go,
+            an_erased_tenant_is_not_named,
         },
         history::{
             lists_page_newest_first_without_gaps_or_repeats,

@@ -14,11 +14,11 @@ use postrider_proto::{
         Authorization, BasicCredentials, BearerToken, CreateEventTypeRequest, CreateWebhookRequest, DeliveryState,
         EraseTenantRequest, Event, EventType, ExplainEventRequest, GetClockRequest, GetDeliveryRequest,
         GetErasureRequest, GetEventRequest, GetQuotaRequest, GetReplayRequest, GetWebhookRequest,
-        ListDeliveriesRequest, ListEventTypesRequest, ListKeysRequest, ListQuotasRequest, ListReplaysRequest,
-        ListWebhooksRequest, Quota, ReplayEventsRequest, RetryDeliveryRequest, RotateSecretRequest,
-        SendTestEventRequest, SetQuotaRequest, Signature, SignatureScheme, TlsSettings, UpdateWebhookRequest,
-        WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme, event::Payload,
-        explain_event_request::Subject, watch_deliveries_request::Start,
+        ListAuditEntriesRequest, ListDeliveriesRequest, ListEventTypesRequest, ListKeysRequest, ListQuotasRequest,
+        ListReplaysRequest, ListWebhooksRequest, Quota, ReplayEventsRequest, RetryDeliveryRequest, RevokeKeyRequest,
+        RotateSecretRequest, SendTestEventRequest, SetQuotaRequest, Signature, SignatureScheme, TlsSettings,
+        UpdateWebhookRequest, WatchDeliveriesRequest, WatchReplayRequest, Webhook, authorization::Scheme,
+        event::Payload, explain_event_request::Subject, watch_deliveries_request::Start,
     },
 };
 use postrider_tests::{
@@ -159,7 +159,7 @@ async fn create(client: &Client, webhook: Webhook, signing_secret: String, reque
 async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (id, tenant) = (webhook.id(), String::new());
     let Client { mut webhooks, mut event_types, mut events, mut deliveries, mut replays, .. } = client.clone();
-    let Client { mut keys, mut clock, mut quotas, mut tenants, .. } = client.clone();
+    let Client { mut keys, mut clock, mut quotas, mut tenants, mut audit, .. } = client.clone();
     let mut replies = Vec::new();
     macro_rules! ask {
         ($client:ident.$method:ident($name:literal, $request:expr)) => {
@@ -192,6 +192,11 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(quotas.set_quota("SetQuota", SetQuotaRequest { quota }));
     ask!(quotas.get_quota("GetQuota", GetQuotaRequest::default()));
     ask!(quotas.list_quotas("ListQuotas", ListQuotasRequest::default()));
+    // Secrets where ids and names belong, and what was told of everything above.
+    let wrong = RevokeKeyRequest { id: format!("key_{CANARY}") };
+    keys.revoke_key(wrong).await.expect_err("that is no id");
+    let everything = ListAuditEntriesRequest { tenant: "-".into(), page_size: 1000, ..Default::default() };
+    ask!(audit.list_audit_entries("ListAuditEntries", everything));
     // Of what was delivered to another one: nothing more is sent.
     let request = ReplayEventsRequest {
         webhook_id: id,

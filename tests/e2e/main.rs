@@ -2,6 +2,7 @@
 //! and proves the promise in its doc comment; none sleeps.
 
 mod attempts;
+mod audit;
 mod backup;
 mod bad_input;
 mod bench;

@@ -4,7 +4,9 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use futures::StreamExt as _;
 use postrider_client::{Client, PublishError, WatchConfig};
-use postrider_proto::v1::{ListWebhooksRequest, WatchDeliveriesRequest};
+use postrider_proto::v1::{
+    AuditEntry, ListAuditEntriesRequest, ListWebhooksRequest, PrincipalKind, WatchDeliveriesRequest,
+};
 use postrider_tests::{
     daemon::{Daemon, Setup},
     deadline::{PATIENCE, within},
@@ -132,7 +134,8 @@ async fn a_certificate_can_stand_for_rights() {
         .ca_certificate(Certificate::from_pem(&ours.pem))
         .identity(Identity::from_pem(&certificate, &key));
     let setup = setup.flag("--tls-client-ca", &ca.display().to_string()).tls(tls);
-    let daemon = setup.flag("--tls-client-rights", "audit.internal=read@default").start().await;
+    let rights = "audit.internal=read@default,ops.internal=operate@*";
+    let daemon = setup.flag("--tls-client-rights", rights).start().await;
     let with = |name: &str| {
         let (certificate, key) = theirs.certificate(name);
         Client::builder(format!("https://{}", daemon.address()))
@@ -148,6 +151,15 @@ async fn a_certificate_can_stand_for_rights() {
     let PublishError::Unanswered { error: Some(error), .. } = denied else { panic!("{denied:?}") };
     assert_eq!(error.code(), Code::PermissionDenied, "{error}");
     assert_eq!(list(&with("other.internal")).await, Err(Code::Unauthenticated));
+
+    // Who was refused is on record by that name.
+    let everything = ListAuditEntriesRequest { tenant: "-".into(), ..ListAuditEntriesRequest::default() };
+    let seen = with("ops.internal").list_audit_entries(everything).await.expect("it may").entries;
+    let who = |entry: &AuditEntry| entry.principal.clone().expect("somebody");
+    let seen: Vec<_> = seen.iter().map(|entry| (who(entry).kind(), who(entry).id, entry.code)).collect();
+    let certificate = |code| (PrincipalKind::Certificate, "audit.internal".to_owned(), Some(code));
+    let stranger = (PrincipalKind::Unauthenticated, String::new(), Some(16));
+    assert_eq!(seen, [stranger, certificate(7), certificate(5)]);
 }
 
 /// New certificates are taken without a restart, broken ones are not, and connections go on.

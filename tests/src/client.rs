@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use postrider_proto::v1::{
-    CreateWebhookRequest, Delivery, DeliveryState, DeliveryUpdate, Event, GetDeliveryRequest, GetDeliveryResponse,
-    GetWebhookRequest, ListDeliveriesRequest, Outcome, PublishEventsRequest, PublishEventsResponse,
-    WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook, clock_service_client::ClockServiceClient,
+    AuditEntry, CreateWebhookRequest, Delivery, DeliveryState, DeliveryUpdate, Event, GetDeliveryRequest,
+    GetDeliveryResponse, GetWebhookRequest, ListAuditEntriesRequest, ListDeliveriesRequest, Outcome,
+    PublishEventsRequest, PublishEventsResponse, WatchDeliveriesRequest, WatchDeliveriesResponse, Webhook,
+    audit_service_client::AuditServiceClient, clock_service_client::ClockServiceClient,
     delivery_service_client::DeliveryServiceClient, delivery_update::Update, event_service_client::EventServiceClient,
     event_type_service_client::EventTypeServiceClient, key_service_client::KeyServiceClient,
     publish_events_response::Result as Reply, quota_service_client::QuotaServiceClient,
@@ -58,6 +59,8 @@ pub struct Client {
     pub quotas: QuotaServiceClient<Transport>,
     /// What is everything of a tenant.
     pub tenants: TenantServiceClient<Transport>,
+    /// Who did what.
+    pub audit: AuditServiceClient<Transport>,
 }
 
 /// A webhook and what signs its deliveries.
@@ -101,8 +104,15 @@ impl Client {
             keys: KeyServiceClient::new(channel.clone()),
             clock: ClockServiceClient::new(channel.clone()),
             quotas: QuotaServiceClient::new(channel.clone()),
-            tenants: TenantServiceClient::new(channel),
+            tenants: TenantServiceClient::new(channel.clone()),
+            audit: AuditServiceClient::new(channel),
         }
+    }
+
+    /// What the audit log has, newest first, on one page.
+    pub async fn audited(&self, request: ListAuditEntriesRequest) -> Vec<AuditEntry> {
+        let call = within("ListAuditEntries", async { self.audit.clone().list_audit_entries(request).await }).await;
+        call.expect("the audit log is shown").into_inner().entries
     }
 
     /// Creates a webhook of the default tenant.

@@ -3,6 +3,7 @@
 //! One file per service; `convert/` turns what callers write into the model's values and back; `status` alone picks codes.
 //! Deliberately absent: what lies below a connection (listening, accepting, TLS) and the decision when to stop.
 
+mod audit;
 mod auth;
 mod clock;
 mod convert;
@@ -31,26 +32,28 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use postrider_proto::v1::{
-    clock_service_server::ClockServiceServer, delivery_service_server::DeliveryServiceServer,
-    event_type_service_server::EventTypeServiceServer, key_service_server::KeyServiceServer,
-    quota_service_server::QuotaServiceServer, replay_service_server::ReplayServiceServer,
-    tenant_service_server::TenantServiceServer, webhook_service_server::WebhookServiceServer,
+    audit_service_server::AuditServiceServer, clock_service_server::ClockServiceServer,
+    delivery_service_server::DeliveryServiceServer, event_type_service_server::EventTypeServiceServer,
+    key_service_server::KeyServiceServer, quota_service_server::QuotaServiceServer,
+    replay_service_server::ReplayServiceServer, tenant_service_server::TenantServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
 use self::{
-    auth::Gate, clock::ClockService, convert::webhook::Rules, deliveries::DeliveryService,
+    audit::AuditService, auth::Gate, clock::ClockService, convert::webhook::Rules, deliveries::DeliveryService,
     event_types::EventTypeService, events::EventService, handshake::Asker, history::History, keys::KeyService,
     quotas::QuotaService, replays::ReplayService, status::Failure, tenants::TenantService, webhooks::WebhookService,
 };
-pub use self::{convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
+pub use self::{auth::Audit, convert::policy::PolicyLimits, handshake::Handshake, health::Health, trial::Trial};
 use crate::{
     accept::Accept,
     clock::Clock,
     flow::Gates,
     limits::GRPC_MESSAGE_BYTES_MAX,
+    metrics::AuditMetrics,
     model::{
         credentials::Grant,
         ownership::Origin,
@@ -105,6 +108,8 @@ pub struct Deps {
     pub trial: Arc<dyn Trial>,
     /// Asks receivers for their consent.
     pub handshake: Arc<dyn Handshake>,
+    /// Counts what is written to the audit log.
+    pub audited: AuditMetrics,
     /// Fires when calls are no longer taken and publish streams are to wind up.
     pub stop: CancellationToken,
     /// Fires when the last outcome is committed and watch streams are to end.
@@ -117,12 +122,14 @@ pub struct Api {
     pub routes: Routes,
     /// What the health service says.
     pub health: Health,
+    /// Writes the audit log; to be run, so that nothing is left untold.
+    pub audit: Audit,
 }
 
 impl Config {
     /// Builds the services. Health says `NOT_SERVING` until told otherwise.
     pub async fn build(self, deps: Deps) -> Api {
-        let Deps { store, accept, watch, gates, clock, names, trial, handshake, stop, stop_watching } = deps;
+        let Deps { store, accept, watch, gates, clock, names, trial, handshake, audited, stop, stop_watching } = deps;
         let asker = Asker { handshake, origin: self.origin, clock };
         let rules = Rules { targets: self.target_rules, policy: self.policy_limits };
         let (kept, stops) = (store.clone(), stop.clone());
@@ -136,7 +143,9 @@ impl Config {
         let quotas = QuotaService { store: store.clone(), clock, stop: stop.clone() };
         let required = self.require_auth || !self.grants.is_empty();
         let grants = self.grants.into_iter().map(Arc::new).collect();
-        let gate = Gate { store: store.clone(), clock, grants, required };
+        let audit = Audit::new(store.clone(), clock, audited);
+        let gate = Gate { store: store.clone(), clock, grants, required, audit: audit.clone() };
+        let entries = AuditService { store: store.clone(), stop: stop.clone() };
         let replays = ReplayService {
             store: store.clone(),
             clock,
@@ -156,13 +165,14 @@ impl Config {
             .add_service(TenantServiceServer::new(tenants).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(DeliveryServiceServer::new(deliveries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(KeyServiceServer::new(keys).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(AuditServiceServer::new(entries).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(ClockServiceServer::new(clocks).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(QuotaServiceServer::new(quotas).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(ReplayServiceServer::new(replays).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(reflection().build_v1().expect("the descriptor set was compiled with this program"))
             .add_service(reflection().build_v1alpha().expect("the descriptor set was compiled with this program"));
         let routes = routes.into_axum_router().layer(MapResponseLayer::new(status::in_our_words)).layer(gate).into();
-        Api { routes, health }
+        Api { routes, health, audit }
     }
 }
 

@@ -332,6 +332,7 @@ fn check_store(reader: &mut Reader<'_>) -> redb::Config {
             "none" => Ok(None),
             text => reader::bytes(text, &RETENTION_BYTES).map(|bytes| Some(bytes as u64)),
         }),
+        audit_retention: reader.duration("audit-retention", HOUR..=DAY * 3650),
         pending_max: reader.count("max-pending", 1..=u64::MAX),
         quotas: check_quotas(reader),
         webhooks_max: reader.count("max-webhooks", 1..=10_000_000),

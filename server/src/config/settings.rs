@@ -349,6 +349,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: KEEPING,
     },
     Setting {
+        name: "audit-retention",
+        kind: Kind::One("DURATION"),
+        default: "90d",
+        help: "How long it is kept who did what, of the last 100000 calls (1h to 3650d)",
+        group: KEEPING,
+    },
+    Setting {
         name: "max-pending",
         kind: Kind::One("COUNT"),
         default: "10000000",

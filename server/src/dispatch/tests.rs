@@ -16,6 +16,7 @@ use crate::{
     flow::Settled,
     limits::{DISPATCH_BODY_BYTES_MAX, EVENT_BODY_BYTES_MAX},
     model::{
+        audit::{AuditNo, AuditQuery},
         breaker::Health,
         delivery::Attempts,
         erasure::Erasure,
@@ -32,9 +33,10 @@ use crate::{
         webhook::{Settings, Subscription, Switch, Webhook},
     },
     store::{
-        AsOf, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, Erase,
-        Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition, OutcomeGroup, Owner,
-        Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey,
+        AsOf, AuditPage, AuditStep, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage,
+        DeliveryQuery, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, Hint, LaneDue, ListPosition,
+        OutcomeGroup, Owner, Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays,
+        RequestKey,
     },
 };
 
@@ -212,6 +214,14 @@ impl Store for Memory {
     }
 
     async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn audit(&self, _: AuditStep) -> Result<AuditNo, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    async fn audited(&self, _: &AuditQuery, _: Option<AuditNo>, _: usize) -> Result<AuditPage, StoreError> {
         Err(StoreError::Closed)
     }
 

@@ -10,6 +10,7 @@
 //! Deliberately absent: globals. The handles of a struct that was not registered, as in tests, count for nobody.
 
 mod accept;
+mod audit;
 mod clock;
 mod deliver;
 mod dispatch;
@@ -32,6 +33,7 @@ use prometheus_client::{
 pub(crate) use self::histogram::approximate;
 pub use self::{
     accept::{AcceptMetrics, Novelty, Reason},
+    audit::AuditMetrics,
     deliver::{AttemptClass, AttemptUnderWay, DeliverMetrics},
     dispatch::DispatchMetrics,
     histogram::Histogram,
@@ -58,6 +60,8 @@ pub struct Metrics {
     pub outcomes: OutcomesMetrics,
     /// Those who follow.
     pub watch: WatchMetrics,
+    /// Who did what.
+    pub audit: AuditMetrics,
 }
 
 impl Metrics {
@@ -68,6 +72,7 @@ impl Metrics {
         self.deliver.register(registry);
         self.outcomes.register(registry);
         self.watch.register(registry);
+        self.audit.register(registry);
     }
 }
 

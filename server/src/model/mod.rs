@@ -4,6 +4,7 @@
 //! arguments, and decisions are return values.
 
 pub mod address;
+pub mod audit;
 pub mod breaker;
 pub mod catalogue;
 pub mod credentials;

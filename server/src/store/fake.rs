@@ -14,12 +14,14 @@ use tokio::{
 };
 
 use super::{
-    AsOf, Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery,
-    DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange, KeyStep, Keyring,
-    LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish, Published, QuotaAnswer, QuotaChange,
-    QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store, StoreError,
+    AsOf, AuditPage, AuditStep, Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage,
+    DeliveryQuery, DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, KeyAnswer, KeyChange,
+    KeyStep, Keyring, LaneDue, LanePage, ListPosition, LogEntry, OutcomeGroup, Owner, Publish, Published, QuotaAnswer,
+    QuotaChange, QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store,
+    StoreError,
 };
 use crate::model::{
+    audit::{AuditEntry, AuditNo, AuditQuery},
     credentials::ApiKey,
     erasure::Erasure,
     event::StoredEvent,
@@ -66,6 +68,10 @@ pub(crate) struct FakeStore {
     /// What [`Store::replay`] was asked and when, and what it answers, in turn; afterwards it does what it is asked.
     pub(crate) replay_changes: Mutex<Vec<(Instant, ReplayChange)>>,
     pub(crate) replay_answers: Mutex<VecDeque<Result<ReplayAnswer, StoreError>>>,
+    /// What [`Store::audit`] was told, by number from 1.
+    pub(crate) audited: Mutex<Vec<AuditEntry>>,
+    /// After so many steps [`Store::audit`] fails.
+    pub(crate) audits_left: Mutex<usize>,
     /// What [`Store::replayable`] answers, in turn.
     pub(crate) replay_pages: Mutex<VecDeque<Result<ReplayPage, StoreError>>>,
 }
@@ -124,6 +130,8 @@ impl FakeStore {
             replays: Replays::default(),
             replay_changes: Mutex::default(),
             replay_answers: Mutex::default(),
+            audited: Mutex::default(),
+            audits_left: Mutex::new(usize::MAX),
             replay_pages: Mutex::default(),
         })
     }
@@ -395,6 +403,40 @@ impl Store for FakeStore {
 
     async fn config_since(&self, _: ConfigSeq, _: usize) -> Result<ConfigPage, StoreError> {
         Ok(ConfigPage { steps: Vec::new(), more: false })
+    }
+
+    async fn audit(&self, step: AuditStep) -> Result<AuditNo, StoreError> {
+        {
+            let mut left = self.audits_left.lock();
+            *left = left.checked_sub(1).ok_or(StoreError::Full)?;
+        }
+        let mut entries = self.audited.lock();
+        match step {
+            AuditStep::Begin(entry) => {
+                entries.push(*entry);
+                Ok(AuditNo(entries.len() as u64))
+            }
+            AuditStep::End(no, end) => {
+                let place = usize::try_from(no.0).expect("small") - 1;
+                entries[place] = entries[place].clone().ended(*end);
+                Ok(no)
+            }
+        }
+    }
+
+    async fn audited(
+        &self,
+        query: &AuditQuery,
+        before: Option<AuditNo>,
+        limit: usize,
+    ) -> Result<AuditPage, StoreError> {
+        let entries = self.audited.lock();
+        let numbered: Vec<_> = (1..).map(AuditNo).zip(entries.iter()).collect();
+        let is_before = |no: AuditNo| before.is_none_or(|before| no < before);
+        let mut found = numbered.into_iter().rev().filter(|(no, entry)| is_before(*no) && query.wants(entry));
+        let entries: Vec<_> = found.by_ref().take(limit).map(|(no, entry)| (no, entry.clone())).collect();
+        let next = found.next().and(entries.last().map(|(no, _)| *no));
+        Ok(AuditPage { entries, next })
     }
 
     fn catalog(&self) -> &Catalog {

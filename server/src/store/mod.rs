@@ -7,6 +7,7 @@
 //! - Entries of the outcome log are numbered without gaps and become visible in order.
 //! - Configuration changes have one total order; reads see a decision as soon as its change is answered.
 
+mod audit;
 mod catalog;
 mod counts;
 mod erase;
@@ -23,6 +24,7 @@ mod troubles;
 mod types;
 mod usage;
 
+pub use audit::{AuditPage, AuditStep};
 pub use catalog::{Catalog, Registered};
 pub use counts::Counts;
 pub use erase::{Erase, Erased};
@@ -38,6 +40,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::model::{
+    audit::{AuditNo, AuditQuery},
     erasure::Erasure,
     event::StoredEvent,
     failing::Failing,
@@ -139,6 +142,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Changes of webhooks after `after`, oldest first; after 0 it adds up to what exists.
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError>;
+
+    /// Remembers something of a call, durably; answers with the number of its entry.
+    async fn audit(&self, step: AuditStep) -> Result<AuditNo, StoreError>;
+
+    /// Entries of the audit log before `before`, newest first. Examines a bounded number and always says how far it got.
+    async fn audited(&self, query: &AuditQuery, before: Option<AuditNo>, limit: usize)
+    -> Result<AuditPage, StoreError>;
 
     /// The configuration as of the last commit, in memory.
     fn catalog(&self) -> &Catalog;

@@ -173,5 +173,9 @@ fn requests(url: &str, webhook: &str, delivery: &str) -> Vec<(&'static str, Vec<
         ),
         encoded("/postrider.v1.QuotaService/GetQuota", &v1::GetQuotaRequest { tenant: "acme".into() }),
         encoded("/postrider.v1.QuotaService/ListQuotas", &v1::ListQuotasRequest { page_size: 1, ..Default::default() }),
+        encoded(
+            "/postrider.v1.AuditService/ListAuditEntries",
+            &v1::ListAuditEntriesRequest { tenant: "-".into(), method: "CreateWebhook".into(), ..Default::default() },
+        ),
     ]
 }

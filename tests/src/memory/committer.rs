@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use postrider_server::{
     flow::News,
-    model::ids::Position,
+    model::{audit::AuditNo, ids::Position},
     store::{AsOf, ConfigAnswer, ConfigStep, Erased, GroupCommitted, Published, Repaired, ReplayAnswer, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +27,7 @@ pub(super) enum Answer {
     Repair(oneshot::Sender<Repaired>),
     Erase(oneshot::Sender<Erased>),
     Replay(oneshot::Sender<ReplayAnswer>),
+    Audit(oneshot::Sender<AuditNo>),
     Upkeep(oneshot::Sender<()>),
 }
 
@@ -180,6 +181,7 @@ impl Answer {
             (Self::Repair(answer), Done::Repair(repaired)) => drop(answer.send(repaired)),
             (Self::Erase(answer), Done::Erase(erased)) => drop(answer.send(erased)),
             (Self::Replay(answer), Done::Replay(replayed)) => drop(answer.send(replayed)),
+            (Self::Audit(answer), Done::Audit(no)) => drop(answer.send(no)),
             (Self::Upkeep(answer), Done::Upkeep) => drop(answer.send(())),
             (answer, done) => unreachable!("{answer:?} and {done:?}"),
         }

@@ -114,6 +114,7 @@ impl Image {
             LogEntry::Operational(it) => it.tenant == *tenant,
             LogEntry::WebhookCancelled(cancelled) => cancelled.tenant == *tenant,
         });
+        self.forget_names(tenant);
         self.erased(tenant, Subject::Tenant, (!request_id.is_empty()).then_some(name), time)
     }
 

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postrider_server::{
-    limits::{REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
+    limits::{AUDIT_ENTRIES_MAX, REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
     model::{
+        audit::{AuditEntry, AuditNo},
         credentials::{ApiKey, ApiKeyId},
         delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
         event::{Event, StoredEvent},
@@ -22,8 +23,9 @@ use postrider_server::{
         webhook::{DisableReason, Switch, Webhook},
     },
     store::{
-        CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint, KeyStep,
-        LogEntry, OutcomeGroup, Publish, Published, QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange, Targets,
+        AuditStep, CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint,
+        KeyStep, LogEntry, OutcomeGroup, Publish, Published, QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange,
+        Targets,
     },
 };
 
@@ -38,6 +40,10 @@ pub struct Limits {
     pub quotas: quota::Limits,
     /// How long history is kept.
     pub retention: std::time::Duration,
+    /// How long entries of the audit log are kept, and how many.
+    pub audit_retention: std::time::Duration,
+    /// Most of them.
+    pub audit_entries_max: u64,
     /// Most deliveries of one event that a commit makes due.
     pub slice_rows_max: usize,
 }
@@ -45,8 +51,15 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let retention = std::time::Duration::from_hours(16);
-        let quotas = quota::Limits::default();
-        Self { pending_max: 1_000_000, quotas, retention, slice_rows_max: REQUEST_ROWS_MAX }
+        let audit_retention = std::time::Duration::from_hours(90 * 24);
+        Self {
+            pending_max: 1_000_000,
+            quotas: quota::Limits::default(),
+            retention,
+            audit_retention,
+            audit_entries_max: AUDIT_ENTRIES_MAX,
+            slice_rows_max: REQUEST_ROWS_MAX,
+        }
     }
 }
 
@@ -59,6 +72,8 @@ pub struct Image {
     pub(super) next_event: u64,
     next_webhook: u64,
     pub(super) config_seq: u64,
+    pub(super) audit: BTreeMap<AuditNo, AuditEntry>,
+    pub(super) last_audit: AuditNo,
     /// With the number of their last change.
     pub(super) webhooks: BTreeMap<WebhookNo, (ConfigSeq, Webhook)>,
     pub(super) event_types: BTreeMap<EventTypeKey, EventType>,
@@ -166,6 +181,7 @@ pub(super) enum Work {
     Repair(Repair),
     Erase(Erase),
     Replay(ReplayChange),
+    Audit(AuditStep),
     Upkeep(Timestamp),
 }
 
@@ -178,6 +194,7 @@ pub(super) enum Done {
     Repair(Repaired),
     Erase(Erased),
     Replay(ReplayAnswer),
+    Audit(AuditNo),
     Upkeep,
 }
 
@@ -216,6 +233,8 @@ impl Image {
             next_event: 1,
             next_webhook: 1,
             config_seq: 0,
+            audit: BTreeMap::new(),
+            last_audit: AuditNo(0),
             webhooks: BTreeMap::new(),
             event_types: BTreeMap::new(),
             api_keys: BTreeMap::new(),
@@ -284,6 +303,7 @@ impl Image {
                 Work::Repair(repair) => Done::Repair(self.repair(repair, &mut effects)),
                 Work::Erase(erase) => Done::Erase(self.erase(erase, &mut effects)),
                 Work::Replay(change) => Done::Replay(self.replay(change, &mut effects)),
+                Work::Audit(step) => Done::Audit(self.audit(step)),
                 Work::Upkeep(now) => {
                     self.expire_held(*now, &mut effects);
                     self.forget(*now);

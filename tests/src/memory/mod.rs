@@ -3,6 +3,7 @@
 //! It passes the conformance suite, so what holds on it holds on an engine that passes, too. Deliberately absent: anything that
 //! makes it fast.
 
+mod audit;
 mod committer;
 mod counts;
 mod disk;
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 use postrider_server::{
     flow::News,
     model::{
+        audit::{AuditNo, AuditQuery},
         erasure::Erasure,
         event::StoredEvent,
         failing::Failing,
@@ -32,10 +34,10 @@ use postrider_server::{
         time::Timestamp,
     },
     store::{
-        Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-        Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner,
-        Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store,
-        StoreError,
+        AuditPage, AuditStep, Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage,
+        DeliveryQuery, DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition,
+        OutcomeGroup, Owner, Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays,
+        RequestKey, Store, StoreError,
     },
     tasks::Tasks,
 };
@@ -248,6 +250,19 @@ impl Store for MemoryStore {
 
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError> {
         self.read(|storage| storage.image.config_since(after, limit)).await
+    }
+
+    async fn audit(&self, step: AuditStep) -> Result<AuditNo, StoreError> {
+        submit(&self.inbox, Work::Audit(step), Answer::Audit).await
+    }
+
+    async fn audited(
+        &self,
+        query: &AuditQuery,
+        before: Option<AuditNo>,
+        limit: usize,
+    ) -> Result<AuditPage, StoreError> {
+        self.read(|storage| storage.image.audited(query, before, limit)).await
     }
 
     fn catalog(&self) -> &Catalog {

@@ -49,6 +49,7 @@ impl Image {
             self.forget_events(&gone);
         }
         self.erasures.forget(now - retention);
+        self.forget_audit(now);
         let time = |entry: &LogEntry| match entry {
             LogEntry::Outcome(outcome) => outcome.time,
             LogEntry::WebhookCancelled(cancelled) => cancelled.time,

@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use postrider_client::Client;
 
 use crate::{
+    audit::AuditCommand,
     clock::ClockCommand,
     completions::CompletionsArgs,
     deliveries::DeliveriesCommand,
@@ -100,6 +101,9 @@ enum Command {
     /// Set, show and list quotas: how much of the server a tenant may use, and does.
     #[command(subcommand)]
     Quotas(QuotasCommand),
+    /// Show who did what, when, from where, and how that ended.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Follow what becomes of deliveries.
     Watch(WatchArgs),
     /// Receive webhooks on this machine: verify them and print what arrives.
@@ -185,6 +189,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Clock(command) => command.run(&session()?).await,
         Command::Quotas(command) => command.run(&session()?).await,
         Command::Replays(command) => command.run(&session()?).await,
+        Command::Audit(command) => command.run(&session()?).await,
         Command::Watch(args) => args.run(&session()?).await,
         Command::Listen(args) => args.run(global.output).await,
         Command::Completions(args) => args.run(Cli::command()),
@@ -335,6 +340,10 @@ mod tests {
             ("postrider keys list --client-cert c.pem", Some(MissingRequiredArgument)),
             ("postrider keys revoke key_0193a5e2c4b87d3f9a1c5e7b", None),
             ("postrider keys revoke WEBHOOK", Some(ValueValidation)),
+            ("postrider audit list --tenant - --principal offline --method CreateKey --failed --limit 7", None),
+            ("postrider audit list --since 2026-11-22T10:00:00Z --until 2026-11-22T11:00:00Z", None),
+            ("postrider audit list --since yesterday", Some(ValueValidation)),
+            ("postrider audit list --limit 0", Some(ValueValidation)),
             ("postrider triggers --timeout 1ms", None),
             ("postrider webhooks list --tenant -", None),
             (

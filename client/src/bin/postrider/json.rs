@@ -5,11 +5,11 @@ use bytes::Bytes;
 use postrider_client::{
     Update,
     v1::{
-        BodyFormat, Breaker, BreakerState, CancelReason, Clock, Delivery, DeliveryState, DisableReason, Erasure,
-        ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict,
-        OperationalEvent, Outcome, Ownership, Quota, QuotaUsage, Replay, ReplayProgress, ReplayState, RetryPolicy,
-        Right, Signature, SignatureScheme, TenantQuota, TlsSettings, Webhook, WebhookMatch, WebhookStats,
-        authorization::Scheme, event,
+        AuditEntry, BodyFormat, Breaker, BreakerState, CancelReason, Clock, Delivery, DeliveryState, DisableReason,
+        Erasure, ErasureSubject, ErrorClass, EventType, GetEventResponse, HeadRule, HttpMethod, Key, MatchVerdict,
+        OperationalEvent, Outcome, Ownership, Principal, PrincipalKind, Quota, QuotaUsage, Replay, ReplayProgress,
+        ReplayState, RetryPolicy, Right, Signature, SignatureScheme, TenantQuota, TlsSettings, Webhook, WebhookMatch,
+        WebhookStats, authorization::Scheme, event,
     },
 };
 use prost_types::{Struct, value::Kind};
@@ -141,6 +141,32 @@ fn quota_usage(usage: &QuotaUsage) -> Value {
         "webhooks": usage.webhooks,
         "bytes_today": usage.bytes_today,
         "day_end_time": time(usage.day_end_time.as_ref()),
+    })
+}
+
+pub(crate) fn audit_entry(entry: &AuditEntry) -> Value {
+    json!({
+        "number": entry.number,
+        "time": time(entry.time.as_ref()),
+        "principal": entry.principal.as_ref().map(principal),
+        "peer": entry.peer,
+        "method": entry.method,
+        "tenant": entry.tenant,
+        "tenant_erased": entry.tenant_erased,
+        "resource": entry.resource,
+        "fields": entry.fields,
+        "code": entry.code,
+        "finish_time": time(entry.finish_time.as_ref()),
+        "omitted": entry.omitted,
+    })
+}
+
+fn principal(principal: &Principal) -> Value {
+    json!({
+        "kind": named(principal.kind, PrincipalKind::as_str_name),
+        "id": principal.id,
+        "name": principal.name,
+        "certificate_sha256": principal.certificate_sha256,
     })
 }
 
@@ -446,6 +472,8 @@ mod tests {
             (quota(&Quota::default()), "Quota"),
             (quota_usage(&QuotaUsage::default()), "QuotaUsage"),
             (delivery(&Delivery::default()), "Delivery"),
+            (audit_entry(&AuditEntry::default()), "AuditEntry"),
+            (principal(&Principal::default()), "Principal"),
             (retry(&RetryPolicy::default()), "RetryPolicy"),
             (replay(&Replay::default()), "Replay"),
             (replay_progress(&ReplayProgress::default()), "ReplayProgress"),

@@ -1,6 +1,7 @@
 //! `postrider`: the command line tool of Postrider.
 
 mod attempt;
+mod audit;
 mod cli;
 mod clock;
 mod completions;

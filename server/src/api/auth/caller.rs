@@ -7,6 +7,7 @@ use http::Extensions;
 use crate::{
     api::status::Failure,
     model::{
+        audit::Principal,
         credentials::{Grant, Right, Rights, TenantScope},
         ids::Tenant,
         time::Timestamp,
@@ -42,6 +43,16 @@ impl Caller {
             Self::Key(known) => known.key.id.to_string(),
             Self::Certificate(grant) => grant.name.to_string(),
             Self::Anybody(_) | Self::Nobody => String::new(),
+        }
+    }
+
+    /// For the audit log.
+    pub(super) fn principal(&self) -> Principal {
+        match self {
+            Self::Anybody(_) => Principal::Anonymous,
+            Self::Key(known) => Principal::Key { id: known.key.id, name: known.key.spec.name.clone() },
+            Self::Certificate(grant) => Principal::Certificate(grant.name.clone()),
+            Self::Nobody => Principal::Unauthenticated(None),
         }
     }
 

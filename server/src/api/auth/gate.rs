@@ -1,6 +1,7 @@
 //! The layer that every call goes through.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
@@ -10,22 +11,27 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Extensions, HeaderMap, Request, Response, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Body;
+use hyper::body::{Body, Frame};
 use prost::DecodeError;
 use tonic::{Code, Status};
 use tower::{BoxError, Layer, Service};
 use tracing::debug;
 
 use super::{
+    audit::Audit,
     caller::Caller,
     lasting::{Lasting, Lease},
-    rules::{self, Needs, Whose},
+    rules::{self, Audited, Needs, Rule, Whose},
+    subject::Subject,
 };
 use crate::{
     api::status::Failure,
     clock::Clock,
     limits::GRPC_MESSAGE_BYTES_MAX,
-    model::credentials::{ApiKeySecret, Digest, Grant},
+    model::{
+        audit::{About, AuditEnd, AuditEntry, Principal},
+        credentials::{ApiKeyId, ApiKeySecret, Digest, Grant},
+    },
     peer::Peer,
     store::Store,
 };
@@ -46,6 +52,8 @@ pub(in crate::api) struct Gate {
     pub(in crate::api) grants: Arc<[Arc<Grant>]>,
     /// Credentials are needed even if no key was ever created.
     pub(in crate::api) required: bool,
+    /// Remembers who did what.
+    pub(in crate::api) audit: Audit,
 }
 
 impl<S> Layer<S> for Gate {
@@ -69,7 +77,8 @@ where
     S::Future: Send,
     B: Body<Data = Bytes> + From<Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
-    R: Default + Send + 'static,
+    R: Body<Data = Bytes> + Default + Unpin + Send + 'static,
+    R::Error: Send,
 {
     type Response = Response<Lasting<R>>;
     type Error = Infallible;
@@ -84,27 +93,74 @@ where
         let ready = self.inner.clone();
         let (mut inner, gate) = (std::mem::replace(&mut self.inner, ready), self.gate.clone());
         Box::pin(async move {
-            match gate.judge(request).await {
-                Ok((request, lease)) => Ok(inner.call(request).await?.map(|body| Lasting::new(body, lease))),
-                Err(status) => Ok(status.into_http()),
+            let Some(rule) = rules::find(request.uri().path()) else {
+                return Ok(Status::unimplemented("").into_http());
+            };
+            let mut entry = gate.audit.entry(rule.path);
+            let Admitted { request, body, lease } = match gate.judge(rule, request, &mut entry).await {
+                Ok(admitted) => admitted,
+                Err(status) => {
+                    // Who does not wait for the answer was not refused.
+                    if status.code() != Code::Cancelled {
+                        gate.audit.refused(entry, status.code()).await;
+                    }
+                    return Ok(status.into_http());
+                }
+            };
+            let Audited::Yes(tell) = rule.audited else {
+                return Ok(inner.call(request).await?.map(|body| Lasting::new(body, lease)));
+            };
+            let told = |reply| tell.zip(first_message(&body)).and_then(|(tell, request)| tell(request, reply).ok());
+            entry.resource = told(None).unwrap_or_default().resource;
+            let no = match gate.audit.begin(entry).await {
+                Ok(no) => no,
+                Err(failure) => return Ok(Status::from(failure).into_http()),
+            };
+            let (head, body) = inner.call(request).await?.into_parts();
+            if rule.streams {
+                gate.audit.end(no, |end| end, code(&head.headers, None)).await;
+                return Ok(Response::from_parts(head, Lasting::new(body, lease)));
             }
+            let Ok(frames) = whole(body).await else {
+                gate.audit.end(no, |end| end, Code::Unknown).await;
+                return Ok(Status::unknown("the answer was cut off").into_http());
+            };
+            let code = code(&head.headers, frames.iter().find_map(Frame::trailers_ref));
+            let reply = frames.front().and_then(Frame::data_ref).filter(|_| code == Code::Ok);
+            let Subject { resource, fields, erases_tenant } =
+                reply.and_then(|reply| told(Some(first_message(reply)?))).unwrap_or_default();
+            gate.audit.end(no, |end| AuditEnd { resource, fields, erased: erases_tenant, ..end }, code).await;
+            Ok(Response::from_parts(head, Lasting::whole(frames)))
         })
     }
 }
 
+/// A call as the service gets it.
+struct Admitted<B> {
+    request: Request<B>,
+    /// The whole body, if it was read.
+    body: Bytes,
+    /// What the answer's life depends on.
+    lease: Option<Lease>,
+}
+
 impl Gate {
-    /// The call as the service gets it, and what its answer's life depends on.
-    async fn judge<B>(&self, mut request: Request<B>) -> Result<(Request<B>, Option<Lease>), Status>
+    /// Decides whether a call is let in; what is found out about it on the way goes into `entry`.
+    async fn judge<B>(
+        &self,
+        rule: &Rule,
+        mut request: Request<B>,
+        entry: &mut AuditEntry,
+    ) -> Result<Admitted<B>, Status>
     where
         B: Body<Data = Bytes> + From<Bytes>,
         B::Error: Into<BoxError>,
     {
-        let rule = rules::find(request.uri().path()).ok_or_else(|| Status::unimplemented(""))?;
         let caller = match rule.needs {
-            Needs::Nothing => return Ok((request, None)),
-            Needs::Credentials => self.known(&request)?,
+            Needs::Nothing => return Ok(Admitted { request, body: Bytes::new(), lease: None }),
+            Needs::Credentials => self.known(&request, entry)?,
             Needs::The(right) => {
-                let caller = self.known(&request)?;
+                let caller = self.known(&request, entry)?;
                 caller.check_right(right)?;
                 caller
             }
@@ -112,20 +168,26 @@ impl Gate {
         let lease = rule.streams.then(|| Lease::of(&caller, self.clock)).flatten();
         // A call begins when its request is there: one that is held open until its key is revoked comes too late.
         let is_limited = matches!(rule.whose, Whose::Named(_)) && !caller.is_for_all();
+        let is_audited = matches!(rule.audited, Audited::Yes(_));
         let mut body = Bytes::new();
-        if is_limited || (caller.can_end() && !rule.streams) {
+        if is_limited || ((is_audited || caller.can_end()) && !rule.streams) {
             (request, body) = read(request).await?;
         }
         if caller.has_ended(self.clock.now()) {
             return Err(Failure::unauthenticated().into());
         }
+        if is_audited {
+            entry.about = about(rule, &body);
+        }
         match rule.whose {
-            Whose::Named(tenants) if is_limited => check_tenants(&body, tenants, &caller)?,
+            Whose::Named(tenants) if is_limited => {
+                check_tenants(&body, tenants, &caller).inspect_err(|_| entry.about = about(rule, &body))?;
+            }
             Whose::Named(_) | Whose::Nobodys => {}
             Whose::Everybodys if !caller.is_for_all() => return Err(Failure::all_tenants_needed().into()),
             Whose::Everybodys | Whose::EachMessages => drop(request.extensions_mut().insert(caller)),
         }
-        Ok((request, lease))
+        Ok(Admitted { request, body, lease })
     }
 
     /// Who makes a call with this head, over this connection. A key that is shown counts, whatever else is.
@@ -146,11 +208,18 @@ impl Gate {
         }
     }
 
-    /// Who makes this call; who may not is noted, for operators who look for them.
-    fn known<B>(&self, request: &Request<B>) -> Result<Caller, Failure> {
+    /// Who makes this call, and from where; who may not is noted, for operators who look for them.
+    fn known<B>(&self, request: &Request<B>, entry: &mut AuditEntry) -> Result<Caller, Failure> {
+        let peer = request.extensions().get::<Peer>();
+        entry.peer = peer.and_then(Peer::address);
+        entry.certificate = peer.and_then(Peer::fingerprint);
         let admitted = self.admit(request.headers(), request.extensions());
+        entry.principal = match &admitted {
+            Ok(caller) => caller.principal(),
+            Err(_) => Principal::Unauthenticated(claimed(request.headers())),
+        };
         admitted.inspect_err(|_| {
-            let address = request.extensions().get().and_then(Peer::address);
+            let address = peer.and_then(Peer::address);
             debug!(peer.address = ?address, call = request.uri().path(), "a call without valid credentials was refused");
         })
     }
@@ -173,6 +242,34 @@ impl Gate {
         known.used(now);
         Ok(Caller::Key(known))
     }
+}
+
+/// Which key a call claims to have, if it shows something of that shape.
+fn claimed(head: &HeaderMap) -> Option<ApiKeyId> {
+    let text = head.get(AUTHORIZATION)?.to_str().ok().and_then(bearer)?;
+    ApiKeySecret::parse(text).ok().map(|secret| secret.id())
+}
+
+/// Whose things the request names.
+fn about(rule: &Rule, body: &[u8]) -> About {
+    let Whose::Named(tenants) = rule.whose else { return About::Nobody };
+    let named = first_message(body).and_then(|message| tenants(message).ok());
+    named.and_then(|named| named.first().map(|tenant| About::named(tenant))).unwrap_or(About::Nobody)
+}
+
+/// How a call ended: an answer without a status has not failed.
+fn code(head: &HeaderMap, trailers: Option<&HeaderMap>) -> Code {
+    let status = Status::from_header_map(head).or_else(|| trailers.and_then(Status::from_header_map));
+    status.map_or(Code::Ok, |status| status.code())
+}
+
+/// Waits for the whole of an answer that is no stream.
+async fn whole<R: Body<Data = Bytes> + Unpin>(mut body: R) -> Result<VecDeque<Frame<Bytes>>, R::Error> {
+    let mut frames = VecDeque::new();
+    while let Some(frame) = body.frame().await {
+        frames.push_back(frame?);
+    }
+    Ok(frames)
 }
 
 /// The key in `Bearer KEY`.

@@ -1,6 +1,7 @@
 //! Answers that last no longer than the credentials they were asked for with.
 
 use std::{
+    collections::VecDeque,
     future::Future as _,
     pin::Pin,
     task::{Context, Poll},
@@ -48,12 +49,19 @@ impl Lease {
 pub(in crate::api) struct Lasting<R> {
     /// `None` once it is cut off.
     body: Option<R>,
+    /// What was read of it already, and goes first.
+    ahead: VecDeque<Frame<Bytes>>,
     lease: Option<Box<Lease>>,
 }
 
 impl<R> Lasting<R> {
     pub(super) fn new(body: R, lease: Option<Lease>) -> Self {
-        Self { body: Some(body), lease: lease.map(Box::new) }
+        Self { body: Some(body), ahead: VecDeque::new(), lease: lease.map(Box::new) }
+    }
+
+    /// An answer that was read to its end.
+    pub(super) fn whole(frames: VecDeque<Frame<Bytes>>) -> Self {
+        Self { body: None, ahead: frames, lease: None }
     }
 
     fn cut_off(&mut self) -> Frame<Bytes> {
@@ -79,6 +87,9 @@ impl<R: Body<Data = Bytes> + Unpin> Body for Lasting<R> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
+        if let Some(frame) = this.ahead.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let Some(lease) = &mut this.lease else { return Pin::new(body).poll_frame(context) };
         if !lease.is_over() {
@@ -91,10 +102,13 @@ impl<R: Body<Data = Bytes> + Unpin> Body for Lasting<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.ahead.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
+        if !self.ahead.is_empty() {
+            return SizeHint::default();
+        }
         match (&self.body, &self.lease) {
             (Some(body), None) => body.size_hint(),
             (Some(_), Some(_)) => SizeHint::default(),

@@ -3,6 +3,8 @@
 //! ```text
 //!  call ─▶ rules: is there one? ─▶ gate: who is it, may they do this? ─▶ tenants: for whom? ─▶ service
 //!                                                                                                 │
+//!    │ refused                  │ who changes something: committed before the service is called        │
+//!    └──────────▶ audit ◀───────┘                                                                      │
 //!  caller ◀── lasting: a stream ends when its caller's credentials do ◀──────────────────────────┘
 //! ```
 //!
@@ -11,11 +13,14 @@
 //!
 //! Deliberately absent: sessions, passwords, and rights that include other rights.
 
+mod audit;
 mod caller;
 mod gate;
 mod lasting;
 mod rules;
+mod subject;
 #[cfg(test)]
 mod tests;
 
+pub use self::audit::Audit;
 pub(super) use self::{caller::Caller, gate::Gate};

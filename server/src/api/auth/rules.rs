@@ -1,13 +1,18 @@
 //! Who may call what: one line for each RPC, and an RPC without one cannot be called at all.
 //!
 //! A new RPC gets a line in [`RULES`], which is sorted by path: the right it needs, and where its request says whose things it is
-//! about. The tests below walk the descriptors of everything that is served: they fail for an RPC that has no line, and for a
-//! tenant in a request that its line does not see.
+//! about. The right decides whether the call is written to the audit log; its line says by `telling` where its request or its reply has
+//! the id of what it is about. The tests below walk the descriptors of everything that is served: they fail for an RPC that has no
+//! line, for a tenant in a request that its line does not see, and for an id that the audit log is not told.
 
 use postrider_proto::v1;
 use prost::{DecodeError, Message};
 
-use crate::model::credentials::Right;
+use super::subject::{Tell, event_type, made, requested};
+use crate::model::{
+    credentials::{ApiKeyId, Right},
+    ids::{DeliveryId, ReplayId, Tenant, WebhookId},
+};
 
 /// Who may call one RPC.
 #[derive(Debug)]
@@ -20,6 +25,39 @@ pub(super) struct Rule {
     pub(super) whose: Whose,
     /// Whether it is answered with a stream, which ends when its caller's credentials do.
     pub(super) streams: bool,
+    /// Whether it is written to the audit log.
+    pub(super) audited: Audited,
+}
+
+/// Whether a call is written to the audit log.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Audited {
+    /// No: it changes nothing.
+    No,
+    /// Yes, with what this says it is about; without, there is no id to tell.
+    Yes(Option<Tell>),
+}
+
+impl Audited {
+    /// What changes something, or is about credentials, needs one of these rights.
+    const fn by(right: Right) -> Self {
+        match right {
+            Right::Manage | Right::Operate => Self::Yes(None),
+            Right::Publish | Right::Read => Self::No,
+        }
+    }
+}
+
+impl Rule {
+    /// The same with what the audit log is told.
+    const fn telling(self, tell: Tell) -> Self {
+        Self { audited: Audited::Yes(Some(tell)), ..self }
+    }
+
+    /// The same of a call that changes nothing, whatever right it needs.
+    const fn reading(self) -> Self {
+        Self { audited: Audited::No, ..self }
+    }
 }
 
 /// What a caller needs.
@@ -53,20 +91,26 @@ pub(super) fn find(path: &str) -> Option<&'static Rule> {
 
 /// One answer, about the tenants that the request names.
 const fn named(path: &'static str, right: Right, tenants: fn(&[u8]) -> Result<Vec<String>, DecodeError>) -> Rule {
-    Rule { path, needs: Needs::The(right), whose: Whose::Named(tenants), streams: false }
+    Rule { path, needs: Needs::The(right), whose: Whose::Named(tenants), streams: false, audited: Audited::by(right) }
 }
 
 /// One answer, about all tenants.
 const fn of_all(path: &'static str, right: Right) -> Rule {
-    Rule { path, needs: Needs::The(right), whose: Whose::Everybodys, streams: false }
+    Rule { path, needs: Needs::The(right), whose: Whose::Everybodys, streams: false, audited: Audited::by(right) }
 }
 
 const fn about_nobody(path: &'static str, needs: Needs, streams: bool) -> Rule {
-    Rule { path, needs, whose: Whose::Nobodys, streams }
+    Rule { path, needs, whose: Whose::Nobodys, streams, audited: Audited::No }
 }
 
 const fn publishing(path: &'static str, streams: bool) -> Rule {
-    Rule { path, needs: Needs::The(Right::Publish), whose: Whose::EachMessages, streams }
+    Rule {
+        path,
+        needs: Needs::The(Right::Publish),
+        whose: Whose::EachMessages,
+        streams,
+        audited: Audited::by(Right::Publish),
+    }
 }
 
 /// Reads the tenant out of a request.
@@ -93,10 +137,17 @@ static RULES: &[Rule] = &[
     about_nobody("/grpc.health.v1.Health/Watch", Needs::Nothing, true),
     about_nobody("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Credentials, true),
     about_nobody("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Needs::Credentials, true),
+    named("/postrider.v1.AuditService/ListAuditEntries", Right::Operate, |bytes| {
+        one(bytes, |request: v1::ListAuditEntriesRequest| request.tenant)
+    })
+    .reading(),
     of_all("/postrider.v1.ClockService/ConfirmClock", Right::Operate),
-    of_all("/postrider.v1.ClockService/GetClock", Right::Operate),
+    of_all("/postrider.v1.ClockService/GetClock", Right::Operate).reading(),
     named("/postrider.v1.DeliveryService/CancelDeliveries", Right::Manage, |bytes| {
         one(bytes, |request: v1::CancelDeliveriesRequest| request.tenant)
+    })
+    .telling(|request, _| {
+        requested::<WebhookId, _>(request, |request: v1::CancelDeliveriesRequest| request.webhook_id)
     }),
     named("/postrider.v1.DeliveryService/GetDelivery", Right::Read, |bytes| {
         one(bytes, |request: v1::GetDeliveryRequest| request.tenant)
@@ -106,7 +157,8 @@ static RULES: &[Rule] = &[
     }),
     named("/postrider.v1.DeliveryService/RetryDelivery", Right::Manage, |bytes| {
         one(bytes, |request: v1::RetryDeliveryRequest| request.tenant)
-    }),
+    })
+    .telling(|request, _| requested::<DeliveryId, _>(request, |request: v1::RetryDeliveryRequest| request.id)),
     Rule {
         streams: true,
         ..named("/postrider.v1.DeliveryService/WatchDeliveries", Right::Read, |bytes| {
@@ -115,7 +167,9 @@ static RULES: &[Rule] = &[
     },
     named("/postrider.v1.EventService/EraseEvent", Right::Manage, |bytes| {
         one(bytes, |request: v1::EraseEventRequest| request.tenant)
-    }),
+    })
+    // Not of the event: what is erased is not to remain in a log.
+    .telling(|_, reply| made(reply, |reply: v1::EraseEventResponse| reply.erasure.unwrap_or_default().id)),
     named("/postrider.v1.EventService/ExplainEvent", Right::Read, |bytes| {
         Ok(explained(v1::ExplainEventRequest::decode(bytes)?))
     }),
@@ -126,28 +180,41 @@ static RULES: &[Rule] = &[
     publishing("/postrider.v1.EventService/PublishEvents", true),
     named("/postrider.v1.EventTypeService/CreateEventType", Right::Manage, |bytes| {
         one(bytes, |request: v1::CreateEventTypeRequest| request.event_type.unwrap_or_default().tenant)
+    })
+    .telling(|request, _| {
+        event_type(request, |request: v1::CreateEventTypeRequest| request.event_type.unwrap_or_default().name)
     }),
     named("/postrider.v1.EventTypeService/DeleteEventType", Right::Manage, |bytes| {
         one(bytes, |request: v1::DeleteEventTypeRequest| request.tenant)
-    }),
+    })
+    .telling(|request, _| event_type(request, |request: v1::DeleteEventTypeRequest| request.name)),
     named("/postrider.v1.EventTypeService/ListEventTypes", Right::Read, |bytes| {
         one(bytes, |request: v1::ListEventTypesRequest| request.tenant)
     }),
     named("/postrider.v1.EventTypeService/UpdateEventType", Right::Manage, |bytes| {
         one(bytes, |request: v1::UpdateEventTypeRequest| request.event_type.unwrap_or_default().tenant)
+    })
+    .telling(|request, reply| {
+        event_type(request, |request: v1::UpdateEventTypeRequest| request.event_type.unwrap_or_default().name)?
+            .with_mask(request, reply, |request: v1::UpdateEventTypeRequest| request.update_mask)
     }),
-    of_all("/postrider.v1.KeyService/CreateKey", Right::Operate),
+    of_all("/postrider.v1.KeyService/CreateKey", Right::Operate)
+        .telling(|_, reply| made(reply, |reply: v1::CreateKeyResponse| reply.key.unwrap_or_default().id)),
     of_all("/postrider.v1.KeyService/ListKeys", Right::Operate),
-    of_all("/postrider.v1.KeyService/RevokeKey", Right::Operate),
+    of_all("/postrider.v1.KeyService/RevokeKey", Right::Operate)
+        .telling(|request, _| requested::<ApiKeyId, _>(request, |request: v1::RevokeKeyRequest| request.id)),
     named("/postrider.v1.QuotaService/GetQuota", Right::Read, |bytes| {
         one(bytes, |request: v1::GetQuotaRequest| request.tenant)
     }),
-    of_all("/postrider.v1.QuotaService/ListQuotas", Right::Operate),
+    of_all("/postrider.v1.QuotaService/ListQuotas", Right::Operate).reading(),
     // A tenant's own operator is not to raise it.
-    of_all("/postrider.v1.QuotaService/SetQuota", Right::Operate),
+    of_all("/postrider.v1.QuotaService/SetQuota", Right::Operate).telling(|request, _| {
+        requested::<Tenant, _>(request, |request: v1::SetQuotaRequest| request.quota.unwrap_or_default().tenant)
+    }),
     named("/postrider.v1.ReplayService/CancelReplay", Right::Manage, |bytes| {
         one(bytes, |request: v1::CancelReplayRequest| request.tenant)
-    }),
+    })
+    .telling(|request, _| requested::<ReplayId, _>(request, |request: v1::CancelReplayRequest| request.id)),
     named("/postrider.v1.ReplayService/GetReplay", Right::Read, |bytes| {
         one(bytes, |request: v1::GetReplayRequest| request.tenant)
     }),
@@ -156,6 +223,10 @@ static RULES: &[Rule] = &[
     }),
     named("/postrider.v1.ReplayService/ReplayEvents", Right::Manage, |bytes| {
         one(bytes, |request: v1::ReplayEventsRequest| request.tenant)
+    })
+    .telling(|request, reply| match reply {
+        None => requested::<WebhookId, _>(request, |request: v1::ReplayEventsRequest| request.webhook_id),
+        reply => made(reply, |reply: v1::ReplayEventsResponse| reply.replay.unwrap_or_default().id),
     }),
     Rule {
         streams: true,
@@ -165,16 +236,22 @@ static RULES: &[Rule] = &[
     },
     named("/postrider.v1.TenantService/EraseTenant", Right::Operate, |bytes| {
         one(bytes, |request: v1::EraseTenantRequest| request.tenant)
+    })
+    .telling(|_, reply| {
+        let erasure = made(reply, |reply: v1::EraseTenantResponse| reply.erasure.unwrap_or_default().id)?;
+        Ok(erasure.erasing(reply))
     }),
     named("/postrider.v1.TenantService/GetErasure", Right::Read, |bytes| {
         one(bytes, |request: v1::GetErasureRequest| request.tenant)
     }),
     named("/postrider.v1.WebhookService/CreateWebhook", Right::Manage, |bytes| {
         one(bytes, |request: v1::CreateWebhookRequest| request.webhook.unwrap_or_default().tenant)
-    }),
+    })
+    .telling(|_, reply| made(reply, |reply: v1::CreateWebhookResponse| reply.webhook.unwrap_or_default().id)),
     named("/postrider.v1.WebhookService/DeleteWebhook", Right::Manage, |bytes| {
         one(bytes, |request: v1::DeleteWebhookRequest| request.tenant)
-    }),
+    })
+    .telling(|request, _| requested::<WebhookId, _>(request, |request: v1::DeleteWebhookRequest| request.id)),
     named("/postrider.v1.WebhookService/GetWebhook", Right::Read, |bytes| {
         one(bytes, |request: v1::GetWebhookRequest| request.tenant)
     }),
@@ -183,12 +260,18 @@ static RULES: &[Rule] = &[
     }),
     named("/postrider.v1.WebhookService/RotateSecret", Right::Manage, |bytes| {
         one(bytes, |request: v1::RotateSecretRequest| request.tenant)
-    }),
+    })
+    .telling(|request, _| requested::<WebhookId, _>(request, |request: v1::RotateSecretRequest| request.id)),
     named("/postrider.v1.WebhookService/SendTestEvent", Right::Manage, |bytes| {
         one(bytes, |request: v1::SendTestEventRequest| request.tenant)
-    }),
+    })
+    .telling(|request, _| requested::<WebhookId, _>(request, |request: v1::SendTestEventRequest| request.id)),
     named("/postrider.v1.WebhookService/UpdateWebhook", Right::Manage, |bytes| {
         one(bytes, |request: v1::UpdateWebhookRequest| request.webhook.unwrap_or_default().tenant)
+    })
+    .telling(|request, reply| {
+        requested::<WebhookId, _>(request, |request: v1::UpdateWebhookRequest| request.webhook.unwrap_or_default().id)?
+            .with_mask(request, reply, |request: v1::UpdateWebhookRequest| request.update_mask)
     }),
 ];
 
@@ -333,6 +416,50 @@ mod tests {
         for rule in RULES {
             let ours = rule.path.starts_with("/postrider.v1.");
             assert_eq!(matches!(rule.needs, Needs::The(_)), ours, "{}", rule.path);
+        }
+    }
+
+    #[test]
+    fn what_changes_something_is_audited_and_nothing_else() {
+        const READS: [&str; 3] = [
+            "/postrider.v1.AuditService/ListAuditEntries",
+            "/postrider.v1.ClockService/GetClock",
+            "/postrider.v1.QuotaService/ListQuotas",
+        ];
+        for rule in RULES {
+            let changes = matches!(rule.needs, Needs::The(Right::Manage | Right::Operate));
+            let is_audited = matches!(rule.audited, Audited::Yes(_));
+            assert_eq!(is_audited, changes && !READS.contains(&rule.path), "{}", rule.path);
+        }
+    }
+
+    /// The names of the texts in a message, and in the messages in it, that say which thing is meant.
+    fn ids(known: &BTreeMap<String, &DescriptorProto>, message: &str, depth: usize) -> Vec<String> {
+        let Some(message) = known.get(message).filter(|_| depth > 0) else { return Vec::new() };
+        let mut names = Vec::new();
+        for field in &message.field {
+            if field.r#type() == Type::String && (field.name() == "id" || field.name().ends_with("_id")) {
+                names.push(field.name().to_owned());
+            }
+            if field.r#type() == Type::Message {
+                names.extend(ids(known, field.type_name(), depth - 1));
+            }
+        }
+        names.retain(|name| name != "request_id");
+        names
+    }
+
+    #[test]
+    fn the_audit_log_is_told_what_a_call_is_about() {
+        let sets = descriptors();
+        let known = messages(&sets);
+        for (path, method) in methods(&sets) {
+            let Audited::Yes(None) = find(&path).unwrap().audited else { continue };
+            let ids = ids(&known, method.input_type(), 2);
+            assert!(
+                ids.is_empty(),
+                "{path}: which of {ids:?} is the audit log told? Say so with `telling` in its rule"
+            );
         }
     }
 

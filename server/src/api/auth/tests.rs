@@ -1,5 +1,7 @@
 //! The gate as callers meet it: real services behind it, on a store in memory.
 
+mod audited;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};

@@ -2,6 +2,7 @@
 //! file per kind of thing; here is what they share.
 
 pub(super) mod attempt;
+pub(super) mod audit;
 pub(super) mod delivery;
 pub(super) mod erase;
 pub(super) mod event;

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     flow::Job,
     limits::{GRPC_MESSAGE_BYTES_MAX, WATCH_HEARTBEAT},
-    metrics::WatchMetrics,
+    metrics::{AuditMetrics, WatchMetrics},
     model::{
         address::AddressPolicy,
         credentials::Grant,
@@ -305,6 +305,7 @@ pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool,
         names: Arc::new(Judge),
         trial: Arc::new(NoTrial),
         handshake: Arc::new(NoTrial),
+        audited: AuditMetrics::default(),
         stop: stop(),
         stop_watching: stop(),
     };

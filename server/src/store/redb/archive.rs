@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 
 use super::{
+    audit,
     change::{Change, Tables, begin},
     erase::{self, Sweep, Sweeping},
     error::EngineError,
@@ -77,6 +78,8 @@ pub(super) enum Archived {
     Reanchored,
     /// Nothing happened, and the store is to say when that was.
     Noted,
+    /// Entries of the audit log that are too old, or too many.
+    ForgetAudit(Vec<u64>),
     /// Nothing: something was looked through, and there is more.
     Looked,
 }
@@ -159,12 +162,13 @@ impl Archivist {
                 return Ok(Some(step));
             }
         }
-        for _ in 0..5 {
-            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 5 {
+        for _ in 0..6 {
+            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 6 {
                 0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
                 3 => erase::expire(shared, now),
+                4 => audit::expire(shared, now),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
@@ -410,6 +414,7 @@ impl Change<'_> {
             Archived::ForgetErasures(erasures) => erase::forget_erasures(tables, erasures)?,
             Archived::Reanchor(rows) => self.reanchor(tables, rows)?,
             Archived::Reanchored => self.counters.reanchors = false,
+            Archived::ForgetAudit(entries) => audit::forget(tables, entries)?,
             // The commit itself says when it was.
             Archived::Announced | Archived::Looked | Archived::Noted => {}
             Archived::Requests(requests) => {
@@ -449,6 +454,7 @@ impl Archived {
             | Self::Reanchor(_)
             | Self::Reanchored
             | Self::Noted
+            | Self::ForgetAudit(_)
             | Self::Looked => Afterwards::Nothing,
         }
     }

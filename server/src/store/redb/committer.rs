@@ -25,6 +25,7 @@ use super::{
 use crate::{
     metrics::CommitSize,
     model::{
+        audit::AuditNo,
         ids::{ConfigSeq, EventSeq, Position, WebhookNo},
         replay::Replay,
     },
@@ -68,6 +69,7 @@ enum Answered {
     Repaired(Answer<Repaired>, Repaired),
     Erased(Answer<Erased>, Erased),
     Replay(Answer<ReplayAnswer>, ReplayAnswer),
+    Audited(Answer<AuditNo>, AuditNo),
     Published(Answer<Vec<Published>>, Vec<Published>),
     Upkeep(Answer<()>),
 }
@@ -85,6 +87,7 @@ impl Answered {
             Self::Repaired(answer, repaired) => drop(answer.send(Ok(repaired))),
             Self::Erased(answer, erased) => drop(answer.send(Ok(erased))),
             Self::Replay(answer, replayed) => drop(answer.send(Ok(replayed))),
+            Self::Audited(answer, no) => drop(answer.send(Ok(no))),
             Self::Published(answer, published) => drop(answer.send(Ok(published))),
             Self::Upkeep(answer) => drop(answer.send(Ok(()))),
         }
@@ -327,6 +330,10 @@ impl Change<'_> {
             Urgent::Repair { repair, answer } => {
                 let repaired = self.repair(tables, repair)?;
                 Ok(Answered::Repaired(answer, repaired))
+            }
+            Urgent::Audit { step, answer } => {
+                let no = self.audit(tables, step)?;
+                Ok(Answered::Audited(answer, no))
             }
             Urgent::Replay { change, answer } => {
                 let replayed = self.replay(tables, change)?;

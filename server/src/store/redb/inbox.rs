@@ -18,8 +18,10 @@ use super::{archive::Archived, erase::Decision, heartbeat::Heartbeat, space::Spa
 use crate::{
     limits::{COMMIT_EVENT_BYTES_MAX, COMMIT_OUTCOMES_MAX, COMMIT_ROWS_MAX, COMMITTER_BEAT_INTERVAL, REQUEST_ROWS_MAX},
     metrics::Depth,
+    model::audit::AuditNo,
     store::{
         StoreError,
+        audit::AuditStep,
         erase::Erased,
         repair::{Repair, Repaired},
         replays::{ReplayAnswer, ReplayChange},
@@ -48,6 +50,7 @@ pub(super) enum Urgent {
     Repair { repair: Repair, answer: Answer<Repaired> },
     Erase { decision: Decision, answer: Answer<Erased> },
     Replay { change: ReplayChange, answer: Answer<ReplayAnswer> },
+    Audit { step: AuditStep, answer: Answer<AuditNo> },
 }
 
 /// Events to store.
@@ -227,6 +230,7 @@ impl Waiting {
                 Urgent::Config { .. } | Urgent::Erase { .. } => config = true,
                 Urgent::Repair { repair, .. } => outcomes += repair.named(),
                 Urgent::Replay { change, .. } => outcomes += change.deliveries(),
+                Urgent::Audit { .. } => outcomes += 1,
             }
             work.urgent.push(item);
         }

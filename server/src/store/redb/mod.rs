@@ -10,6 +10,7 @@
 //! Invariant: nothing above this module sees a type of redb.
 
 mod archive;
+mod audit;
 mod backup;
 mod by_webhook;
 mod cache;
@@ -81,16 +82,17 @@ use self::{
     shared::Shared,
 };
 use super::{
-    Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage, DeliveryQuery, DuePage,
-    Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition, OutcomeGroup, Owner,
-    Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey, Store,
-    StoreError,
+    AuditPage, AuditStep, Catalog, ConfigAnswer, ConfigChange, ConfigPage, Counts, DeliveryDetail, DeliveryPage,
+    DeliveryQuery, DuePage, Erase, Erased, FeedError, FeedFilter, FeedPage, GroupCommitted, LanePage, ListPosition,
+    OutcomeGroup, Owner, Publish, Published, Repair, Repaired, ReplayAnswer, ReplayChange, ReplayPage, Replays,
+    RequestKey, Store, StoreError,
 };
 use crate::{
     clock::Clock,
     flow::News,
-    limits::{CALLER_READS_MAX, COMMIT_ROWS_MAX},
+    limits::{AUDIT_ENTRIES_MAX, CALLER_READS_MAX, COMMIT_ROWS_MAX},
     model::{
+        audit::{AuditNo, AuditQuery},
         erasure::Erasure,
         event::StoredEvent,
         failing::Failing,
@@ -122,6 +124,10 @@ pub struct Config {
     pub retention: Duration,
     /// While the data directory holds more than this, in bytes, the oldest of them go earlier.
     pub retention_bytes: Option<u64>,
+    /// How long entries of the audit log are kept.
+    pub audit_retention: Duration,
+    /// Most of them; of more the oldest go.
+    pub audit_entries_max: u64,
     /// Most deliveries pending at once; more are refused.
     pub pending_max: u64,
     /// What holds for tenants without a quota of their own.
@@ -147,6 +153,8 @@ impl Default for Config {
             hot_bytes_max: 128 * 1024 * 1024,
             retention: Duration::from_hours(720),
             retention_bytes: None,
+            audit_retention: Duration::from_hours(90 * 24),
+            audit_entries_max: AUDIT_ENTRIES_MAX,
             pending_max: 10_000_000,
             quotas: Limits::default(),
             webhooks_max: 1_000_000,
@@ -382,6 +390,20 @@ impl Store for RedbStore {
 
     async fn config_since(&self, after: ConfigSeq, limit: usize) -> Result<ConfigPage, StoreError> {
         self.read_for_caller(move |shared| reads::config_since(shared, after, limit).map_err(StoreError::from)).await
+    }
+
+    async fn audit(&self, step: AuditStep) -> Result<AuditNo, StoreError> {
+        self.shared.inbox.urgent(|answer| Urgent::Audit { step, answer }).await
+    }
+
+    async fn audited(
+        &self,
+        query: &AuditQuery,
+        before: Option<AuditNo>,
+        limit: usize,
+    ) -> Result<AuditPage, StoreError> {
+        let query = query.clone();
+        self.read_for_caller(move |shared| audit::list(shared, &query, before, limit).map_err(StoreError::from)).await
     }
 
     fn catalog(&self) -> &Catalog {

@@ -187,7 +187,7 @@ impl From<Corrupt> for Refusal {
 }
 
 /// What `meta` says under this name is a number.
-fn number(bytes: &[u8]) -> u64 {
+pub(super) fn number(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(u64::MAX, u64::from_le_bytes)
 }
 

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tracing::{debug, info, warn};
 
 use super::{
-    Config,
+    Config, audit,
     change::{Tables, begin},
     disk::{Disk as _, FileSystem, OpenFile},
     error::{EngineError, OpenError},
@@ -27,7 +27,17 @@ use super::{
     space::Space,
     tables::meta,
 };
-use crate::{limits::ROTATION_ROWS_MAX, model::keyring::Keyring};
+use crate::{
+    clock::Clock,
+    limits::ROTATION_ROWS_MAX,
+    model::{
+        audit::{AuditEnd, AuditEntry, AuditNo, OK, Principal},
+        keyring::Keyring,
+    },
+};
+
+/// What the audit log calls it.
+const METHOD: &str = "postriderd rotate-master-key";
 
 /// What a rotation did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +73,7 @@ pub fn rotate(dir: &Path, config: &Config, new: Option<&KeySource>) -> Result<Ro
             while rotation.step(&hot).map_err(|error| open::broken(dir, &error))? {
                 debug!(rows = rotation.rows, "encrypted anew");
             }
-            finish(&hot).map_err(|error| open::broken(dir, &error))?;
+            finish(&hot, rotation.audited).map_err(|error| open::broken(dir, &error))?;
             rotation.rows
         }
         None => 0,
@@ -96,6 +106,8 @@ fn open_hot(dir: &Path, config: &Config) -> Result<OpenFile, OpenError> {
 /// A rotation under way: where it is.
 struct Rotation {
     keyring: Keyring,
+    /// Its entry in the audit log.
+    audited: AuditNo,
     rows: u64,
     webhooks: Bound<u64>,
     /// Requests come after webhooks: `None` until then.
@@ -117,7 +129,7 @@ impl Rotation {
             let why = "nothing was ever stored in it".to_owned();
             return Err(OpenError::Broken { dir: dir.to_owned(), why }.into());
         }
-        let keyring = {
+        let (keyring, audited) = {
             let batches = Batches::default();
             let mut tables = Tables::open(&txn, &batches).map_err(engine)?;
             let stored = stored_keys(&tables).map_err(engine)?;
@@ -142,10 +154,12 @@ impl Rotation {
             };
             let written = tables.meta.insert(meta::KEYS, stored.encode_to_vec().as_slice());
             written.map(drop).map_err(|error| engine(error.into()))?;
-            Keyring::rotating((no, &present), (next_no, &next))
+            let entry = AuditEntry::new(METHOD, Principal::Offline, Clock::start().now());
+            let audited = audit::append(&mut tables, &entry).map_err(engine)?;
+            (Keyring::rotating((no, &present), (next_no, &next)), audited)
         };
         txn.commit().map_err(|error| engine(error.into()))?;
-        Ok(Some(Self { keyring, rows: 0, webhooks: Bound::Unbounded, requests: None }))
+        Ok(Some(Self { keyring, audited, rows: 0, webhooks: Bound::Unbounded, requests: None }))
     }
 
     /// Encrypts some rows anew, in one transaction. Whether there may be more.
@@ -215,13 +229,14 @@ impl Rotation {
 }
 
 /// Forgets the old key: everything is encrypted with the new one.
-fn finish(hot: &OpenFile) -> Result<(), EngineError> {
+fn finish(hot: &OpenFile, audited: AuditNo) -> Result<(), EngineError> {
     let txn = begin(hot)?;
     {
         let batches = Batches::default();
         let mut tables = Tables::open(&txn, &batches)?;
         let stored = stored_keys(&tables)?.rotated();
         tables.meta.insert(meta::KEYS, stored.encode_to_vec().as_slice())?;
+        audit::finish(&mut tables, audited, AuditEnd::new(OK, Clock::start().now()))?;
     }
     Ok(txn.commit()?)
 }

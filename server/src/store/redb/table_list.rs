@@ -26,6 +26,9 @@ pub(super) fn visit_all<T: Visit>(visitor: &mut T) -> Result<(), T::Error> {
     visitor.visit(tables::CONFIG_LOG)?;
     visitor.visit(tables::EVENT_TYPES)?;
     visitor.visit(tables::API_KEYS)?;
+    visitor.visit(tables::QUOTAS)?;
+    visitor.visit(tables::QUOTA_BYTES)?;
+    visitor.visit(tables::AUDIT)?;
     visitor.visit(tables::REQUESTS)?;
     visitor.visit(tables::REQUESTS_BY_TIME)?;
     visitor.visit(tables::EVENT_CHUNKS)?;

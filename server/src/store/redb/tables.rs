@@ -53,6 +53,8 @@ pub(super) mod meta {
     pub(crate) const LOCKED: &str = "locked";
     /// `SortingRecord`, rewritten while a batch is being sorted.
     pub(crate) const SORTING: &str = "sorting";
+    /// Number of the last entry of the audit log, u64 little-endian.
+    pub(crate) const AUDITED: &str = "audited";
     /// `CountersRecord`, rewritten by every commit.
     pub(crate) const COUNTERS: &str = "counters";
 }
@@ -182,6 +184,9 @@ pub(super) const FINGERPRINTS: TableDefinition<'_, [u8; 16], u64> = TableDefinit
 /// Rows of zeros that take up every free page of the file for a moment, so that nothing is left there of what was erased. Key:
 /// a number.
 pub(super) const SCRUB: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("scrub");
+
+/// The audit log. Key: number of the entry. Value: `AuditRecord`. From the beginning of a call until it is too old, or one of too many.
+pub(super) const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 
 /// A table that a segment may not have yet.
 pub(super) fn existing<T>(table: Result<T, TableError>) -> Result<Option<T>, EngineError> {

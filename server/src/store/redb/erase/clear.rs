@@ -15,6 +15,7 @@ use crate::{
     store::{
         erase::{Erase, Erased},
         redb::{
+            audit,
             change::{Change, Tables},
             error::EngineError,
             event_types,
@@ -198,10 +199,13 @@ impl Change<'_> {
             return Ok(());
         }
         let Some((no, job)) = self.shared.erasing.clearing() else { return Ok(()) };
-        let Stage::Clearing(done) = job.stage else { return Ok(()) };
-        let stage = match &job.event {
-            Some((seq, _)) => self.clear_event(tables, &job, *seq, done)?,
-            None => self.clear_tenant(tables, &job, done)?,
+        let stage = match (job.stage, &job.event) {
+            (Stage::Clearing(done), Some((seq, _))) => self.clear_event(tables, &job, *seq, done)?,
+            (Stage::Clearing(done), None) => self.clear_tenant(tables, &job, done)?,
+            (Stage::Auditing(after), _) => {
+                audit::forget_tenant(tables, &job.tenant, after)?.map_or(Stage::Sweeping, Stage::Auditing)
+            }
+            (Stage::Sweeping, _) => return Ok(()),
         };
         if stage != job.stage {
             self.erasures.push((no, Some(Job { stage, ..job })));
@@ -288,7 +292,7 @@ impl Change<'_> {
         // Others go on marking what is cancelled, and wide events reach webhooks that are gone.
         let arriving = self.shared.first_fan_out().is_some_and(|(seq, _)| seq.0 < job.below);
         let marking = !tables.cancels.is_empty()?;
-        Ok(if arriving || marking { job.stage } else { Stage::Sweeping })
+        Ok(if arriving || marking { job.stage } else { Stage::Auditing(0) })
     }
 }
 

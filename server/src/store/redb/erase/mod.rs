@@ -76,6 +76,8 @@ pub(super) struct Job {
 enum Stage {
     /// What is pending is being taken away: of webhooks up to this number, or of so many of them.
     Clearing(u64),
+    /// Its name is being taken out of the audit log: entries up to this number have been looked at.
+    Auditing(u64),
     /// Nothing is pending, and nothing will be.
     Sweeping,
 }
@@ -170,7 +172,7 @@ impl Erasing {
 
     fn clearing(&self) -> Option<(u64, Job)> {
         let jobs = self.jobs.read();
-        let found = jobs.iter().find(|(_, job)| matches!(job.stage, Stage::Clearing(_)));
+        let found = jobs.iter().find(|(_, job)| job.stage != Stage::Sweeping);
         found.map(|(&no, job)| (no, job.clone()))
     }
 

@@ -1,6 +1,7 @@
 //! What rows hold, as protobuf: fields can be added, never renumbered. One file per kind of record.
 
 mod api_key;
+mod audit;
 mod counts;
 mod delivery;
 mod encrypted;
@@ -25,6 +26,7 @@ mod tls;
 mod webhook;
 
 pub(super) use api_key::ApiKeyRecord;
+pub(super) use audit::AuditRecord;
 pub(super) use counts::{CountsRecord, millis};
 pub(super) use delivery::DeliveryRecord;
 pub(super) use encrypted::Vault;

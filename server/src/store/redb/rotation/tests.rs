@@ -177,7 +177,7 @@ async fn the_last_step_is_made_good_too() {
     let begun = Rotation::begin(&hot, &KeySource::Directory, None, dir.path()).unwrap();
     let mut rotation = begun.expect("there is something to do");
     while rotation.step(&hot).unwrap() {}
-    finish(&hot).unwrap();
+    finish(&hot, rotation.audited).unwrap();
     drop(hot);
     check(&dir, KeySource::Directory, &webhooks).await;
     check(&dir, KeySource::File(dir.path().join("master.key")), &webhooks).await;
