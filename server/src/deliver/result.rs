@@ -8,10 +8,13 @@ use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 
 use super::{attempt::Shows, client, resolver::ResolveError};
-use crate::model::{
-    delivery::{AttemptResult, ErrorClass, shortened},
-    exchange::{Exchange, ResponseHeaders},
-    time::Timestamp,
+use crate::{
+    limits::ANSWER_WIRE_BYTES_MAX,
+    model::{
+        delivery::{AttemptResult, ErrorClass, shortened},
+        exchange::{Exchange, ResponseHeaders},
+        time::Timestamp,
+    },
 };
 
 /// Too many open files, in the process and on the machine; the same numbers on every Unix.
@@ -103,6 +106,10 @@ impl Failure {
                 ResolveError::Absent | ResolveError::Timeout | ResolveError::Failed => ErrorClass::Dns,
             };
             return Self::new(class, refusal.to_string());
+        }
+        if client::is_too_long(error) {
+            let kib = ANSWER_WIRE_BYTES_MAX / 1024;
+            return Self::new(ErrorClass::Protocol, format!("{kib} KiB came, and the answer was not complete"));
         }
         if let Some(tls) = cause::<rustls::Error>(error) {
             return Self::new(ErrorClass::Tls, format!("TLS failed: {tls}"));

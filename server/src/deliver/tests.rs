@@ -1,6 +1,8 @@
 //! The whole stage against receivers on loopback.
 
 mod egress;
+#[cfg(feature = "hyper-client")]
+mod floods;
 mod handshake;
 mod phases;
 mod shape;

@@ -1,4 +1,8 @@
 //! The client of hyper-util as the library: what reqwest stands on, without reqwest.
+//!
+//! Its connections are ours, so what is read of an answer is bounded: see [`metered`].
+
+mod metered;
 
 use std::{
     error::Error as StdError,
@@ -14,7 +18,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header::ACCEPT, uri::InvalidUri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{
         self,
@@ -27,16 +31,17 @@ use tokio::{
     net::TcpStream,
     time::{error::Elapsed, timeout},
 };
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, ServiceExt as _, util::MapResponse};
 use url::Url;
 
+use self::metered::{Metered, Socket, TooLong};
 use crate::{
     deliver::{
         Config,
         connections::IDLE_TIMEOUT,
         phases,
         resolver::{GuardedResolver, ResolveError},
-        result::sources,
+        result::{cause, sources},
     },
     model::target::Scheme,
 };
@@ -78,6 +83,11 @@ impl Error {
         };
         sources(self).any(is_late)
     }
+}
+
+/// Whether more came than an answer can be long.
+pub(in crate::deliver) fn is_too_long(error: &Error) -> bool {
+    cause::<TooLong>(error).is_some()
 }
 
 /// The head of an answer, and its body as it comes.
@@ -149,10 +159,13 @@ impl Client {
     }
 }
 
-/// Connects to where a [`GuardedResolver`] says, TLS included, in limited time.
+/// Connects to where a [`GuardedResolver`] says, and counts what is read.
+type Tcp = MapResponse<HttpConnector<GuardedResolver>, fn(TokioIo<TcpStream>) -> TokioIo<Socket<TcpStream>>>;
+
+/// The same, TLS included, in limited time.
 #[derive(Clone)]
 struct Connector {
-    inner: HttpsConnector<HttpConnector<GuardedResolver>>,
+    inner: HttpsConnector<Tcp>,
     timeout: Duration,
 }
 
@@ -169,6 +182,7 @@ impl Connector {
         tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
+        let tcp: Tcp = tcp.map_response(Socket::new);
         let mut inner = HttpsConnector::from((tcp, tls.clone()));
         if https_only {
             inner.enforce_https();
@@ -178,7 +192,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Metered<TcpStream>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -188,7 +202,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, url: Uri) -> Self::Future {
         let connected = timeout(self.timeout, phases::connecting(self.inner.call(url)));
-        async move { connected.await? }.boxed()
+        async move { Ok(Metered::new(connected.await??)) }.boxed()
     }
 }
 

@@ -6,7 +6,8 @@
 //!   within [`phases::connecting`],
 //! - `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
 //! - `Error`, which tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors of
-//!   hyper and hyper-util behind it.
+//!   hyper and hyper-util behind it,
+//! - `is_too_long`, which tells an error of a receiver that sends without an end, if the library lets us count.
 
 #[cfg_attr(not(feature = "hyper-client"), path = "reqwest.rs")]
 #[cfg_attr(feature = "hyper-client", path = "hyper.rs")]
@@ -23,7 +24,7 @@ use hyper_util::client::legacy::connect::HttpInfo;
 use tracing::error;
 
 use self::library::Client;
-pub(super) use self::library::{Error, Response};
+pub(super) use self::library::{Error, Response, is_too_long};
 use super::{
     Config,
     connections::Answered,
