@@ -229,7 +229,8 @@ fn check_serve(reader: &mut Reader<'_>, insecure: bool, require_auth: bool) -> s
     let guarded = tls.is_some() && require_auth;
     let how = "give it --tls-cert, --tls-key and --require-auth";
     check_reach(reader, "listen", address, insecure || guarded, how);
-    serve::Config { address, tls, ..serve::Config::default() }
+    let address_connections_max = reader.count("connections-per-address", 0..=65_536);
+    serve::Config { address, address_connections_max, tls, ..serve::Config::default() }
 }
 
 fn check_grants(reader: &mut Reader<'_>) -> Vec<Grant> {

@@ -125,6 +125,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: SERVING,
     },
     Setting {
+        name: "connections-per-address",
+        kind: Kind::One("COUNT"),
+        default: "512",
+        help: "Most connections at a time from one IP address, or from one /64 of IPv6, of the 1,024 there may be; one more is \
+               closed at once. Loopback and proxies are addresses like any other; 0: any number (0 to 65536)",
+        group: SERVING,
+    },
+    Setting {
         name: "watch-heartbeat",
         kind: Kind::One("DURATION"),
         default: "15s",

@@ -17,6 +17,7 @@ mod histogram;
 mod label;
 mod outcomes;
 mod queues;
+mod serve;
 mod store;
 mod watch;
 
@@ -37,6 +38,7 @@ pub use self::{
     label::{CounterBy, Label},
     outcomes::{Conclusion, OutcomesMetrics},
     queues::{Depth, Queues},
+    serve::ServeMetrics,
     store::{CommitSize, StoreMetrics},
     watch::{StreamPlace, WatchMetrics},
 };
@@ -57,6 +59,8 @@ pub struct Metrics {
     pub outcomes: OutcomesMetrics,
     /// Those who follow.
     pub watch: WatchMetrics,
+    /// Those who connect.
+    pub serve: ServeMetrics,
 }
 
 impl Metrics {
@@ -67,6 +71,7 @@ impl Metrics {
         self.deliver.register(registry);
         self.outcomes.register(registry);
         self.watch.register(registry);
+        self.serve.register(registry);
     }
 }
 
