@@ -147,7 +147,7 @@ impl Daemon {
         });
         let api = api.await;
 
-        let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run());
+        let outcomes_ended = tasks.spawn_ending("outcomes", outcomes.run(attempts.clone()));
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
         tasks.spawn("replay", replays.run(work.clone()));
@@ -160,6 +160,7 @@ impl Daemon {
         if let Some(certificates) = certificates.clone() {
             tasks.spawn("certificates", follow(certificates, work.clone()));
         }
+        let server = server.counted(metrics.serve.clone());
         let run = server.run(api.routes, certificates, calls.clone(), connections.clone());
         let serving_ended = tasks.spawn_ending("serve", run);
 

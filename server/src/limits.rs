@@ -189,6 +189,10 @@ pub const RESPONSE_HEADERS_MAX: usize = 64;
 pub const RESPONSE_HEADERS_BYTES_MAX: usize = 8 * 1024;
 /// How much of a receiver's answer is read before its connection is cut.
 pub const RESPONSE_READ_BYTES_MAX: usize = 64 * 1024;
+/// How much a receiver may send for one answer, as it comes over the network: its head, and what chunks and TLS add to it, included.
+pub const ANSWER_WIRE_BYTES_MAX: usize = RESPONSE_READ_BYTES_MAX + 1024 * 1024;
+/// How much is read of one answer before others have their turn. An answer that is read whole needs no more, or little.
+pub const ANSWER_STRETCH_BYTES: usize = RESPONSE_READ_BYTES_MAX;
 /// Longest URL that is requested, with the fields of the event that its query carries. RFC 9110 asks everybody to take 8,000 bytes.
 pub const REQUEST_URL_BYTES_MAX: usize = 8 * 1024;
 
@@ -196,6 +200,8 @@ pub const REQUEST_URL_BYTES_MAX: usize = 8 * 1024;
 
 /// Most connections at a time; more wait in the kernel's queue.
 pub const GRPC_CONNECTIONS_MAX: usize = 1024;
+/// Most of them from one address, unless the operator says otherwise: nobody takes all.
+pub const GRPC_ADDRESS_CONNECTIONS_MAX: usize = GRPC_CONNECTIONS_MAX / 2;
 /// Most calls at a time on one connection.
 pub const GRPC_STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// Largest head of one call.
@@ -379,6 +385,9 @@ const _: () = assert!(EVENT_BODY_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(2 * EVENT_BODY_BYTES_MAX < ACCEPT_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(4 * EVENT_WEIGHT_BYTES_MAX < DISPATCH_BODY_BYTES_MAX);
 const _: () = assert!(RESPONSE_KEPT_BYTES_MAX <= RESPONSE_READ_BYTES_MAX);
+// The longest head that hyper takes, and a body in chunks of one byte each, which are six on the network.
+const _: () = assert!(512 * 1024 + 6 * RESPONSE_READ_BYTES_MAX < ANSWER_WIRE_BYTES_MAX);
+const _: () = assert!(ANSWER_STRETCH_BYTES < ANSWER_WIRE_BYTES_MAX);
 // A page that is just short of full still fits a message with the largest entry on top.
 const _: () = assert!(PAGE_BYTES + 512 * 1024 < GRPC_MESSAGE_BYTES_MAX);
 // While receivers hang, an attempt begins when another one has timed out.

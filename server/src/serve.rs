@@ -3,6 +3,7 @@
 //! tonic serves; what it lacks is added around it. Its accept loop spins when file descriptors run out; ours pauses. Its graceful stop waits for every connection without a deadline, and a client that never completes the
 //! HTTP/2 greeting keeps it waiting, so each connection can be cut from outside and has to greet in time.
 
+mod addresses;
 mod unfinished;
 mod wire;
 
@@ -19,7 +20,7 @@ use std::{
 use futures::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
@@ -28,13 +29,19 @@ use tonic::{service::Routes, transport::server::Connected};
 use tower::util::MapRequestLayer;
 use tracing::{debug, error};
 
-use self::{unfinished::Unfinished, wire::Wire};
+use self::{
+    addresses::{Addresses, Place},
+    unfinished::Unfinished,
+    wire::Wire,
+};
 use crate::{
     accepting,
     limits::{
-        GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX, GRPC_HANDSHAKE_TIMEOUT,
-        GRPC_HEADER_LIST_BYTES_MAX, GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, GRPC_STREAMS_PER_CONNECTION_MAX,
+        GRPC_ADDRESS_CONNECTIONS_MAX, GRPC_CALL_WINDOW_BYTES, GRPC_CONNECTION_WINDOW_BYTES, GRPC_CONNECTIONS_MAX,
+        GRPC_HANDSHAKE_TIMEOUT, GRPC_HEADER_LIST_BYTES_MAX, GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT,
+        GRPC_STREAMS_PER_CONNECTION_MAX,
     },
+    metrics::ServeMetrics,
     peer::Peer,
     tls::{Certificates, Files},
 };
@@ -46,6 +53,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// Most connections at once; more wait in the kernel's queue.
     pub connections_max: usize,
+    /// Most of them from one address; one more is closed at once. 0: any number.
+    pub address_connections_max: usize,
     /// A connection is closed if it does not complete its HTTP/2 greeting, or does not answer a ping, within this time.
     pub keepalive_timeout: Duration,
     /// The certificates to serve with; `None`: nothing is encrypted.
@@ -59,6 +68,7 @@ impl Default for Config {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             connections_max: GRPC_CONNECTIONS_MAX,
+            address_connections_max: GRPC_ADDRESS_CONNECTIONS_MAX,
             keepalive_timeout: GRPC_KEEPALIVE_TIMEOUT,
             tls: None,
             handshake_timeout: GRPC_HANDSHAKE_TIMEOUT,
@@ -72,7 +82,7 @@ impl Config {
     /// Takes the port. Connections wait until [`Server::run`] accepts them.
     pub async fn bind(self) -> io::Result<Server> {
         let listener = TcpListener::bind(self.address).await?;
-        Ok(Server { address: listener.local_addr()?, listener, config: self })
+        Ok(Server { address: listener.local_addr()?, listener, config: self, metrics: ServeMetrics::default() })
     }
 }
 
@@ -82,12 +92,19 @@ pub struct Server {
     config: Config,
     listener: TcpListener,
     address: SocketAddr,
+    metrics: ServeMetrics,
 }
 
 impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Counts with these handles.
+    #[must_use]
+    pub fn counted(self, metrics: ServeMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Serves until `stop`, then accepts nothing more, lets calls under way end, and completes when the last connection is
@@ -99,7 +116,7 @@ impl Server {
         stop: CancellationToken,
         cut: CancellationToken,
     ) {
-        let Self { config, listener, .. } = self;
+        let Self { config, listener, metrics, .. } = self;
         let unfinished = Unfinished::default();
         let server = tonic::transport::Server::builder()
             .layer(MapRequestLayer::new(move |request| unfinished.count(request)))
@@ -110,26 +127,52 @@ impl Server {
             .initial_stream_window_size(GRPC_CALL_WINDOW_BYTES)
             .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
             .add_routes(routes);
-        let incoming = connections(listener, &config, certificates, cut);
+        let incoming = connections(Door::new(listener, &config, metrics), &config, certificates, cut);
         if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
             error!(%error, "serving ended early");
         }
     }
 }
 
-/// Connections as they come, each with a permit that it gives back when it ends.
-fn connections(
+/// Where connections come in, and how many may.
+struct Door {
     listener: TcpListener,
+    permits: Arc<Semaphore>,
+    addresses: Addresses,
+    metrics: ServeMetrics,
+}
+
+impl Door {
+    fn new(listener: TcpListener, config: &Config, metrics: ServeMetrics) -> Self {
+        let permits = Arc::new(Semaphore::new(config.connections_max));
+        Self { listener, permits, addresses: Addresses::new(config.address_connections_max), metrics }
+    }
+
+    /// The next connection, once there may be one more, with what it takes until it ends. Those of an address that has too many
+    /// are closed.
+    async fn next(&self) -> (TcpStream, (OwnedSemaphorePermit, Place)) {
+        let permit = self.permits.clone().acquire_owned().await.expect("nobody closes it");
+        loop {
+            let (stream, address) = accepting::accept(|| self.listener.accept()).await;
+            if let Some(place) = self.addresses.take(address.ip()) {
+                return (stream, (permit, place));
+            }
+            self.metrics.refused.inc();
+            debug!(client.address = %address.ip(), "a connection was refused: its address has too many");
+        }
+    }
+}
+
+/// Connections as they come, each with what it gives back when it ends.
+fn connections(
+    door: Door,
     config: &Config,
     certificates: Option<Certificates>,
     cut: CancellationToken,
 ) -> impl Stream<Item = Result<Connection, Infallible>> + use<> {
     let (greeting_timeout, handshake_timeout) = (config.keepalive_timeout, config.handshake_timeout);
-    let permits = Arc::new(Semaphore::new(config.connections_max));
-    let state = (listener, permits, certificates, cut);
-    stream::unfold(state, move |(listener, permits, certificates, cut)| async move {
-        let permit = permits.clone().acquire_owned().await.expect("nobody closes it");
-        let (stream, _) = accepting::accept(|| listener.accept()).await;
+    stream::unfold((door, certificates, cut), move |(door, certificates, cut)| async move {
+        let (stream, places) = door.next().await;
         if let Err(error) = stream.set_nodelay(true) {
             // The client has gone already; reading will tell.
             debug!(%error, "a new connection cannot be set up");
@@ -147,9 +190,9 @@ fn connections(
             peer,
             cut: Box::pin(cut.clone().cancelled_owned()),
             greeting: Some(Greeting { missing_bytes: GREETING_BYTES, until: Box::pin(sleep(greeting_timeout)) }),
-            _permit: permit,
+            _places: places,
         };
-        Some((Ok(connection), (listener, permits, certificates, cut)))
+        Some((Ok(connection), (door, certificates, cut)))
     })
 }
 
@@ -159,7 +202,7 @@ struct Connection {
     peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     greeting: Option<Greeting>,
-    _permit: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, Place),
 }
 
 /// What is still to come of a greeting, and until when.

@@ -41,7 +41,7 @@ fn keys(data: &Path, line: &str) -> Output {
 }
 
 /// The key that was made.
-fn made(data: &Path, line: &str) -> String {
+pub(super) fn made(data: &Path, line: &str) -> String {
     let output = keys(data, &format!("create --name test {line}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let key = String::from_utf8(output.stdout).expect("a key is text");

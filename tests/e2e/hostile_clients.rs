@@ -16,10 +16,17 @@ use postrider_tests::{
     deadline::within,
     events::{event, numbered},
     http2::{END_HEADERS, GREETING, Kind, closed, connect, field, frame, head},
+    ops::Scrape,
     process::{peak_resident_bytes, processor_time},
     receiver::{Answer, Keep, Receiver},
 };
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status,
@@ -184,7 +191,7 @@ async fn floods_of_frames_cost_little_and_hold_up_nobody() {
 /// of them than there may be connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_handshakes_make_room() {
-    let daemon = setup().start().await;
+    let daemon = setup().flag("--connections-per-address", "0").start().await;
     let address = daemon.address();
     postrider_tests::process::provide_descriptors().expect("the limit of open files can be raised");
     let grown = beside_others(&daemon, async {
@@ -205,6 +212,44 @@ async fn stalled_handshakes_make_room() {
     })
     .await;
     assert!(grown < MEMORY_BYTES_MAX, "memory grew by {} MiB", grown / (1024 * 1024));
+    daemon.stop().await;
+}
+
+/// A connection from this address.
+async fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((from, 0).into()).expect("all of 127.0.0.0/8 is this machine's");
+    let mut stream = socket.connect(to).await.expect("the kernel takes connections");
+    // One that is refused may be gone already.
+    let _ = stream.write_all(&[GREETING, &frame(Kind::Settings, 0, 0, &[])].concat()).await;
+    stream
+}
+
+/// Whether the server speaks to it.
+async fn is_served(stream: &mut TcpStream) -> bool {
+    within("a frame, or the end", stream.read(&mut [0; 9])).await.is_ok_and(|read| read > 0)
+}
+
+/// Issue 5: one address takes only so many connections, others have theirs, and one that ends makes room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_has_its_share_of_connections() {
+    let greedy = [127, 0, 0, 2];
+    let setup = setup().flag("--connections-per-address", "3").flag("--ops", "127.0.0.1:0");
+    let daemon = setup.start().await;
+    let address = daemon.address();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(connect_from(greedy, address).await);
+        assert!(is_served(held.last_mut().expect("one more")).await);
+    }
+    for _ in 0..5 {
+        assert!(!is_served(&mut connect_from(greedy, address).await).await, "one too many is closed");
+    }
+    daemon.client().await.publish([event("e-1", "ADD_TAG", "{}")]).await;
+    assert_eq!(Scrape::of(daemon.ops().await).await.count("connections_refused_total"), 5);
+    held.pop();
+    let again = async { while !is_served(&mut connect_from(greedy, address).await).await {} };
+    within("room for another one", again).await;
     daemon.stop().await;
 }
 

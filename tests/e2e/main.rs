@@ -42,6 +42,7 @@ mod retention;
 mod retries;
 mod scope;
 mod shutdown;
+mod siege;
 mod signatures;
 mod stats;
 mod test_event;

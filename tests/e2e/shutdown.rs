@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use postrider_tests::{
     deadline::within,
     events::{event, numbered},
+    hostile::{Hostile, Step},
     receiver::{Answer, Receiver},
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
+use super::siege::is_closed_clean;
 use crate::setup;
 
 /// Requirement A2, design section 9: SIGTERM ends the daemon with exit code 0 within its grace and a second, whatever is
@@ -69,6 +71,31 @@ async fn sigterm_ends_it_in_time_whatever_is_attached() {
         }
     }
     daemon.stop().await;
+}
+
+/// Issue 5: a receiver that sends so much that its delivery loop comes to nothing else does not keep the daemon from ending well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_that_is_kept_busy_does_not_hold_up_the_end() {
+    let grace = Duration::from_secs(1);
+    let setup = setup().flag("--shutdown-grace", "1s").flag("--attempt-timeout", "1m").flag("--delivery-loops", "1");
+    let daemon = setup.start().await;
+    let client = daemon.client().await;
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let flood = Hostile::start(vec![Step::Read, Step::write(head), Step::flood(b"0")]);
+    client.create(&flood.url("http"), &["*"]).await;
+    client.publish([event("e", "ADD_TAG", "{}")]).await;
+    let flooding = async {
+        while flood.connections() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the flood to begin", flooding).await;
+    let began = Instant::now();
+    daemon.terminate();
+    let ended = daemon.ended(grace + Duration::from_secs(1)).await;
+    assert!(ended.status.success(), "{}\n{}", ended.status, ended.log);
+    assert!(began.elapsed() <= grace + Duration::from_secs(1), "took {:?}", began.elapsed());
+    assert!(is_closed_clean(&setup.data().join("hot.redb")), "the store was not closed clean");
 }
 
 /// Design section 9: a second signal ends it at once, however long the grace.

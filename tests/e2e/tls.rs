@@ -21,13 +21,13 @@ use tonic::{
 use crate::setup;
 
 /// An authority, and what it hands out.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(super) pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,8 +45,8 @@ impl Authority {
 }
 
 /// The files of a daemon, beside its data.
-struct Files {
-    setup: Setup,
+pub(super) struct Files {
+    pub(super) setup: Setup,
 }
 
 impl Files {
@@ -55,7 +55,7 @@ impl Files {
     }
 
     /// A daemon with a certificate of `authority`.
-    fn new(authority: &Authority) -> Self {
+    pub(super) fn new(authority: &Authority) -> Self {
         let setup = setup();
         let [cert, key] = ["cert.pem", "key.pem"].map(|name| Self::path(&setup, name).display().to_string());
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem));

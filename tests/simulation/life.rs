@@ -132,8 +132,9 @@ impl Process {
         let watch = watch::Config { heartbeat: Duration::from_secs(15) }.build(store.clone(), metrics.watch);
 
         let naps = |stage| World::rng(plan, stage, number);
-        let outcomes_ended =
-            tasks.spawn_ending("outcomes", dozing(outcomes.run(), plan.weather.naps, naps("outcomes")));
+        // Attempts always end here, so nobody aborts them.
+        let outcomes = outcomes.run(CancellationToken::new());
+        let outcomes_ended = tasks.spawn_ending("outcomes", dozing(outcomes, plan.weather.naps, naps("outcomes")));
         tasks.spawn("dispatch", dozing(dispatch.run(work.clone()), plan.weather.naps, naps("dispatch")));
         tasks.spawn("retention", retention.run(work.clone()));
         let replaying = replay::Config { interval: Duration::from_secs(1), retention: plan.limits.retention };

@@ -249,7 +249,8 @@ fn check_serve(reader: &mut Reader<'_>, insecure: bool, require_auth: bool) -> s
     let guarded = tls.is_some() && require_auth;
     let how = "give it --tls-cert, --tls-key and --require-auth";
     check_reach(reader, "listen", address, insecure || guarded, how);
-    serve::Config { address, tls, ..serve::Config::default() }
+    let address_connections_max = reader.count("connections-per-address", 0..=65_536);
+    serve::Config { address, address_connections_max, tls, ..serve::Config::default() }
 }
 
 fn check_grants(reader: &mut Reader<'_>) -> Vec<Grant> {
@@ -422,6 +423,11 @@ fn check_deliver(reader: &mut Reader<'_>, in_flight_max: usize, targets: &Target
         own: deliver::OwnPorts::default(),
         user_agent: format!("Postrider/{}", env!("CARGO_PKG_VERSION")),
         authorities: egress::authorities(reader),
+        http_client: reader.one("http-client", |text| match text {
+            "reqwest" => Ok(deliver::HttpClient::Reqwest),
+            "hyper" => Ok(deliver::HttpClient::Hyper),
+            _ => Err("is neither reqwest nor hyper".into()),
+        }),
         proxy: egress::proxy(reader).map(Arc::new),
     }
 }

@@ -125,6 +125,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         group: SERVING,
     },
     Setting {
+        name: "connections-per-address",
+        kind: Kind::One("COUNT"),
+        default: "512",
+        help: "Most connections at a time from one IP address, or from one /64 of IPv6, of the 1,024 there may be; one more is \
+               closed at once. Loopback and proxies are addresses like any other; 0: any number (0 to 65536)",
+        group: SERVING,
+    },
+    Setting {
         name: "watch-heartbeat",
         kind: Kind::One("DURATION"),
         default: "15s",
@@ -270,6 +278,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "5d",
         help: "Disable a webhook that has failed continuously for so long, unless it says otherwise itself; 0s: never (0s to \
                365d)",
+        group: DELIVERING,
+    },
+    Setting {
+        name: "http-client",
+        kind: Kind::One("LIBRARY"),
+        default: "reqwest",
+        help: "Library that sends requests: reqwest, or hyper, the one it stands on, with which no receiver can keep others waiting by \
+               sending without an end. With egress-proxy it is always hyper",
         group: DELIVERING,
     },
     Setting {

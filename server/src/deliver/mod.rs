@@ -79,6 +79,8 @@ pub struct Config {
     /// Idle connections each loop keeps per host; at least a loop's share of what may be in flight to one host, or
     /// connections are opened and closed all the time.
     pub idle_per_host: usize,
+    /// Which library sends requests.
+    pub http_client: HttpClient,
     /// Through which all connections to receivers are made.
     pub proxy: Option<Arc<Proxy>>,
     /// How requests introduce their sender.
@@ -100,9 +102,20 @@ impl Default for Config {
             idle_per_host: 64,
             user_agent: concat!("Postrider/", env!("CARGO_PKG_VERSION")).into(),
             authorities: Vec::new(),
+            http_client: HttpClient::default(),
             proxy: None,
         }
     }
+}
+
+/// Which library sends requests. What becomes of them is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HttpClient {
+    /// reqwest. What a receiver sends without an end is bounded by the attempt's deadline alone.
+    #[default]
+    Reqwest,
+    /// The client of hyper-util, over connections on which is counted what is read.
+    Hyper,
 }
 
 /// Why the stage could not start.

@@ -10,10 +10,13 @@ use http::{HeaderMap, StatusCode};
 use super::{
     attempt::Shows, certificates, client, phases::AskedForCertificate, proxy::ProxyError, resolver::ResolveError,
 };
-use crate::model::{
-    delivery::{AttemptResult, ErrorClass, shortened},
-    exchange::{Exchange, ResponseHeaders},
-    time::Timestamp,
+use crate::{
+    limits::ANSWER_WIRE_BYTES_MAX,
+    model::{
+        delivery::{AttemptResult, ErrorClass, shortened},
+        exchange::{Exchange, ResponseHeaders},
+        time::Timestamp,
+    },
 };
 
 /// Too many open files, in the process and on the machine; the same numbers on every Unix.
@@ -114,6 +117,10 @@ impl Failure {
                 return Self::unsendable("this server has too many files open");
             }
             return Self::new(ErrorClass::Connect, proxy.to_string());
+        }
+        if client::is_too_long(error) {
+            let kib = ANSWER_WIRE_BYTES_MAX / 1024;
+            return Self::new(ErrorClass::Protocol, format!("{kib} KiB came, and the answer was not complete"));
         }
         if let Some(tls) = cause::<rustls::Error>(error) {
             return Self::new(ErrorClass::Tls, certificates::explain(tls, asked));

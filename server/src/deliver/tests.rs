@@ -1,6 +1,7 @@
 //! The whole stage against receivers on loopback.
 
 mod egress;
+mod floods;
 mod handshake;
 mod phases;
 mod proxy;
@@ -130,7 +131,16 @@ fn hang(connection: &mut TcpStream) -> bool {
 fn config(opened: &[&str]) -> Config {
     let opened = opened.iter().map(|range| range.parse().unwrap()).collect();
     let rules = TargetRules { allow_http: false, policy: AddressPolicy::new(opened) };
-    Config { rules, loops: 1, ..Config::default() }
+    Config { rules, http_client: http_client(), loops: 1, ..Config::default() }
+}
+
+/// All tests but those of one library are run with either.
+#[expect(clippy::disallowed_methods, reason = "nobody configures a test")]
+fn http_client() -> HttpClient {
+    match std::env::var("POSTRIDER_HTTP_CLIENT").as_deref() {
+        Ok("hyper") => HttpClient::Hyper,
+        _ => HttpClient::Reqwest,
+    }
 }
 
 fn loopback() -> Config {

@@ -19,6 +19,7 @@ mod histogram;
 mod label;
 mod outcomes;
 mod queues;
+mod serve;
 mod store;
 mod watch;
 
@@ -40,6 +41,7 @@ pub use self::{
     label::{CounterBy, Label},
     outcomes::{Conclusion, OutcomesMetrics},
     queues::{Depth, Queues},
+    serve::ServeMetrics,
     store::{CommitSize, StoreMetrics},
     watch::{StreamPlace, WatchMetrics},
 };
@@ -62,6 +64,8 @@ pub struct Metrics {
     pub watch: WatchMetrics,
     /// Who did what.
     pub audit: AuditMetrics,
+    /// Those who connect.
+    pub serve: ServeMetrics,
 }
 
 impl Metrics {
@@ -73,6 +77,7 @@ impl Metrics {
         self.outcomes.register(registry);
         self.watch.register(registry);
         self.audit.register(registry);
+        self.serve.register(registry);
     }
 }
 

@@ -11,7 +11,7 @@
 
 mod failures;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _,
@@ -22,6 +22,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::failures::Failures;
@@ -44,6 +45,8 @@ use crate::{
 
 /// Pause before outcomes are offered again to a store that failed.
 const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long delivery loops take at most to end when their attempts are aborted, unless something is wrong with one.
+const ABORT_TAKES: Duration = Duration::from_millis(100);
 /// From the start of one commit to that of the next, unless the group is large enough before. Half of what a commit costs is
 /// the same for one outcome and for a hundred.
 const COMMIT_DISTANCE: Duration = Duration::from_millis(5);
@@ -118,8 +121,13 @@ struct Decided {
 }
 
 impl Outcomes {
-    /// Runs until all senders of attempts are gone and everything they sent is committed.
-    pub async fn run(mut self) {
+    /// Runs until all senders of attempts are gone and everything they sent is committed. Once attempts are `aborted`, no sender is
+    /// waited for any longer: a receiver may keep a delivery loop busy.
+    pub async fn run(mut self, aborted: CancellationToken) {
+        let mut abandoned = pin!(async {
+            aborted.cancelled().await;
+            sleep(ABORT_TAKES).await;
+        });
         self.failures = recover(&*self.store).await;
         let mut decided = Decided::default();
         let mut committing: OptionFuture<BoxFuture<'static, Vec<Settled>>> = None.into();
@@ -136,6 +144,10 @@ impl Outcomes {
                     Some(batch) => self.take_in(batch, &mut decided).await,
                     None => open = false,
                 },
+                () = &mut abandoned, if open => {
+                    warn!("a delivery loop does not end; what it has under way is repeated after the next start");
+                    open = false;
+                }
                 () = sleep_until(next_commit), if !commits && !decided.is_empty() => {}
             }
             let now = Instant::now();

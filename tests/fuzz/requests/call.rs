@@ -1,6 +1,7 @@
-//! Calls with any bytes for a request.
+//! Calls with any bytes for requests.
 
 use bytes::{Buf as _, BufMut as _};
+use futures::{FutureExt as _, StreamExt as _, future::Either, stream};
 use http::uri::PathAndQuery;
 use postrider_tests::deadline::within;
 use tonic::{
@@ -33,6 +34,56 @@ impl Caller {
             client.unary(call, path, Raw).await
         };
         Ok(within("an answer", answered).await?.into_inner())
+    }
+}
+
+/// What came of a call of streams.
+#[derive(Debug, Default)]
+pub(super) struct Conversation {
+    /// What was read.
+    pub(super) answers: Vec<Vec<u8>>,
+    /// How it ended; `None`: it was left before.
+    pub(super) end: Option<Result<(), Status>>,
+}
+
+impl Caller {
+    /// A call with these messages, after which the stream of them ends, or stays open. It is left after so many answers.
+    pub(super) async fn converse(&self, path: &str, requests: Vec<Vec<u8>>, ends: bool, reads: usize) -> Conversation {
+        let mut held = Conversation::default();
+        let requests = stream::iter(requests);
+        let requests = if ends { Either::Left(requests) } else { Either::Right(requests.chain(stream::pending())) };
+        let mut call = Request::new(requests);
+        call.metadata_mut().insert("authorization", self.authorization.clone());
+        let mut client = Grpc::new(self.channel.clone());
+        let path: PathAndQuery = path.parse().expect("a method is a path");
+        within("a connection", client.ready()).await.expect("it is connected");
+        let opening = client.streaming(call, path, Raw);
+        if reads == 0 {
+            // It is on its way when it is polled, and then given up.
+            let _left = opening.now_or_never();
+            return held;
+        }
+        let mut answers = match within("an answer", opening).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => {
+                held.end = Some(Err(status));
+                return held;
+            }
+        };
+        while held.answers.len() < reads {
+            match within("an answer", answers.message()).await {
+                Ok(Some(answer)) => held.answers.push(answer),
+                Ok(None) => {
+                    held.end = Some(Ok(()));
+                    break;
+                }
+                Err(status) => {
+                    held.end = Some(Err(status));
+                    break;
+                }
+            }
+        }
+        held
     }
 }
 

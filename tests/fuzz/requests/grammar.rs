@@ -20,7 +20,7 @@ const REPEATED_MAX: usize = 4;
 /// Whether a field is there, out of ten.
 const PRESENT: f64 = 0.4;
 
-/// A call with one request and one answer.
+/// A call.
 #[derive(Debug)]
 pub(super) struct Method {
     /// `/package.Service/Method`.
@@ -36,24 +36,26 @@ pub(super) struct Grammar {
 }
 
 impl Grammar {
-    /// Reads the contract. Texts are taken from `words`, and made up.
-    pub(super) fn read(words: Vec<String>) -> (Self, Vec<Method>) {
+    /// Reads the contract: its messages, the calls with one request and one answer, and those with streams. Texts are taken from
+    /// `words`, and made up.
+    pub(super) fn read(words: Vec<String>) -> (Self, Vec<Method>, Vec<Method>) {
         let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("the contract is well-formed");
         let mut grammar = Self { messages: HashMap::new(), words };
-        let mut methods = Vec::new();
+        let (mut methods, mut streams) = (Vec::new(), Vec::new());
         for file in set.file {
             for message in &file.message_type {
                 grammar.learn(&format!(".{}", file.package()), message);
             }
             for service in &file.service {
-                let unary = service.method.iter().filter(|call| !call.client_streaming() && !call.server_streaming());
-                methods.extend(unary.map(|call| Method {
-                    path: format!("/{}.{}/{}", file.package(), service.name(), call.name()),
-                    input: call.input_type().to_owned(),
-                }));
+                for call in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), call.name());
+                    let method = Method { path, input: call.input_type().to_owned() };
+                    let is_stream = call.client_streaming() || call.server_streaming();
+                    if is_stream { streams.push(method) } else { methods.push(method) }
+                }
             }
         }
-        (grammar, methods)
+        (grammar, methods, streams)
     }
 
     fn learn(&mut self, scope: &str, message: &DescriptorProto) {

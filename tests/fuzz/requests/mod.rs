@@ -7,6 +7,7 @@
 mod call;
 mod grammar;
 mod samples;
+mod streams;
 
 use postrider_proto::{error_info, v1};
 use postrider_tests::{
@@ -17,7 +18,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use prost::Message as _;
 use rand::{SeedableRng as _, rngs::StdRng};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{StatusExt as _, pb};
 
 use self::{
     call::Caller,
@@ -85,6 +86,7 @@ fn change(mut bytes: Vec<u8>, change: &Change) -> Vec<u8> {
 struct World {
     grammar: Grammar,
     methods: Vec<Method>,
+    streams: Vec<Method>,
     samples: Samples,
     caller: Caller,
 }
@@ -118,17 +120,25 @@ fn wrong(method: &Method, answer: &Result<Vec<u8>, Status>) -> Option<String> {
             // A rejected event is an answer, which must not hide what would be wrong as a status.
             let reply = v1::PublishEventResponse::decode(reply.as_slice()).expect("an answer can be read");
             let Some(v1::publish_event_response::Result::Rejected(status)) = reply.result else { return None };
-            let is_callers = is_callers(status.code.into()) && status.message.len() <= MESSAGE_BYTES_MAX;
-            (!is_callers).then(|| format!("{status:?}"))
+            wrong_rejection(&status)
         }
         Ok(_) => None,
-        Err(status) => {
-            let info = status.get_details_error_info();
-            let is_ours = info.is_some_and(|info| info.domain == error_info::DOMAIN && !info.reason.is_empty());
-            let is_right = is_ours && is_callers(status.code()) && status.message().len() <= MESSAGE_BYTES_MAX;
-            (!is_right).then(|| format!("{status:?}"))
-        }
+        Err(status) => wrong_status(status),
     }
+}
+
+/// What is wrong with how an event was rejected.
+fn wrong_rejection(status: &pb::Status) -> Option<String> {
+    let is_callers = is_callers(status.code.into()) && status.message.len() <= MESSAGE_BYTES_MAX;
+    (!is_callers).then(|| format!("{status:?}"))
+}
+
+/// What is wrong with how a call failed.
+fn wrong_status(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info();
+    let is_ours = info.is_some_and(|info| info.domain == error_info::DOMAIN && !info.reason.is_empty());
+    let is_right = is_ours && is_callers(status.code()) && status.message().len() <= MESSAGE_BYTES_MAX;
+    (!is_right).then(|| format!("{status:?}"))
 }
 
 /// Whether a code says that the request was wrong, or came at a wrong time.
@@ -145,10 +155,11 @@ fn is_callers(code: Code) -> bool {
     )
 }
 
-async fn start(daemon: &Daemon) -> World {
+/// A world, and the key that opens it.
+async fn start(daemon: &Daemon) -> (World, String) {
     let samples = Samples::make(&daemon.client().await, closed_port()).await;
     let key = samples::admin_key(&daemon.client().await).await;
-    let (grammar, methods) = Grammar::read(samples.words());
+    let (grammar, methods, streams) = Grammar::read(samples.words());
     assert!(methods.len() >= 25, "the contract has more calls than {}", methods.len());
     let caller = Caller::new(daemon.channel().await, &key);
     // What is right has to be taken, or this harness would only ever see what is refused at the door.
@@ -156,7 +167,7 @@ async fn start(daemon: &Daemon) -> World {
         let answer = caller.call(path, request).await;
         assert!(answer.is_ok(), "{path}: {answer:?}");
     }
-    World { grammar, methods, samples, caller }
+    (World { grammar, methods, streams, samples, caller }, key)
 }
 
 #[test]
@@ -164,7 +175,7 @@ fn no_request_is_answered_with_a_failure_of_the_server() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let setup = Setup::new(BINARY).flag("--retry-schedule", "1h").with_whole_log();
     let daemon = runtime.block_on(setup.start());
-    let world = runtime.block_on(start(&daemon));
+    let (world, _) = runtime.block_on(start(&daemon));
     explore("requests", (any::<Index>(), sources(), changes()), |(which, source, changes)| {
         let method = which.get(&world.methods);
         let request = world.request(method, &source, &changes);

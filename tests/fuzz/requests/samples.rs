@@ -8,6 +8,8 @@ use prost::Message;
 /// Requests by their path, and what is in them.
 pub(super) struct Samples {
     requests: Vec<(&'static str, Vec<u8>)>,
+    /// The same for messages of streams.
+    messages: Vec<(&'static str, Vec<u8>)>,
     webhook: String,
     url: String,
 }
@@ -19,17 +21,18 @@ impl Samples {
         let webhook = client.create(&url, &["ADD_TAG"]).await.id();
         client.publish([event("e-1", "ADD_TAG", r#"{"a":1}"#)]).await;
         let delivery = client.deliveries(v1::ListDeliveriesRequest::default()).await.remove(0).id;
-        let requests = requests(&url, &webhook, &delivery);
-        Self { requests, webhook, url }
+        let (requests, messages) =
+            (requests(&url, &webhook, &delivery), messages(&webhook, &replay(client, &webhook).await));
+        Self { requests, messages, webhook, url }
     }
 
-    /// One of the requests of this path, if there are any.
+    /// One of the requests, or messages, of this path, if there are any.
     pub(super) fn of(&self, path: &str, which: Index) -> Option<Vec<u8>> {
-        let fitting: Vec<_> = self.requests.iter().filter(|(of, _)| *of == path).collect();
+        let fitting: Vec<_> = self.requests.iter().chain(&self.messages).filter(|(of, _)| *of == path).collect();
         (!fitting.is_empty()).then(|| which.get(&fitting).1.clone())
     }
 
-    /// All of them, with their paths.
+    /// All requests of calls without streams, with their paths.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.requests.iter().map(|(path, request)| (*path, request.as_slice()))
     }
@@ -97,10 +100,38 @@ pub(super) async fn admin_key(client: &Client) -> String {
     client.keys.clone().create_key(request).await.expect("nobody has a key yet").into_inner().api_key
 }
 
+/// Starts a replay, and returns its id.
+async fn replay(client: &Client, webhook: &str) -> String {
+    let request = v1::ReplayEventsRequest { webhook_id: webhook.to_owned(), ..Default::default() };
+    let started = client.replays.clone().replay_events(request).await.expect("it can be started");
+    started.into_inner().replay.expect("a reply holds the replay").id
+}
+
+fn encoded(path: &'static str, request: &impl Message) -> (&'static str, Vec<u8>) {
+    (path, request.encode_to_vec())
+}
+
+fn messages(webhook: &str, replay: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let publish =
+        |event| encoded("/postrider.v1.EventService/PublishEvents", &v1::PublishEventsRequest { event: Some(event) });
+    let watch = |start| {
+        let request = v1::WatchDeliveriesRequest { start, webhook_ids: vec![webhook.to_owned()], ..Default::default() };
+        encoded("/postrider.v1.DeliveryService/WatchDeliveries", &request)
+    };
+    vec![
+        publish(event("e-3", "ADD_TAG", "{}")),
+        publish(event("", "NEW_LEAD", r#"{"a": [1, 2]}"#)),
+        publish(v1::Event { ordering_key: "k".into(), ..event("e-4", "ADD_TAG", "{}") }),
+        watch(None),
+        watch(Some(v1::watch_deliveries_request::Start::FromBeginning(true))),
+        encoded(
+            "/postrider.v1.ReplayService/WatchReplay",
+            &v1::WatchReplayRequest { tenant: String::new(), id: replay.to_owned() },
+        ),
+    ]
+}
+
 fn requests(url: &str, webhook: &str, delivery: &str) -> Vec<(&'static str, Vec<u8>)> {
-    fn encoded(path: &'static str, request: &impl Message) -> (&'static str, Vec<u8>) {
-        (path, request.encode_to_vec())
-    }
     let (id, tenant) = (webhook.to_owned(), String::new);
     let draft = v1::Webhook {
         url: url.to_owned(),

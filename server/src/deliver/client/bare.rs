@@ -1,5 +1,5 @@
-//! The client of hyper-util: what reqwest stands on, without reqwest. It goes where its connector leads: through the operator's
-//! proxy, or, with the feature `hyper-client`, straight to receivers.
+//! The client of hyper-util: what reqwest stands on, without reqwest. It goes where its connector leads: straight to receivers, or
+//! through the operator's proxy. Its connections are ours, so what is read of an answer is bounded: see [`super::metered`].
 
 use std::{
     error::Error as StdError,
@@ -12,19 +12,21 @@ use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header::ACCEPT, uri::InvalidUri};
 use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    rt::{Read, Write},
-};
-use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{self, connect::Connection},
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
+use reqwest::{Body, Response};
 use thiserror::Error;
-use tokio::time::{error::Elapsed, timeout};
-use tower::{BoxError, Service};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{error::Elapsed, timeout},
+};
+use tower::{BoxError, Service, ServiceExt as _, util::MapResponse};
 use url::Url;
+
+use super::metered::{Metered, Socket};
 
 use crate::{
     deliver::{Config, connections::IDLE_TIMEOUT, phases, result::sources},
@@ -40,10 +42,6 @@ pub enum Error {
     /// There is no connection, or it broke before the head of an answer was complete.
     #[error("the request failed")]
     Request(#[source] legacy::Error),
-    /// The connection broke within the body of an answer.
-    #[cfg(feature = "hyper-client")]
-    #[error("the body of the answer is not complete")]
-    Body(#[source] hyper::Error),
 }
 
 impl Error {
@@ -64,49 +62,18 @@ impl Error {
     }
 }
 
-/// The head of an answer, and its body as it comes.
-pub(in crate::deliver) struct Response(pub(super) http::Response<Incoming>);
+/// Makes connections on which is counted what is read.
+type Counted<C, T> = MapResponse<C, fn(TokioIo<T>) -> TokioIo<Socket<T>>>;
 
-#[cfg(feature = "hyper-client")]
-impl Response {
-    pub(in crate::deliver) fn status(&self) -> http::StatusCode {
-        self.0.status()
-    }
+/// A client for the URLs of one scheme, over connections that `C` makes on sockets of type `T`.
+pub(super) struct Client<C, T>(legacy::Client<Connector<Counted<C, T>>, Full<Bytes>>);
 
-    pub(in crate::deliver) fn headers(&self) -> &HeaderMap {
-        self.0.headers()
-    }
-
-    pub(in crate::deliver) fn headers_mut(&mut self) -> &mut HeaderMap {
-        self.0.headers_mut()
-    }
-
-    pub(super) fn extensions(&self) -> &http::Extensions {
-        self.0.extensions()
-    }
-
-    pub(in crate::deliver) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        use http_body_util::BodyExt as _;
-
-        while let Some(frame) = self.0.body_mut().frame().await {
-            // Trailers mean nothing here.
-            if let Ok(chunk) = frame.map_err(Error::Body)?.into_data() {
-                return Ok(Some(chunk));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// A client for the URLs of one scheme, over connections that `C` makes.
-pub(super) struct Client<C>(legacy::Client<Connector<C>, Full<Bytes>>);
-
-impl<C> Client<C>
+impl<C, T> Client<C, T>
 where
-    C: Service<Uri> + Clone + Send + Sync + 'static,
-    C::Response: Connection + Read + Write + Send + Unpin + 'static,
+    C: Service<Uri, Response = TokioIo<T>> + Clone + Send + Sync + 'static,
     C::Error: Into<BoxError>,
     C::Future: Send + 'static,
+    T: AsyncRead + AsyncWrite + Connection + Send + Unpin + 'static,
 {
     #[expect(clippy::disallowed_methods, reason = "this is part of the guarded client")]
     pub(super) fn over(
@@ -116,7 +83,8 @@ where
         tls: &rustls::ClientConfig,
         idle_per_host: usize,
     ) -> Self {
-        let mut inner = HttpsConnector::from((connector, tls.clone()));
+        let counted: Counted<C, T> = connector.map_response(Socket::new);
+        let mut inner = HttpsConnector::from((counted, tls.clone()));
         if scheme == Scheme::Https {
             inner.enforce_https();
         }
@@ -142,7 +110,8 @@ where
         *request.uri_mut() = url;
         *request.headers_mut() = headers;
         request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-        self.0.request(request).await.map(Response).map_err(Error::Request)
+        let response = self.0.request(request).await.map_err(Error::Request)?;
+        Ok(response.map(Body::wrap).into())
     }
 }
 
@@ -153,14 +122,14 @@ struct Connector<C> {
     timeout: Duration,
 }
 
-impl<C> Service<Uri> for Connector<C>
+impl<C, T> Service<Uri> for Connector<C>
 where
-    C: Service<Uri>,
-    C::Response: Connection + Read + Write + Send + Unpin + 'static,
+    C: Service<Uri, Response = TokioIo<Socket<T>>>,
     C::Error: Into<BoxError>,
     C::Future: Send + 'static,
+    T: AsyncRead + AsyncWrite + Connection + Send + Unpin + 'static,
 {
-    type Response = MaybeHttpsStream<C::Response>;
+    type Response = Metered<T>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -170,6 +139,6 @@ where
 
     fn call(&mut self, url: Uri) -> Self::Future {
         let connected = timeout(self.timeout, phases::connecting(self.inner.call(url)));
-        async move { connected.await? }.boxed()
+        async move { Ok(Metered::new(connected.await??)) }.boxed()
     }
 }

@@ -1,22 +1,20 @@
 //! The one HTTP client that may connect anywhere: it follows no redirects, uses no proxy but the operator's, decodes nothing, and
 //! checks where it goes.
 //!
-//! This file is the guard. The HTTP library it guards is `library`: `reqwest.rs`, or `hyper.rs` with the feature
-//! `hyper-client`. With a proxy it is always hyper-util's client (`bare.rs`), whose connections `tunnel.rs` makes. Either provides
-//! - `Client`, which obeys the limits and the resolver it is built with, sends over kept connections of HTTP/1.1, and makes new ones
-//!   within [`phases::connecting`],
-//! - `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
-//! - `Error`, which tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors of
-//!   hyper and hyper-util behind it.
+//! This file is the guard. The HTTP libraries it guards are one setting apart: reqwest (`reqwest.rs`), or the client of hyper-util
+//! that it stands on (`bare.rs`), over connections that `direct.rs` makes or, with a proxy, always, `tunnel.rs`. Either
+//! - obeys the limits and the resolver it is built with, sends over kept connections of HTTP/1.1, and makes new ones within
+//!   [`phases::connecting`],
+//! - answers with reqwest's `Response`: status, headers, extensions with the `HttpInfo` of the connection, and the body in chunks,
+//! - fails with an error that tells a URL it cannot use, no connection, and no connection in time from the rest, and has the errors
+//!   of hyper and hyper-util behind it.
 
 mod any;
 mod bare;
-#[cfg(feature = "hyper-client")]
 mod direct;
-#[cfg_attr(not(feature = "hyper-client"), path = "reqwest.rs")]
-#[cfg_attr(feature = "hyper-client", path = "hyper.rs")]
-mod library;
+mod metered;
 mod own_tls;
+mod reqwest;
 mod tunnel;
 
 use std::{
@@ -29,8 +27,8 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, Method};
 use tracing::{error, warn};
 
-use self::{any::Client, own_tls::OwnTls};
-pub(super) use self::{any::Error, library::Response};
+use self::{any::Client, metered::TooLong, own_tls::OwnTls};
+pub(super) use self::{any::Error, reqwest::Response};
 use super::{
     Config,
     connections::Answered,
@@ -198,6 +196,11 @@ impl GuardedClient {
 
 async fn send(client: &Client, target: &Target, (method, headers, body): Request) -> Result<Response, Error> {
     client.send(method, target.url(), headers, body).await
+}
+
+/// Whether more came than an answer can be long.
+pub(super) fn is_too_long(error: &Error) -> bool {
+    cause::<TooLong>(error).is_some()
 }
 
 /// The connection a request failed on.

@@ -1,38 +1,34 @@
 //! reqwest as the library: the default.
+//!
+//! Deliberately absent: a bound on what is read of an answer besides its deadline. reqwest keeps its connections to itself: a layer
+//! around its connector has to return the type it was given, which nobody else can make. `bare.rs` has the bound.
 
 use std::{
     sync::Arc,
     task::{Context, Poll},
 };
 
+use ::reqwest::{
+    Request,
+    dns::{Addrs, Name, Resolve, Resolving},
+    redirect, retry,
+};
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, Method};
 use hyper_util::client::legacy::connect::Connection;
-use reqwest::{
-    Body, Request,
-    dns::{Addrs, Name, Resolve, Resolving},
-    redirect, retry,
-};
 use tower::{Layer, Service};
 use url::Url;
 
-use super::bare;
 use crate::{
     deliver::{Config, connections::IDLE_TIMEOUT, phases, resolver::GuardedResolver},
     model::target::Scheme,
 };
 
-pub(in crate::deliver) use reqwest::{Error, Response};
-
-impl From<bare::Response> for Response {
-    fn from(response: bare::Response) -> Self {
-        response.0.map(Body::wrap).into()
-    }
-}
+pub(in crate::deliver) use ::reqwest::{Error, Response};
 
 /// A client for the URLs of one scheme.
-pub(super) struct Client(reqwest::Client);
+pub(super) struct Client(::reqwest::Client);
 
 impl Client {
     #[expect(clippy::disallowed_methods, reason = "this is the guarded client")]
@@ -42,7 +38,7 @@ impl Client {
         resolver: GuardedResolver,
         idle_per_host: usize,
     ) -> Result<Self, Error> {
-        let client = reqwest::Client::builder()
+        let client = ::reqwest::Client::builder()
             .http1_only()
             .https_only(resolver.scheme == Scheme::Https)
             .no_proxy()

@@ -10,12 +10,14 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tower::{BoxError, Service};
 
 use crate::{
@@ -42,7 +44,7 @@ impl Tunnels {
         Self { proxy, resolver }
     }
 
-    async fn open(&self, url: &Uri) -> Result<Tunnel, BoxError> {
+    async fn open(&self, url: &Uri) -> Result<TokioIo<Tunnel>, BoxError> {
         let host = url.host().unwrap_or_default();
         let port = url.port_u16().unwrap_or(match self.resolver.scheme {
             Scheme::Http => 80,
@@ -54,7 +56,7 @@ impl Tunnels {
             match self.proxy.tunnel(&self.resolver.dns, remote).await {
                 Ok(stream) => {
                     let ends = Ends { local: stream.local_addr()?, remote };
-                    return Ok(Tunnel { stream: TokioIo::new(stream), ends });
+                    return Ok(TokioIo::new(Tunnel { stream, ends }));
                 }
                 // Another one may do.
                 Err(ProxyError::Receiver(status)) => problem = ProxyError::Receiver(status).into(),
@@ -80,9 +82,9 @@ impl Tunnels {
 }
 
 impl Service<Uri> for Tunnels {
-    type Response = Tunnel;
+    type Response = TokioIo<Tunnel>;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Tunnel, BoxError>>;
+    type Future = BoxFuture<'static, Result<TokioIo<Tunnel>, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -96,7 +98,7 @@ impl Service<Uri> for Tunnels {
 
 /// A connection to the proxy that leads to a receiver. Its other end is the receiver's, as far as anybody here is concerned.
 pub(super) struct Tunnel {
-    stream: TokioIo<TcpStream>,
+    stream: TcpStream,
     ends: Ends,
 }
 
@@ -106,17 +108,17 @@ impl Connection for Tunnel {
     }
 }
 
-impl Read for Tunnel {
+impl AsyncRead for Tunnel {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
-impl Write for Tunnel {
+impl AsyncWrite for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -16,12 +16,12 @@ const HANDSHAKE_DELAY: Duration = Duration::from_millis(250);
 const ANSWER_DELAY: Duration = Duration::from_millis(350);
 
 /// For `receiver.test`.
-fn self_signed() -> CertifiedKey<KeyPair> {
+pub(super) fn self_signed() -> CertifiedKey<KeyPair> {
     generate_simple_self_signed(["receiver.test".to_owned()]).unwrap()
 }
 
 /// Trusts this certificate and no other.
-fn trusting(certificate: &CertifiedKey<KeyPair>) -> Tls {
+pub(super) fn trusting(certificate: &CertifiedKey<KeyPair>) -> Tls {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.cert.der().clone()).unwrap();
     Tls::only(roots)
