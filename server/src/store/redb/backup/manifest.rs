@@ -207,7 +207,7 @@ impl Entry {
         if sum.bytes != self.bytes {
             return Err(damaged(file.to_owned(), format!("it has {} bytes, not {}", sum.bytes, self.bytes)));
         }
-        if sum.sha256.is_empty() {
+        if sum.sha256 != self.sha256 {
             return Err(damaged(file.to_owned(), "its checksum is another one than in backup.json"));
         }
         Ok(())

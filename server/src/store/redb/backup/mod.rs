@@ -258,6 +258,7 @@ impl Snapshot {
         let mut pinned = Pinned { shared: shared.clone(), files: Vec::new() };
         for (no, record) in &segments {
             let file = (*no, record.generation);
+            shared.segments.pin(file);
             pinned.files.push(file);
         }
         let last = segments.last().filter(|(_, record)| !record.sealed);
@@ -341,7 +342,7 @@ fn fill(snapshot: Snapshot, plan: &BackupPlan, progress: &BackupProgress) -> Res
 fn copy_hot(hot: &ReadTransaction, path: &Path, time: Timestamp, pace: Pace<'_>) -> Result<(), BackupError> {
     copy(hot, path, pace, |txn| {
         let mark = BackupRecord { time: time.micros() };
-        txn.open_table(tables::META)?.insert("planted", mark.encode_to_vec().as_slice())?;
+        txn.open_table(tables::META)?.insert(meta::BACKUP, mark.encode_to_vec().as_slice())?;
         Ok(())
     })
 }

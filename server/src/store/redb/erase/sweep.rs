@@ -199,7 +199,7 @@ impl Pass {
             Phase::Clean if shared.read()?.0.open_table(tables::SCRUB)?.is_empty()? => Phase::Finish,
             Phase::Clean => self.commit(Step::Clean, Phase::Clean),
             // A backup has yet to copy it.
-            Phase::Finish if shared.segments.keeps_what_goes() && shared.space.is_short() => {
+            Phase::Finish if shared.segments.keeps_what_goes() => {
                 self.phase = Phase::Finish;
                 return Ok(Next::Wait);
             }
