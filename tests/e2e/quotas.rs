@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use postrider_proto::v1::{
-    CreateKeyRequest, DeleteWebhookRequest, DeliveryState, Event, GetQuotaRequest, Key, ListQuotasRequest,
-    PublishEventRequest, PublishEventsResponse, Quota, ReplayEventsRequest, RetryDeliveryRequest, Right,
-    SendTestEventRequest, SetQuotaRequest, TenantQuota, WatchReplayRequest, publish_event_response,
+    CreateKeyRequest, CreateWebhookRequest, DeleteWebhookRequest, DeliveryState, Event, GetQuotaRequest, Key,
+    ListQuotasRequest, PublishEventRequest, PublishEventsResponse, Quota, ReplayEventsRequest, RetryDeliveryRequest,
+    Right, SendTestEventRequest, SetQuotaRequest, TenantQuota, WatchReplayRequest, Webhook, publish_event_response,
     publish_events_response::Result as Reply,
 };
 use postrider_tests::{
-    client::{Client, Verdict, verdict},
+    client::{Client, Verdict, verdict, webhook},
     deadline::within,
     events::{event, numbered},
     ops::Scrape,
@@ -191,12 +191,17 @@ async fn webhooks_have_a_quota() {
     let receiver = Receiver::answering(200).await;
     let first = client.create(&receiver.url("/"), &["*"]).await;
     let another = async |tenant: &str| {
-        let webhook = postrider_tests::client::webhook(tenant, &receiver.url("/"), &["*"]);
-        let request = postrider_proto::v1::CreateWebhookRequest { webhook: Some(webhook), ..Default::default() };
+        let webhook = Some(webhook(tenant, &receiver.url("/"), &["*"]));
+        let request = CreateWebhookRequest { webhook, ..CreateWebhookRequest::default() };
         client.webhooks.clone().create_webhook(request).await
     };
     let status = another("").await.expect_err("there is one");
     assert_eq!(refused(&status, "QUOTA_WEBHOOKS"), ["default", "1", "1"].map(str::to_owned));
+    let asking = Webhook { verify_ownership: true, ..webhook("", &receiver.url("/"), &["*"]) };
+    let asking = CreateWebhookRequest { webhook: Some(asking), ..CreateWebhookRequest::default() };
+    let status = client.webhooks.clone().create_webhook(asking).await.expect_err("there is one");
+    refused(&status, "QUOTA_WEBHOOKS");
+    assert_eq!(receiver.count(), 0, "nobody is asked about a webhook that cannot be");
     another("other").await.expect("it has none");
     let delete = DeleteWebhookRequest { id: first.id(), ..DeleteWebhookRequest::default() };
     client.webhooks.clone().delete_webhook(delete).await.expect("it is there");

@@ -31,6 +31,7 @@ use crate::{
     model::{
         ids::{Tenant, WebhookId, WebhookNo},
         ownership::{Consent, Ownership, is_to_be_asked},
+        quota::check_webhooks,
         signing::Key,
         target::Target,
         webhook::{Settings, Webhook, WebhookSpec},
@@ -292,6 +293,12 @@ impl WebhookService {
             && let Some(reply) = self.answer_before(&spec.tenant, request).await?
         {
             return Ok(Some(reply));
+        }
+        let catalog = self.store.catalog();
+        if let Some(limit) = catalog.quotas().webhooks_max(&spec.tenant) {
+            // Nobody is asked about a webhook that cannot be.
+            let fits = check_webhooks(limit, catalog.webhooks_of(&spec.tenant) as u64);
+            fits.map_err(|excess| Failure::from(excess).of_tenant(&spec.tenant))?;
         }
         let consent = self.asker.ask(&spec.settings).await?;
         spec.settings.ownership = Some(Box::new(Ownership::Confirmed(consent)));

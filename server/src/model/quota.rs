@@ -2,7 +2,7 @@
 //!
 //! Bytes are counted by the day (UTC). Unlike what is stored at a moment, which the end of retention, archiving and erasing change in
 //! whole files, what was accepted in a day is one number that only accepting changes, in the commit that accepts; and times the
-//! days of retention it bounds what is stored.
+//! days of retention it bounds what is stored besides what is pending.
 
 use std::time::Duration;
 
