@@ -2,6 +2,7 @@
 
 mod egress;
 mod handshake;
+mod moment;
 mod phases;
 mod shape;
 
