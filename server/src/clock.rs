@@ -41,8 +41,9 @@ struct Anchor {
     started: Instant,
     /// What it showed then, microseconds.
     started_at: AtomicI64,
-    /// `None`: the wall clock shows what this one shows, for simulations.
+    /// `None`: the wall clock is simulated, and shows what this one shows and so many microseconds more.
     wall: Option<Wall>,
+    simulated_ahead: AtomicI64,
     /// How far the wall clock was ahead when an operator confirmed it, microseconds; 0: nobody has.
     confirmed: AtomicI64,
     /// What it showed when doubt began, microseconds, or [`NONE`].
@@ -69,7 +70,7 @@ impl Clock {
         Self::anchored(timestamp(wall()), Some(wall))
     }
 
-    /// A clock that shows `at` now and goes as tokio's time goes, the wall clock included: for simulations.
+    /// A clock that shows `at` now and goes as tokio's time goes, the wall clock included until it jumps: for simulations.
     pub fn simulated(at: Timestamp) -> Self {
         Self::anchored(at, None)
     }
@@ -79,6 +80,7 @@ impl Clock {
             started: Instant::now(),
             started_at: AtomicI64::new(at.micros()),
             wall,
+            simulated_ahead: AtomicI64::new(0),
             confirmed: AtomicI64::new(0),
             doubted: AtomicI64::new(NONE),
         };
@@ -126,7 +128,16 @@ impl Clock {
 
     /// What the wall clock says, for what other machines compare with theirs: signatures.
     pub fn wall(&self) -> Timestamp {
-        self.anchor.wall.map_or_else(|| self.now(), |wall| timestamp(wall()))
+        let simulated = || {
+            let ahead = self.anchor.simulated_ahead.load(Ordering::Relaxed);
+            Timestamp::from_micros(self.now().micros().saturating_add(ahead))
+        };
+        self.anchor.wall.map_or_else(simulated, |wall| timestamp(wall()))
+    }
+
+    /// Sets a simulated wall clock so many microseconds ahead; negative: back.
+    pub fn jump(&self, ahead: i64) {
+        self.anchor.simulated_ahead.store(ahead, Ordering::Relaxed);
     }
 
     /// By how many microseconds the wall clock is ahead; negative: behind.

@@ -227,7 +227,7 @@ async fn a_jump_that_is_confirmed_is_the_time() {
     assert!(shown.doubted_since.is_none() && !shown.confirmed, "{shown:?}");
     let again = async {
         while attempts(&receiver, "/fails") < 2 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     within("the retry that is due", again).await;

@@ -17,6 +17,7 @@ mod plan;
 mod receivers;
 mod record;
 mod replays;
+mod steps;
 mod trace;
 mod world;
 

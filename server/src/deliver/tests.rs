@@ -3,6 +3,7 @@
 mod egress;
 mod floods;
 mod handshake;
+mod moment;
 mod phases;
 mod proxy;
 mod shape;

@@ -349,3 +349,20 @@ async fn a_segment_is_not_sealed_before_the_hot_store_has_forgotten_what_it_hold
     }
     store.close().await.unwrap();
 }
+
+/// Or the next start would take idleness for a month's absence, and doubt the machine's clock.
+#[tokio::test]
+async fn an_idle_store_says_now_and_then_that_it_is_there() {
+    let dir = TempDir::new().unwrap();
+    let store = opened(&dir);
+    while store.upkeep(store.shared.clock.now()).await.unwrap() {}
+    let last_commit = || Timestamp::from_micros(store.shared.counters.lock().last_commit);
+    let idle = last_commit();
+    store.upkeep(idle).await.unwrap();
+    assert_eq!(last_commit(), idle, "it need not say it so soon");
+    let long_ago = idle - Duration::from_hours(2);
+    store.shared.counters.lock().last_commit = long_ago.micros();
+    store.upkeep(idle).await.unwrap();
+    assert!(last_commit() > idle);
+    store.close().await.unwrap();
+}
