@@ -238,7 +238,7 @@ pub const CLOCK_NOTED_INTERVAL: Duration = Duration::from_hours(1);
 pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Clients with TLS settings of webhooks that each delivery loop keeps, with their connections; of more the one that was not used
-/// for longest goes, and is made again when it is needed. One takes some 20 KiB.
+/// for longest goes, and is made again when it is needed.
 pub const DELIVER_TLS_CLIENTS_MAX: usize = 128;
 /// Most attempts of one delivery, those after retries by hand included.
 pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;

@@ -137,7 +137,7 @@ async fn what_cannot_be_used_is_refused_by_name() {
         assert_eq!(Rejection::from(&refused).fields, [field], "{refused:?}");
         assert!(!format!("{refused:?}").contains("s3cret"), "{refused:?}");
     }
-    let plain = client.create("http://127.0.0.1:9/", &["*"]).await;
+    let plain = client.create("http://127.0.0.1:1024/", &["*"]).await;
     let refused = update(&client, &plain.id(), Some(tls(&authority.pem, ("", "")))).await.expect_err("no TLS");
     assert_eq!(Rejection::from(&refused).fields, ["webhook.tls"]);
 }

@@ -49,13 +49,16 @@ fn problem_of(problem: &CertificateError) -> String {
         "is revoked"
     } else if matches!(problem, E::InvalidPurpose | E::InvalidPurposeContext { .. }) {
         "is not one for servers"
+    } else if matches!(problem, E::BadSignature) {
+        "was not signed by the authority that it names"
     } else {
         return format!("cannot be accepted: {problem}");
     };
     known.to_owned()
 }
 
-/// Whether this is about the certificate that was shown, or was not. Before TLS 1.3 there was no word of its own for a missing one.
+/// Whether this is about the certificate that was shown, or was not. Before TLS 1.3 there was no word of its own for a missing one,
+/// and one that its authority did not sign is a matter of cryptography.
 fn is_about_certificates(alert: AlertDescription, asked: Option<AskedForCertificate>) -> bool {
     use AlertDescription as A;
 
@@ -71,7 +74,7 @@ fn is_about_certificates(alert: AlertDescription, asked: Option<AskedForCertific
             | A::UnknownCA
             | A::AccessDenied
     );
-    says_so || alert == A::HandshakeFailure && asked.is_some()
+    says_so || asked.is_some() && matches!(alert, A::HandshakeFailure | A::DecryptError)
 }
 
 #[cfg(test)]
@@ -90,7 +93,8 @@ mod tests {
         check(CertificateError::NotValidForName, "is for another name");
         check(CertificateError::Revoked, "is revoked");
         check(CertificateError::InvalidPurpose, "is not one for servers");
-        check(CertificateError::BadSignature, "cannot be accepted: BadSignature");
+        check(CertificateError::BadSignature, "was not signed by the authority that it names");
+        check(CertificateError::BadEncoding, "cannot be accepted: BadEncoding");
     }
 
     #[test]

@@ -164,12 +164,16 @@ fn is_out_of_files(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| OUT_OF_FILES.contains(&code))
 }
 
-/// Whether a connection broke after the request was handed to it, before an answer was understood.
+/// Whether a connection broke after the request was handed to it, before an answer was understood. With TLS that can be an end without
+/// a farewell.
 pub(super) fn broke_in_silence(error: &client::Error) -> bool {
     let is_closing = |io: &io::Error| {
         matches!(
             io.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::UnexpectedEof
         )
     };
     !error.is_connect()

@@ -1,6 +1,8 @@
 //! TLS with settings of a webhook's own, against receivers with certificates made for it.
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, crypto,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -25,9 +27,10 @@ struct Authority {
 type Pair = (String, String);
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
@@ -53,7 +56,17 @@ impl Authority {
 }
 
 /// A receiver that says OK, over TLS. It asks for certificates of the authority, if it is given one.
-fn tls_receiver((certificate, key): &Pair, clients: Option<&Authority>, old: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+fn tls_receiver(pair: &Pair, clients: Option<&Authority>, old: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+    tls_receiver_with(pair, clients, old, usize::MAX)
+}
+
+/// The same, which answers so many requests on each connection, and closes it when it has read one more.
+fn tls_receiver_with(
+    (certificate, key): &Pair,
+    clients: Option<&Authority>,
+    old: bool,
+    answers: usize,
+) -> (SocketAddr, Arc<AtomicUsize>) {
     let provider = Arc::new(crypto::ring::default_provider());
     let versions = if old { &[&TLS12] } else { &[&TLS13] };
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
@@ -77,9 +90,13 @@ fn tls_receiver((certificate, key): &Pair, clients: Option<&Authority>, old: boo
             thread::spawn(move || {
                 let mut session = ServerConnection::new(config).unwrap();
                 let mut stream = rustls::Stream::new(&mut session, &mut connection);
-                while read_request(&mut stream).is_some() {
+                for _ in 0..answers {
+                    if read_request(&mut stream).is_none() {
+                        return;
+                    }
                     stream.write_all(OK.as_bytes()).unwrap();
                 }
+                drop(read_request(&mut stream));
             });
         }
     });
@@ -115,7 +132,8 @@ async fn check(attempts: &Attempts, job: Job, expected: Result<(), &str>) {
 
 #[tokio::test]
 async fn who_names_authorities_trusts_those_alone() {
-    let (server, own, client) = (Authority::new(), Authority::new(), Authority::new().issue("client.test", |_| {}));
+    let [server, own, clients] = ["server", "own", "clients"].map(Authority::new);
+    let client = clients.issue("client.test", |_| {});
     let attempts = server_trusting(&server);
     let unknown = Err("the receiver's certificate is not from an authority that is trusted for this webhook");
     let (public, _) = tls_receiver(&server.receiver(), None, false);
@@ -127,6 +145,10 @@ async fn who_names_authorities_trusts_those_alone() {
     // With nothing but a certificate to show, the server's word counts.
     check(&attempts, with(public, settings(None, Some(&client))), Ok(())).await;
     check(&attempts, with(private, settings(None, Some(&client))), unknown).await;
+
+    // One that has its name and not its key.
+    let (disguised, _) = tls_receiver(&Authority::new("server").receiver(), None, false);
+    check(&attempts, with(disguised, None), Err("was not signed by the authority that it names")).await;
 
     // The same settings, of this webhook or of another one, share a connection, and others do not.
     let before = connections.load(Ordering::SeqCst);
@@ -140,7 +162,7 @@ async fn who_names_authorities_trusts_those_alone() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_certificate_is_said() {
-    let authority = Authority::new();
+    let authority = Authority::new("any");
     let attempts = server_trusting(&authority);
     let check_one = async |name: &str, change: fn(&mut CertificateParams), text: &str| {
         let (address, _) = tls_receiver(&authority.issue(name, change), None, false);
@@ -158,7 +180,7 @@ async fn what_is_wrong_with_a_certificate_is_said() {
 
 #[tokio::test]
 async fn certificates_are_shown_to_receivers_that_ask() {
-    let (server, clients) = (Authority::new(), Authority::new());
+    let [server, clients] = ["server", "clients"].map(Authority::new);
     let (good, stranger) = (clients.issue("client.test", |_| {}), server.issue("client.test", |_| {}));
     let expired = clients.issue("client.test", |params| params.not_after = date_time_ymd(2020, 1, 1));
     for old in [true, false] {
@@ -183,10 +205,26 @@ async fn certificates_are_shown_to_receivers_that_ask() {
     }
 }
 
+/// A receiver that closes, without the farewell of TLS, a connection just as it is used again.
+#[tokio::test]
+async fn stale_connections_are_replaced_with_tls_too() {
+    let authority = Authority::new("any");
+    let (address, connections) = tls_receiver_with(&authority.receiver(), None, false, 2);
+    let attempts = server_trusting(&authority);
+    for _ in 0..4 {
+        check(&attempts, with(address, None), Ok(())).await;
+    }
+    assert_eq!(
+        connections.load(Ordering::SeqCst),
+        3,
+        "what is sent again is sent over a new connection, which is not kept"
+    );
+}
+
 /// A receiver that asks for a certificate, and then resets the connection before its word about it can be read.
 #[tokio::test]
 async fn a_receiver_that_hangs_up_after_it_asked_is_understood() {
-    let (server, clients) = (Authority::new(), Authority::new());
+    let [server, clients] = ["server", "clients"].map(Authority::new);
     let provider = Arc::new(crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(clients.roots().into(), provider.clone());
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).unwrap();
