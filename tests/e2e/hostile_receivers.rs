@@ -228,7 +228,8 @@ fn unfaithful() -> Vec<Kind> {
 }
 
 fn kinds(is_bounded: bool) -> Vec<Kind> {
-    let kinds: Vec<_> = [slow(), endless(is_bounded), lengths(), foreign(), unfaithful()].into_iter().flatten().collect();
+    let kinds: Vec<_> =
+        [slow(), endless(is_bounded), lengths(), foreign(), unfaithful()].into_iter().flatten().collect();
     assert!(kinds.len() >= 25, "the issue asks for 25");
     kinds
 }
