@@ -76,9 +76,6 @@ pub fn rotate(dir: &Path, config: &Config, new: Option<&KeySource>) -> Result<Ro
             while rotation.step(&hot).map_err(|error| open::broken(dir, &error))? {
                 debug!(rows = rotation.rows, "encrypted anew");
             }
-<<<<<<< HEAD
-            finish(&hot, rotation.audited).map_err(|error| open::broken(dir, &error))?;
-=======
             if let Some(free) = too_little_room(dir, config) {
                 warn!(
                     disk.free_bytes = free,
@@ -87,8 +84,7 @@ pub fn rotate(dir: &Path, config: &Config, new: Option<&KeySource>) -> Result<Ro
             } else {
                 wipe(&hot).map_err(|error| open::broken(dir, &error))?;
             }
-            finish(&hot).map_err(|error| open::broken(dir, &error))?;
->>>>>>> clock
+            finish(&hot, rotation.audited).map_err(|error| open::broken(dir, &error))?;
             rotation.rows
         }
         None => 0,
