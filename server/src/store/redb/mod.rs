@@ -58,7 +58,6 @@ mod tests;
 mod times;
 mod views;
 mod volume;
-mod wipe;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -5,8 +5,6 @@
 //!                   ▲ killed here: the same command goes on
 //! ```
 //!
-//! Before the old key is forgotten, what it opens is wiped from free pages of the file, too.
-//!
 //! Which key a value is encrypted with stands before it, so a slice that was committed is recognised. From the first commit to the
 //! last a daemon refuses to open the store: it would know one key of two.
 
@@ -28,7 +26,6 @@ use super::{
     records::{RequestRecord, Vault, WebhookRecord},
     space::Space,
     tables::meta,
-    wipe::wipe,
 };
 use crate::{
     clock::Clock,
@@ -76,32 +73,19 @@ pub fn rotate(dir: &Path, config: &Config, new: Option<&KeySource>) -> Result<Ro
             while rotation.step(&hot).map_err(|error| open::broken(dir, &error))? {
                 debug!(rows = rotation.rows, "encrypted anew");
             }
-            if let Some(free) = too_little_room(dir, config) {
-                warn!(
-                    disk.free_bytes = free,
-                    "there is too little room on the disk to wipe free pages: what the old key opens stays there until they are used"
-                );
-            } else {
-                wipe(&hot).map_err(|error| open::broken(dir, &error))?;
-            }
             finish(&hot, rotation.audited).map_err(|error| open::broken(dir, &error))?;
             rotation.rows
         }
         None => 0,
     };
     source.replaced(new, dir).map_err(OpenError::from)?;
-    // It grew while its free pages were wiped.
+    // Pages that were freed still hold what the old key opens, until they are written over or cut off. This does so with most of
+    // them; the others are used by later commits, in no order that could be relied on.
     if let Err(error) = hot.compact() {
-        warn!(%error, "the store could not be compacted: it keeps more room on the disk than it needs");
+        warn!(%error, "the store could not be compacted: what the old key opens stays in unused pages until they are used");
     }
     hot.close().map_err(|error| open::broken(dir, &error.into()))?;
     Ok(Rotated { rows, key: new.unwrap_or(&KeySource::Directory).place(dir) })
-}
-
-/// The bytes that are free on the disk, if they are not enough for the file to grow to twice its size for a moment.
-fn too_little_room(dir: &Path, config: &Config) -> Option<u64> {
-    let (free, len) = (FileSystem.free_bytes(dir).ok()?, FileSystem.len(&dir.join(HOT)).ok()??);
-    (free < len.saturating_add(config.disk_reserve)).then_some(free)
 }
 
 /// Takes the hot store, which must be there.

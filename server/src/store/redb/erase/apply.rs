@@ -12,7 +12,6 @@ use crate::{
     store::redb::{
         archive::Afterwards,
         change::{Change, Tables},
-        disk::OpenFile,
         error::EngineError,
         records::{ErasureRecord, EventChunk, EventRecord, LogChunk, LogRecord, SegmentRecord, TombstoneRecord},
         tables::DeliveryRow,
@@ -84,7 +83,7 @@ pub(super) enum Step {
 
 /// Leaves, by keys that are in them or next to what was.
 #[derive(Debug)]
-pub(in super::super) enum Leaves {
+pub(super) enum Leaves {
     Events(Vec<u64>),
     Log(Vec<u64>),
     Webhooks(Vec<u64>),
@@ -117,11 +116,8 @@ impl Change<'_> {
             Step::Swap(no, record) => drop(tables.segments.insert(no, record.encode_to_vec().as_slice())?),
             Step::Webhooks(webhooks) => forget_webhooks(tables, &webhooks)?,
             Step::Settle => {}
-            Step::Fill => {
-                let hot = self.shared.hot.read().clone().ok_or(EngineError::Unavailable)?;
-                grew = fill(&hot, tables)?;
-            }
-            Step::Clean => drop(clean(tables)?),
+            Step::Fill => grew = self.fill(tables)?,
+            Step::Clean => clean(tables)?,
             Step::Finish(erasures) => self.finish(tables, &erasures)?,
         }
         self.swept = Some(Swept { serial, grew });
@@ -164,6 +160,18 @@ impl Change<'_> {
     /// A chunk of the hot store has another length.
     fn resized(&mut self, before: u64, after: u64) {
         self.counters.hot_bytes = self.counters.hot_bytes.saturating_sub(before) + after;
+    }
+
+    /// Takes free pages, and says whether there were no more.
+    fn fill(&self, tables: &mut Tables<'_>) -> Result<bool, EngineError> {
+        let hot = self.shared.hot.read().clone().ok_or(EngineError::Unavailable)?;
+        let before = hot.growths();
+        let from = tables.scrub.last()?.map_or(0, |(last, _)| last.value() + 1);
+        let zeros = [0; SCRUB_ROW_BYTES];
+        for row in from..from + SCRUB_ROWS {
+            tables.scrub.insert(row, zeros.as_slice())?;
+        }
+        Ok(hot.growths() > before)
     }
 
     fn finish(&mut self, tables: &mut Tables<'_>, erasures: &[u64]) -> Result<(), EngineError> {
@@ -231,31 +239,19 @@ fn forget_webhooks(tables: &mut Tables<'_>, webhooks: &[u64]) -> Result<(), Engi
     Ok(())
 }
 
-/// Takes free pages, and says whether there were no more.
-pub(in super::super) fn fill(hot: &OpenFile, tables: &mut Tables<'_>) -> Result<bool, EngineError> {
-    let before = hot.growths();
-    let from = tables.scrub.last()?.map_or(0, |(last, _)| last.value() + 1);
-    let zeros = [0; SCRUB_ROW_BYTES];
-    for row in from..from + SCRUB_ROWS {
-        tables.scrub.insert(row, zeros.as_slice())?;
-    }
-    Ok(hot.growths() > before)
-}
-
-/// Gives them back, and says whether there were any.
-pub(in super::super) fn clean(tables: &mut Tables<'_>) -> Result<bool, EngineError> {
+fn clean(tables: &mut Tables<'_>) -> Result<(), EngineError> {
     let rows = tables.scrub.iter()?.take(usize::try_from(SCRUB_ROWS).unwrap_or(usize::MAX));
     let rows: Vec<u64> = rows.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
-    for row in &rows {
+    for row in rows {
         tables.scrub.remove(row)?;
     }
-    Ok(!rows.is_empty())
+    Ok(())
 }
 
 /// Writes leaves anew. In a page that one transaction changes several times, redb moves rows about, and what it leaves behind them
 /// goes to the disk with the page, and to its copies when a value is replaced by one of the same length. A page that loses a row of
 /// an earlier transaction is built from what is left, with zeros behind; so a row is removed and put back.
-pub(in super::super) fn freshen(tables: &mut Tables<'_>, leaves: Leaves) -> Result<(), EngineError> {
+fn freshen(tables: &mut Tables<'_>, leaves: Leaves) -> Result<(), EngineError> {
     match leaves {
         Leaves::Events(keys) => around(&mut tables.event_chunks, keys),
         Leaves::Log(keys) => around(&mut tables.log, keys),

@@ -34,7 +34,7 @@ use ::redb::ReadableTable as _;
 use parking_lot::{Mutex, RwLock};
 
 pub(super) use self::{
-    apply::{Leaves, Sweeping, clean, fill, forget_erasures, freshen},
+    apply::{Sweeping, forget_erasures},
     clear::{Decision, tenant_range},
     sweep::Sweep,
 };

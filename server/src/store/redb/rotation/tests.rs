@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs, sync::Arc};
 
-use ::redb::{ReadableDatabase as _, ReadableTableMetadata as _};
+use ::redb::ReadableDatabase as _;
 use tempfile::TempDir;
 
 use super::*;
@@ -238,36 +238,4 @@ async fn a_store_in_use_or_none_at_all_is_refused() {
     let refused = rotate(empty.path(), &with(KeySource::Directory), None);
     assert!(matches!(refused, Err(RotateError::Open(OpenError::Broken { .. }))), "{refused:?}");
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is made");
-}
-
-/// With pages that were given up, before the rotation and by it, and rows that moved about in pages in use.
-#[tokio::test]
-async fn nothing_that_the_old_key_opens_is_left_in_any_page() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open_with(&dir, KeySource::Directory).unwrap();
-    let mut webhooks = Vec::new();
-    for n in 1..=255 {
-        webhooks.push(create(&store, n).await);
-    }
-    store.close().await.unwrap();
-    let mut before = nonces(&dir, 1);
-    let store = open_with(&dir, KeySource::Directory).unwrap();
-    for webhook in webhooks.iter().step_by(2) {
-        let (tenant, id) = (webhook.tenant.clone(), webhook.id);
-        let change = ConfigChange::DeleteWebhook { tenant, id, expect: None, time: NOW };
-        store.put_config(change).await.unwrap();
-    }
-    store.close().await.unwrap();
-    before.extend(nonces(&dir, 1));
-    let traced = traces(&dir, &before);
-    assert!(traced > before.len() / 2, "{traced} of {}", before.len());
-
-    rotate(dir.path(), &with(KeySource::Directory), None).unwrap();
-    assert_eq!(traces(&dir, &before), 0);
-    let hot = taken(&dir);
-    assert!(hot.begin_read().unwrap().open_table(tables::SCRUB).unwrap().is_empty().unwrap());
-    drop(hot);
-    let store = open_with(&dir, KeySource::Directory).unwrap();
-    assert_eq!(store.catalog().len(), 127);
-    store.close().await.unwrap();
 }
