@@ -193,8 +193,9 @@ async fn replies(client: &Client, webhook: &Created, delivery_id: &str) -> Vec<(
     ask!(quotas.get_quota("GetQuota", GetQuotaRequest::default()));
     ask!(quotas.list_quotas("ListQuotas", ListQuotasRequest::default()));
     // Secrets where ids and names belong, and what was told of everything above.
-    let wrong = RevokeKeyRequest { id: format!("key_{CANARY}") };
-    keys.revoke_key(wrong).await.expect_err("that is no id");
+    for secret in [BEARER.to_owned(), whsec(SIGNING)] {
+        keys.revoke_key(RevokeKeyRequest { id: secret }).await.expect_err("that is no id");
+    }
     let everything = ListAuditEntriesRequest { tenant: "-".into(), page_size: 1000, ..Default::default() };
     ask!(audit.list_audit_entries("ListAuditEntries", everything));
     // Of what was delivered to another one: nothing more is sent.
