@@ -82,13 +82,7 @@ async fn the_data_directory_stays_small_and_what_is_pending_survives() {
     let at_most = |most| {
         let data = setup.data();
         async move {
-            let began = std::time::Instant::now();
-            let mut last = 0;
             while bytes(data) > most {
-                if began.elapsed().as_secs() > last {
-                    last = began.elapsed().as_secs();
-                    eprintln!("{last}s {} {:?}", bytes(data), files(data));
-                }
                 tokio::task::yield_now().await;
             }
         }
@@ -219,14 +213,4 @@ async fn what_is_held_is_cancelled_at_the_end_of_retention() {
     let arrived = receiver.received(5 + 5 + 2).await;
     let at_held: Vec<_> = arrived.iter().filter(|it| it.path == "/held").map(|it| it.event_id.as_str()).collect();
     assert_eq!(at_held, ["after"], "nothing that was cancelled is sent");
-}
-
-fn files(dir: &std::path::Path) -> Vec<(String, u64)> {
-    let mut out = Vec::new();
-    for d in [dir.to_owned(), dir.join("segments")] {
-        for f in std::fs::read_dir(d).unwrap().flatten() {
-            if let Ok(m) = f.metadata() { out.push((f.file_name().to_string_lossy().into_owned(), m.len())); }
-        }
-    }
-    out
 }
