@@ -87,11 +87,14 @@ async fn the_data_directory_stays_small_and_what_is_pending_survives() {
             }
         }
     };
-    for n in 0..260 {
-        client.publish([event(&format!("large-{n}"), "TEMPLATE_UPDATE", large(n))]).await;
+    let template = |n| event(&format!("large-{n}"), "TEMPLATE_UPDATE", large(n));
+    for n in 0..160 {
+        client.publish([template(n)]).await;
         // What goes takes its time, and what comes does not wait for it.
         within("not much more than the limit", at_most(LIMIT + SLACK)).await;
     }
+    // A flood, after which the files are larger than what is left in them.
+    client.publish((160..260).map(template)).await;
     within("no more than the limit", at_most(LIMIT)).await;
     assert_eq!(Scrape::of(daemon.ops().await).await.count("retention_bytes_unmet"), 0);
     assert!(bytes(setup.data()) > LIMIT / 2, "and no less than need be: {}", bytes(setup.data()));

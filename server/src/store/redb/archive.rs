@@ -80,6 +80,8 @@ pub(super) enum Archived {
     Noted,
     /// Entries of the audit log that are too old, or too many.
     ForgetAudit(Vec<u64>),
+    /// Nothing happened, and the hot store's file is to be made shorter.
+    Emptied,
     /// Nothing: something was looked through, and there is more.
     Looked,
 }
@@ -162,13 +164,14 @@ impl Archivist {
                 return Ok(Some(step));
             }
         }
-        for _ in 0..6 {
-            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 6 {
+        for _ in 0..7 {
+            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 7 {
                 0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
                 3 => erase::expire(shared, now),
                 4 => audit::expire(shared, now),
+                5 => Ok(shared.has_room_to_give_back().then_some(Archived::Emptied)),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
@@ -416,7 +419,7 @@ impl Change<'_> {
             Archived::Reanchored => self.counters.reanchors = false,
             Archived::ForgetAudit(entries) => audit::forget(tables, entries)?,
             // The commit itself says when it was.
-            Archived::Announced | Archived::Looked | Archived::Noted => {}
+            Archived::Announced | Archived::Looked | Archived::Noted | Archived::Emptied => {}
             Archived::Requests(requests) => {
                 for (time, key) in requests {
                     tables.requests_by_time.remove((time, key.as_slice()))?;
@@ -454,6 +457,7 @@ impl Archived {
             | Self::Reanchor(_)
             | Self::Reanchored
             | Self::Noted
+            | Self::Emptied
             | Self::ForgetAudit(_)
             | Self::Looked => Afterwards::Nothing,
         }

@@ -13,6 +13,7 @@ use std::{
 use tracing::{error, info};
 
 use super::{
+    archive::Archived,
     change::{Change, Tables, Written, begin},
     drops::{Drop, Drops},
     erase::{Job, Swept},
@@ -130,12 +131,16 @@ impl Committer {
         let mut failed_before = false;
         while let Some(work) = self.shared.inbox.take(self.has_slices(), &self.shared.heartbeat) {
             let began = Instant::now();
+            let empties = work.upkeep.as_ref().is_some_and(|item| matches!(item.work.work, Archived::Emptied));
             match self.commit(work) {
                 Ok((effects, answers)) => {
                     failed_before = false;
                     self.shared.space.committed();
                     self.shared.metrics.committed(effects.size(&self.counters), began.elapsed());
                     let as_of = self.show(effects);
+                    if empties {
+                        self.shared.give_room_back();
+                    }
                     for answer in answers {
                         answer.send(as_of);
                     }

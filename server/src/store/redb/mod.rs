@@ -50,6 +50,7 @@ mod report;
 mod rotation;
 mod segments;
 mod shared;
+mod slack;
 mod space;
 mod table_list;
 mod tables;

@@ -1,16 +1,16 @@
 //! Deliveries that were never attempted, and how they come and go without writing a page each.
 //!
-//! Dispatch asks for them by webhook, so they lie by webhook in [`READY`]: with a thousand webhooks in a thousand pages, of which
+//! Dispatch asks for them by webhook, so they lie by webhook in [`tables::READY`]: with a thousand webhooks in a thousand pages, of which
 //! every delivery would dirty one when it comes and one when it goes. What comes and goes at about the same time is of about
 //! the same events. So changes are noted by event first, in a *batch*, where neighbours share pages; most notes of
-//! arrival are struck out again before anything else happens. A batch that is full is sorted into [`READY`] in slices, by
+//! arrival are struck out again before anything else happens. A batch that is full is sorted into [`tables::READY`] in slices, by
 //! webhook, while the other of the two takes what comes.
 //!
 //! ```text
 //!   arrive, leave ──▶ batch that takes notes ──(full)──▶ batch being sorted ──▶ READY
 //! ```
 //!
-//! Where a row is mentioned counts in this order: the batch that takes notes, the rest of the one being sorted, [`READY`].
+//! Where a row is mentioned counts in this order: the batch that takes notes, the rest of the one being sorted, [`tables::READY`].
 //! Both batches are in memory as well, by webhook: see [`Batches`].
 //!
 //! Invariant: a row arrives once. Whoever is attempted, or cancelled, has a record from then on and is due by that.
@@ -33,9 +33,9 @@ use crate::model::time::Timestamp;
 
 pub(super) use self::batches::{Batches, Noted};
 
-/// From so many rows of one webhook in a commit on, they share pages in [`READY`] and go there directly.
+/// From so many rows of one webhook in a commit on, they share pages in [`tables::READY`] and go there directly.
 const NEIGHBOURS: usize = if cfg!(test) { 3 } else { 8 };
-/// Most notes of departure of one webhook in a batch: what reads [`READY`] has to pass over them.
+/// Most notes of departure of one webhook in a batch: what reads [`tables::READY`] has to pass over them.
 const DEPARTURES_MAX: usize = if cfg!(test) { 2 } else { 64 };
 /// Least rows that a slice of sorting looks at.
 const SLICE_ROWS: usize = if cfg!(test) { 2 } else { 128 };
@@ -59,7 +59,7 @@ pub(super) enum Phase {
     /// It is empty.
     #[default]
     Empty,
-    /// What is in it from this row on is being sorted into [`READY`].
+    /// What is in it from this row on is being sorted into [`tables::READY`].
     Sorting(LaneRow),
     /// All of it is sorted, and its table can go.
     Spent,

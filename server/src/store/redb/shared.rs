@@ -26,6 +26,7 @@ use super::{
     ready::Batches,
     records::{CountersRecord, Vault},
     segments::Segments,
+    slack::Slack,
     space::Space,
     volume::Volume,
 };
@@ -85,6 +86,8 @@ pub(super) struct Shared {
     /// See [`Self::revivals`].
     pub(super) revivals: AtomicU64,
     pub(super) volume: Volume,
+    /// What its hot store's file has grown by.
+    pub(super) slack: Slack,
     /// The segment that was or is searched for what is pending, because it is to go; 0: none was.
     pub(super) retiring: AtomicU64,
     /// What is being erased, as of the last commit.
@@ -179,6 +182,7 @@ impl Shared {
             dropping: AtomicUsize::new(0),
             revivals: AtomicU64::new(0),
             volume: Volume::default(),
+            slack: Slack::default(),
             retiring: AtomicU64::new(0),
             erasing: Erasing::default(),
             readers: RwLock::default(),
