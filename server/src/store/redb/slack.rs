@@ -41,9 +41,15 @@ impl Shared {
         TIMES.saturating_mul(kept).saturating_add(FREE_BYTES.min(part.saturating_mul(TIMES))).max(2 * needed)
     }
 
-    /// Size of the hot store's file without what is about to be given back.
+    /// Size of the hot store's file without what is about to be given back, roughly.
     pub(super) fn hot_needed_bytes(&self) -> u64 {
-        self.hot_file_bytes().min(self.hot_file_bytes_max())
+        let file_bytes = self.hot_file_bytes();
+        if file_bytes <= self.hot_file_bytes_max() {
+            return file_bytes;
+        }
+        // What is moved is in two files for a while.
+        let moving_bytes = 2 * self.counters.lock().hot_bytes;
+        file_bytes.min(moving_bytes.max(self.slack.0.lock().needed_bytes))
     }
 
     /// Whether the file has room to give back, and what came has moved.
