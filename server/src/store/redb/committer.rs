@@ -197,6 +197,8 @@ impl Committer {
     /// Makes a durable commit visible, before anybody is answered.
     fn show(&mut self, effects: Effects) -> AsOf {
         let shared = &self.shared;
+        // First: whoever sees that something is pending finds it due.
+        shared.batches.write().show(effects.written.ready);
         self.counters = effects.counters;
         *shared.counters.lock() = effects.counters;
         effects.event_types.into_iter().for_each(|step| shared.catalog.step_event_type(step));
@@ -223,7 +225,6 @@ impl Committer {
                 self.pending.insert(no, pending);
             }
         }
-        shared.batches.write().show(effects.written.ready);
         {
             let mut chunks = shared.chunks.lock();
             effects.hollowed.into_iter().for_each(|range| chunks.forget(range));
