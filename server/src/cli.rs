@@ -2,6 +2,7 @@
 
 use std::{env, process::ExitCode};
 
+use rustix::{fs::Mode, process::umask};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info};
 
@@ -50,6 +51,8 @@ pub fn run() -> ExitCode {
 
 /// The same, by this clock: for tests of its steps.
 pub fn run_by(clock: Clock) -> ExitCode {
+    // Whatever is made, the data directory, backups, keys, is its owner's alone.
+    umask(Mode::RWXG | Mode::RWXO);
     if env::args_os().nth(1).is_some_and(|word| word == KEYS) {
         return manage_keys();
     }

@@ -33,6 +33,7 @@ pub mod outcomes;
 pub mod peer;
 pub mod replay;
 pub mod retention;
+mod secret_file;
 pub mod serve;
 pub mod shutdown;
 pub mod store;

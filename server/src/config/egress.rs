@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::MetadataExt as _,
 };
 
 use rustls::pki_types::CertificateDer;
@@ -12,6 +12,7 @@ use super::reader::Reader;
 use crate::{
     deliver::Proxy,
     model::tls::pem::{self, Most},
+    secret_file::is_open_to_others,
 };
 
 /// More than the authorities of the world take.
@@ -30,8 +31,6 @@ pub(super) fn authorities(reader: &mut Reader<'_>) -> Vec<CertificateDer<'static
 
 /// Longest file with credentials for the proxy.
 const CREDENTIALS_BYTES_MAX: usize = 4096;
-/// Permissions of a file that only its owner can use.
-const OTHERS: u32 = 0o077;
 
 /// The proxy that `egress-proxy` names, with the credentials in `egress-proxy-credentials`.
 pub(super) fn proxy(reader: &mut Reader<'_>) -> Option<Proxy> {
@@ -60,8 +59,9 @@ pub(super) fn proxy(reader: &mut Reader<'_>) -> Option<Proxy> {
 /// The line in a file that nobody else may read.
 fn credentials(path: &str) -> Result<String, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
-    let mode = File::open(path).and_then(|file| file.metadata()).map_err(unreadable)?.permissions().mode();
-    if mode & OTHERS != 0 {
+    let metadata = File::open(path).and_then(|file| file.metadata()).map_err(unreadable)?;
+    let mode = metadata.mode();
+    if is_open_to_others(mode, metadata.uid(), metadata.gid()) {
         return Err(format!("can be used by others, as its mode is {:04o}; that must be 0600 or 0400", mode & 0o7777));
     }
     let text = read(path, CREDENTIALS_BYTES_MAX).map_err(unreadable)?;

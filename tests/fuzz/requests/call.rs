@@ -1,7 +1,12 @@
 //! Calls with any bytes for requests.
 
 use bytes::{Buf as _, BufMut as _};
-use futures::{FutureExt as _, StreamExt as _, future::Either, stream};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    channel::oneshot,
+    future::{Either, ready},
+    stream,
+};
 use http::uri::PathAndQuery;
 use postrider_tests::deadline::within;
 use tonic::{
@@ -51,7 +56,10 @@ impl Caller {
     pub(super) async fn converse(&self, path: &str, requests: Vec<Vec<u8>>, ends: bool, reads: usize) -> Conversation {
         let mut held = Conversation::default();
         let requests = stream::iter(requests);
-        let requests = if ends { Either::Left(requests) } else { Either::Right(requests.chain(stream::pending())) };
+        // It ends with this conversation: hyper keeps a call that is given up for as long as more of its request may come.
+        let (stays_open, closed) = oneshot::channel::<()>();
+        let rest = closed.into_stream().filter_map(|_| ready(None));
+        let requests = if ends { Either::Left(requests) } else { Either::Right(requests.chain(rest)) };
         let mut call = Request::new(requests);
         call.metadata_mut().insert("authorization", self.authorization.clone());
         let mut client = Grpc::new(self.channel.clone());
@@ -61,6 +69,7 @@ impl Caller {
         if reads == 0 {
             // It is on its way when it is polled, and then given up.
             let _left = opening.now_or_never();
+            drop(stays_open);
             return held;
         }
         let mut answers = match within("an answer", opening).await {
@@ -83,6 +92,7 @@ impl Caller {
                 }
             }
         }
+        drop(stays_open);
         held
     }
 }

@@ -171,7 +171,7 @@ impl Archivist {
                 2 => expire_requests(shared, now),
                 3 => erase::expire(shared, now),
                 4 => audit::expire(shared, now),
-                5 => Ok(shared.has_room_to_give_back().then_some(Archived::Emptied)),
+                5 => shared.has_room_to_give_back().map(|has| has.then_some(Archived::Emptied)),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {

@@ -138,11 +138,11 @@ impl Committer {
                     self.shared.space.committed();
                     self.shared.metrics.committed(effects.size(&self.counters), began.elapsed());
                     let as_of = self.show(effects);
-                    if empties {
-                        self.shared.give_room_back();
-                    }
                     for answer in answers {
                         answer.send(as_of);
+                    }
+                    if empties {
+                        self.shared.give_room_back();
                     }
                 }
                 Err(error) => {

@@ -14,7 +14,10 @@ use thiserror::Error;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::model::master_key::{InvalidMasterKey, MasterKey};
+use crate::{
+    model::master_key::{InvalidMasterKey, MasterKey},
+    secret_file::is_open_to_others,
+};
 
 /// The key in the data directory.
 pub(super) const KEPT: &str = "master.key";
@@ -117,18 +120,18 @@ fn read_file(path: &Path) -> Result<MasterKey, FileProblem> {
     if !metadata.is_file() {
         return Err(FileProblem::NoFile);
     }
-    judge(metadata.mode(), metadata.uid(), rustix::process::geteuid().as_raw())?;
+    judge(metadata.mode(), metadata.uid(), metadata.gid(), rustix::process::geteuid().as_raw())?;
     let mut text = Zeroizing::new(String::new());
     file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(MasterKey::parse(&text)?)
 }
 
 /// Whether nobody but `user` and root can read or change a file.
-fn judge(mode: u32, owner: u32, user: u32) -> Result<(), FileProblem> {
+fn judge(mode: u32, owner: u32, group: u32, user: u32) -> Result<(), FileProblem> {
     if owner != user && owner != 0 {
         return Err(FileProblem::Owner { owner, user });
     }
-    if mode & 0o077 != 0 {
+    if is_open_to_others(mode, owner, group) {
         return Err(FileProblem::Mode(mode & 0o7777));
     }
     Ok(())
@@ -283,7 +286,7 @@ mod tests {
 
     #[test]
     fn only_the_owner_may_use_the_file() {
-        let check = |mode: u32, owner, user, expected: &str| match judge(0o10_0000 | mode, owner, user) {
+        let check = |mode: u32, owner, user, expected: &str| match judge(0o10_0000 | mode, owner, 1000, user) {
             Ok(()) => assert_eq!(expected, "", "{mode:o} {owner} {user}"),
             Err(problem) => assert!(!expected.is_empty() && problem.to_string().contains(expected), "{problem}"),
         };

@@ -137,15 +137,17 @@ impl Change<'_> {
     /// Makes a delivery due for the first time: at once, or when it is scheduled.
     pub(super) fn make_due(&mut self, tables: &mut Tables<'_>, arrival: Arrival) -> Result<(), EngineError> {
         let Arrival { row, accept_time, scheduled } = arrival;
+        let asked = scheduled;
         let scheduled = scheduled.map(|due| self.due_first(accept_time, due));
         let (no, event, replay) = row;
         match scheduled {
             None => self.ready.push((row, accept_time.micros())),
             Some(due) => {
                 // With a record, by which the outcome of the first attempt finds the row, as that of any other does.
-                let record = DeliveryRecord::scheduled(accept_time, due).encode_to_vec();
+                let record = DeliveryRecord::scheduled(accept_time, due);
+                let record = if scheduled == asked { record } else { record.reanchored(due) };
                 tables.scheduled.insert((no, due.micros(), event, replay), 0)?;
-                tables.deliveries.insert((event, no, replay), record.as_slice())?;
+                tables.deliveries.insert((event, no, replay), record.encode_to_vec().as_slice())?;
             }
         }
         let due = scheduled.unwrap_or(accept_time);

@@ -37,6 +37,8 @@ pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> 
     let (txn, _) = shared.read()?;
     let (ready, scheduled) = (txn.open_table(tables::READY)?, txn.open_table(tables::SCHEDULED)?);
     let now = shared.clock.now().micros();
+    // Behind the last one there may be more of them.
+    let noted_until = notes.arrived.last().filter(|_| notes.arrived.len() == limit).map(|((no, ..), _)| *no);
     let mut arrived = notes.arrived.iter().map(|((no, ..), time)| (*no, *time)).peekable();
     let mut page = LanePage { lanes: Vec::new(), next: None, as_of };
     while page.lanes.len() < limit {
@@ -46,8 +48,9 @@ pub(super) fn lanes(shared: &Shared, after: Option<WebhookNo>, limit: usize) -> 
         while arrived.next_if(|(no, _)| *no < from).is_some() {}
         let firsts = [first_ready, arrived.peek().copied()].map(|first| first.map(|(no, time)| (no, time.min(now))));
         let firsts = [firsts[0], firsts[1], first_scheduled];
-        let Some(no) = firsts.iter().flatten().map(|first| first.0).min() else {
-            page.next = None;
+        let no = firsts.iter().flatten().map(|first| first.0).min();
+        let Some(no) = no.filter(|no| noted_until.is_none_or(|last| *no <= last)) else {
+            page.next = noted_until.map(WebhookNo);
             return Ok(page);
         };
         let mut due = firsts.iter().flatten().filter(|first| first.0 == no).map(|first| first.1).min();

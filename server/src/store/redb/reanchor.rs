@@ -2,8 +2,8 @@
 //! put off while it was ahead would be due in years.
 //!
 //! A due time was reckoned from some moment: when the event was accepted, or when the attempt before ended. If that moment is in
-//! the future, the clock was ahead then, and what counts is the delay: the delivery is due that long after now. A delivery
-//! whose due time was mended is not mended again, for it is due before the moment that its record names.
+//! the future, the clock was ahead then, and what counts is the delay: the delivery is due that long after now. Its record says
+//! so until its next outcome, so that it is mended once, however long the delay is.
 //!
 //! Upkeep looks through all that is scheduled once after the clock went back, a few rows at a time, and again from the beginning
 //! if a restart comes in between. What waits behind others of its ordering key is mended when its turn comes.
@@ -50,6 +50,9 @@ pub(super) fn reanchored(now: Timestamp, since: Timestamp, due: Timestamp) -> Ti
 
 /// The same for a delivery that was attempted, or is scheduled for its first attempt, by its record.
 fn mended(now: Timestamp, record: &DeliveryRecord, replay: u32, due: Timestamp) -> Timestamp {
+    if record.reanchored {
+        return due;
+    }
     let since = record.update_time().unwrap_or(record.create_time());
     // Both are due at once when they are made, whenever their event was accepted and their last attempt ended.
     let is_replayed = record.update_time().is_none() && replay > 0;
@@ -81,7 +84,8 @@ impl Search {
                 continue;
             }
             let Some(bytes) = deliveries.get((event, webhook, replay))? else { continue };
-            if mended(now, &DeliveryRecord::decode_from(bytes.value())?, replay, due) != due {
+            let record = DeliveryRecord::decode_from(bytes.value())?;
+            if record.due() == Some(due) && mended(now, &record, replay, due) != due {
                 found.push(key);
             }
         }
@@ -111,7 +115,7 @@ impl Change<'_> {
             let attempts = tables.scheduled.remove((webhook, due.micros(), event, replay))?.map(|bits| bits.value());
             let Some(attempts) = attempts.map(Attempts::from_bits) else { continue };
             tables.scheduled.insert((webhook, mended.micros(), event, replay), attempts.to_bits())?;
-            tables.deliveries.insert(row, record.due_at(mended).encode_to_vec().as_slice())?;
+            tables.deliveries.insert(row, record.reanchored(mended).encode_to_vec().as_slice())?;
             let hint = Hint { event: EventSeq(event), replay, attempts, due: mended };
             self.fresh.push((WebhookNo(webhook), hint));
         }
@@ -238,5 +242,47 @@ mod tests {
         }
         assert!(steps.iter().all(|step| matches!(step, Archived::Looked | Archived::Reanchored)), "{steps:?}");
         store.close().await.unwrap();
+    }
+
+    /// The clock was ahead for less than the delays, so that what was mended looks like what was not.
+    #[tokio::test]
+    async fn what_was_put_off_for_longer_than_the_clock_was_ahead_is_mended_once() {
+        const HOUR: Duration = Duration::from_hours(1);
+        let delays = [HOUR, 10 * HOUR, 240 * HOUR];
+        let dir = TempDir::new().unwrap();
+        let store = open_ahead(&dir, by_hours, false);
+        webhook(&store).await;
+        let now = store.shared.clock.now();
+        let later = |(n, delay): (usize, &Duration)| {
+            let mut later = event(&format!("e-{n}"));
+            later.deliver_at = Some(now + *delay);
+            later
+        };
+        publish_all(&store, delays.iter().enumerate().map(later).collect(), now).await.unwrap();
+        store.close().await.unwrap();
+        let store = open_ahead(&dir, right, true);
+        let set_back = store.shared.clock.now();
+        while store.upkeep(set_back).await.unwrap() {}
+        assert!(!store.shared.counters.lock().reanchors);
+        let mut due: Vec<_> = all(&store).await.hints.iter().map(|hint| (hint.event.0, hint.due)).collect();
+        due.sort_unstable();
+        for ((_, due), delay) in due.into_iter().zip(delays) {
+            let after = due.since(set_back);
+            assert!(after >= delay && after < delay + 60 * SECOND, "{after:?} and not {delay:?}");
+        }
+        store.close().await.unwrap();
+    }
+
+    fn by_hours() -> SystemTime {
+        right() + Duration::from_hours(3)
+    }
+
+    fn right() -> SystemTime {
+        Clock::start().wall().system_time()
+    }
+
+    fn open_ahead(dir: &TempDir, wall: fn() -> SystemTime, confirm_clock: bool) -> RedbStore {
+        let config = Config { confirm_clock, ..Config::default() };
+        open(dir.path(), config, Arc::default(), Clock::following(wall)).unwrap()
     }
 }

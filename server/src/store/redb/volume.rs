@@ -74,7 +74,7 @@ impl Volume {
     /// through a few chunks of one.
     pub(super) fn surplus(&self, shared: &Shared, now: Timestamp) -> Result<Option<Arc<Segment>>, EngineError> {
         let Some(limit) = shared.config.retention_bytes else { return Ok(None) };
-        let bytes = shared.hot_needed_bytes() + shared.segments.on_disk().1;
+        let bytes = shared.hot_needed_bytes()? + shared.segments.on_disk().1;
         if bytes <= limit {
             self.met(bytes);
         }

@@ -40,6 +40,9 @@ pub(in super::super) struct DeliveryRecord {
     /// Number of the log entry that cancelled it; set exactly while cancelled, but by versions that did not know it.
     #[prost(uint64, tag = "21")]
     cancel_entry: u64,
+    /// Its due time was reckoned anew after the clock had gone back, though the moment that it was reckoned from is still to come.
+    #[prost(bool, tag = "22")]
+    pub(in super::super) reanchored: bool,
 }
 
 impl DeliveryRecord {
@@ -80,6 +83,7 @@ impl DeliveryRecord {
             entries,
             excused,
             cancel_entry: 0,
+            reanchored: false,
         }
     }
 
@@ -90,13 +94,14 @@ impl DeliveryRecord {
             next_attempt: Some(due.micros()),
             excused: attempts.excused(),
             cancel_entry: 0,
+            reanchored: false,
             ..self
         }
     }
 
-    /// The same, pending, due then.
-    pub(in super::super) fn due_at(self, due: Timestamp) -> Self {
-        Self { next_attempt: Some(due.micros()), ..self }
+    /// The same, pending, due then, by a clock that was set right.
+    pub(in super::super) fn reanchored(self, due: Timestamp) -> Self {
+        Self { next_attempt: Some(due.micros()), reanchored: true, ..self }
     }
 
     /// As cancellation at `entry` of the log leaves it.
