@@ -69,8 +69,13 @@ pub const EVENT_TYPE_EXAMPLE_BYTES_MAX: usize = 16 * 1024;
 pub const EVENT_SCHEMA_BYTES_MAX: usize = 64 * 1024;
 /// All schemas together; compiled, they take some ten times as much memory.
 pub const EVENT_SCHEMAS_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Most values a schema holds, its references written out: how often each value of a body may be looked at.
-pub const EVENT_SCHEMA_PARTS_MAX: usize = 10_000;
+/// Most that a schema weighs: its values, references written out, and the states of its patterns.
+pub const EVENT_SCHEMA_WEIGHT_MAX: usize = 20_000;
+/// A schema's weight times a body's bytes, at most: what one event may cost that is held against its schema. Half a second on
+/// one core for the worst that was found, 4 ns a step; a schema of 128 parts takes bodies of 1 MiB, one of 1,000 takes 131 KiB.
+pub const EVENT_SCHEMA_COST_MAX: usize = 128 * 1024 * 1024;
+/// Most levels of a schema, references written out: as deep as its JSON may be.
+pub const EVENT_SCHEMA_DEPTH_MAX: usize = 128;
 /// Most references that lead one to the next.
 pub const EVENT_SCHEMA_REFERENCES_MAX: usize = 16;
 /// Most memory that a pattern of a schema takes, compiled.

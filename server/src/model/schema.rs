@@ -1,21 +1,27 @@
 //! JSON Schemas that bodies of an event type must hold to.
 //!
 //! Who writes a schema decides what every publish of its type costs, so a schema may refer only to parts of itself, never in
-//! a circle, and is measured with all its references written out. Its patterns are matched in linear time. Nothing is ever
-//! fetched: the library is built without the means to.
+//! a circle, and is weighed with all its references written out: see [`weight`]. What it weighs and how long a body is bound
+//! what one costs that is held against it. Nothing is ever fetched: the library is built without the means to.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod weight;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+};
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    limits::{
-        EVENT_SCHEMA_BYTES_MAX, EVENT_SCHEMA_PARTS_MAX, EVENT_SCHEMA_PATTERN_BYTES_MAX, EVENT_SCHEMA_REFERENCES_MAX,
-    },
+    limits::{EVENT_SCHEMA_BYTES_MAX, EVENT_SCHEMA_COST_MAX, EVENT_SCHEMA_PATTERN_BYTES_MAX},
     model::event::{Event, is_json},
 };
+
+/// Room for the deepest schema with the deepest pattern: some 4 MiB in an unoptimised build, 1 MiB in an optimised one.
+const COMPILER_STACK_BYTES: usize = 16 * 1024 * 1024;
 
 /// A text that is no schema, or none that is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -47,7 +53,14 @@ pub struct Mismatch {
 pub struct Schema {
     text: Box<str>,
     /// `None`: an earlier version took it, and this one does not.
-    validator: Option<Validator>,
+    compiled: Option<Compiled>,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    validator: Validator,
+    /// Longest body that is held against it, in bytes.
+    body_bytes_max: usize,
 }
 
 /// Equal if written equally.
@@ -62,12 +75,12 @@ impl Eq for Schema {}
 impl Schema {
     /// Compiles a schema.
     pub fn compile(text: &str) -> Result<Self, InvalidSchema> {
-        Ok(Self { text: text.into(), validator: Some(compile(text)?) })
+        Ok(Self { text: text.into(), compiled: Some(compile(text)?) })
     }
 
     /// From the store, where it was good once: one that no longer is refuses every event, which can be seen and repaired.
     pub fn from_stored(text: &str) -> Self {
-        Self { text: text.into(), validator: compile(text).ok() }
+        Self { text: text.into(), compiled: compile(text).ok() }
     }
 
     /// As it was written.
@@ -78,11 +91,16 @@ impl Schema {
     /// Whether the event's body holds to it.
     pub fn check(&self, event: &Event) -> Result<(), Mismatch> {
         let whole = |problem: &str| Mismatch { pointer: String::new(), problem: problem.into() };
-        let Some(validator) = &self.validator else {
+        let Some(Compiled { validator, body_bytes_max }) = &self.compiled else {
             return Err(whole("its type's schema is not one that this version understands; update the event type"));
         };
         if !is_json(&event.content_type) {
             return Err(whole("must be JSON, and say so: its type has a schema"));
+        }
+        if event.body.len() > *body_bytes_max {
+            return Err(whole(&format!(
+                "must not be longer than {body_bytes_max} bytes: its type's schema has many parts or long patterns"
+            )));
         }
         let body: Value =
             serde_json::from_slice(&event.body).map_err(|_| whole("must be JSON: its type has a schema"))?;
@@ -96,96 +114,32 @@ impl Schema {
     }
 }
 
-fn compile(text: &str) -> Result<Validator, InvalidSchema> {
+fn compile(text: &str) -> Result<Compiled, InvalidSchema> {
     let whole = |problem: String| InvalidSchema::new("", problem);
     if text.len() > EVENT_SCHEMA_BYTES_MAX {
         return Err(whole(format!("must not be longer than {EVENT_SCHEMA_BYTES_MAX} bytes")));
     }
     let schema: Value = serde_json::from_str(text).map_err(|error| whole(format!("must be JSON: {error}")))?;
-    let mut walk = Walk { schema: &schema, parts: 0, references: Vec::new() };
-    walk.part(&schema, &mut String::new())?;
+    // Compilers go as deep as schemas and patterns do; a stack that overflows is the end of the process.
+    let compiled = thread::scope(|scope| {
+        let thread = thread::Builder::new().name("schema".into()).stack_size(COMPILER_STACK_BYTES);
+        let ended = thread.spawn_scoped(scope, || build(&schema)).map(thread::ScopedJoinHandle::join);
+        ended.unwrap_or_else(|error| Ok(Err(whole(format!("cannot be compiled now: {error}")))))
+    });
+    compiled.unwrap_or_else(|_| Err(whole("cannot be compiled".into())))
+}
+
+fn build(schema: &Value) -> Result<Compiled, InvalidSchema> {
+    let weight = weight::of(schema)?;
     let patterns = PatternOptions::regex()
         .size_limit(EVENT_SCHEMA_PATTERN_BYTES_MAX)
         .dfa_size_limit(EVENT_SCHEMA_PATTERN_BYTES_MAX);
     let options = jsonschema::options().with_pattern_options(patterns).should_validate_formats(false);
-    let built = catch_unwind(AssertUnwindSafe(|| {
-        options.build(&schema).map_err(|error| {
-            let pointer = error.instance_path().as_str().to_owned();
-            InvalidSchema::new(&pointer, error.masked().to_string())
-        })
-    }));
-    built.unwrap_or_else(|_| Err(whole("cannot be compiled".into())))
-}
-
-/// Counts the parts of a schema as often as validation may come to them.
-struct Walk<'a> {
-    schema: &'a Value,
-    parts: usize,
-    /// References that are being followed.
-    references: Vec<&'a str>,
-}
-
-impl<'a> Walk<'a> {
-    fn part(&mut self, part: &'a Value, pointer: &mut String) -> Result<(), InvalidSchema> {
-        self.parts += 1;
-        if self.parts > EVENT_SCHEMA_PARTS_MAX {
-            let problem = format!("must not have more than {EVENT_SCHEMA_PARTS_MAX} parts, references written out");
-            return Err(InvalidSchema::new("", problem));
-        }
-        match part {
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
-            Value::Array(parts) => {
-                for (index, part) in parts.iter().enumerate() {
-                    self.below(part, &index.to_string(), pointer)?;
-                }
-                Ok(())
-            }
-            Value::Object(parts) => {
-                for (key, part) in parts {
-                    self.keyword(key, part, pointer)?;
-                    self.below(part, key, pointer)?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn below(&mut self, part: &'a Value, key: &str, pointer: &mut String) -> Result<(), InvalidSchema> {
-        let length = pointer.len();
-        pointer.push('/');
-        pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
-        self.part(part, pointer)?;
-        pointer.truncate(length);
-        Ok(())
-    }
-
-    fn keyword(&mut self, key: &str, part: &'a Value, pointer: &str) -> Result<(), InvalidSchema> {
-        let refuse = |problem: &str| Err(InvalidSchema::new(pointer, format!("`{key}` {problem}")));
-        let Value::String(reference) = part else { return Ok(()) };
-        match key {
-            "$dynamicRef" | "$recursiveRef" => return refuse("is not available"),
-            "$id" | "id" if !pointer.is_empty() => return refuse("may only stand at the top"),
-            "$ref" => {}
-            _ => return Ok(()),
-        }
-        let target = match reference.strip_prefix('#') {
-            Some("") => Some(self.schema),
-            Some(target) if target.starts_with('/') && !target.contains('%') => self.schema.pointer(target),
-            Some(_) | None => return refuse("may only point to a part of this schema, as `#/$defs/name` does"),
-        };
-        let Some(target) = target else { return refuse("points nowhere") };
-        let around = pointer.strip_prefix(&reference[1..]).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if around || self.references.contains(&reference.as_str()) {
-            return refuse("must not lead back to itself");
-        }
-        if self.references.len() >= EVENT_SCHEMA_REFERENCES_MAX {
-            return refuse("leads through too many others");
-        }
-        self.references.push(reference);
-        self.part(target, &mut reference[1..].to_owned())?;
-        self.references.pop();
-        Ok(())
-    }
+    let validator = options.build(schema).map_err(|error| {
+        let pointer = error.instance_path().as_str().to_owned();
+        InvalidSchema::new(&pointer, error.masked().to_string())
+    })?;
+    Ok(Compiled { validator, body_bytes_max: EVENT_SCHEMA_COST_MAX / weight })
 }
 
 #[cfg(test)]
@@ -271,10 +225,68 @@ mod tests {
             let all: Vec<_> = (0..levels).map(level).collect();
             format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{{}, "d{levels}": true}}}}"##, all.join(","))
         };
-        check(&growing(14, 10), "parts");
+        check(&growing(14, 10), "weigh more");
         check(&growing(40, 1), "leads through too many others");
         assert!(Schema::compile(&growing(8, 2)).is_ok());
         assert!(Schema::compile(&"[".repeat(60_000)).is_err());
         assert!(Schema::compile("true").is_ok());
+    }
+
+    fn nested(open: &str, close: &str, levels: usize) -> String {
+        format!("{}true{}", open.repeat(levels), close.repeat(levels))
+    }
+
+    #[test]
+    fn schemas_that_would_take_for_ever_are_refused() {
+        let in_place = r#"{"unevaluatedProperties": false, "allOf": ["#;
+        for (open, close) in [
+            (r#"{"unevaluatedItems": "#, "}"),
+            (r#"{"unevaluatedProperties": "#, "}"),
+            (in_place, "]}"),
+            (r#"{"unevaluatedItems": {"type": "number"}, "anyOf": ["#, "]}"),
+            (r#"{"unevaluatedItems": false, "contains": "#, "}"),
+        ] {
+            let error = Schema::compile(&nested(open, close, 12)).expect_err(open).to_string();
+            assert!(error.contains("weigh more"), "{open}: {error}");
+            // What is taken is soon done with.
+            let taken = Schema::compile(&nested(open, close, 7)).expect(open);
+            let (lists, objects) = (nested("[", "]", 7), nested(r#"{"a":"#, "}", 7));
+            for body in [&lists, &objects, "{}", "[]", "[1, 2]"] {
+                let _ = taken.check(&event(body));
+            }
+        }
+        let pattern = |pattern: &str| format!(r#"{{"pattern": "{pattern}"}}"#);
+        let many = |count| format!(r#"{{"allOf": [{}]}}"#, vec![pattern("[xy]*x[xy]{200}z"); count].join(","));
+        assert!(Schema::compile(&many(1)).is_ok());
+        for heavy in [&many(200), &pattern("([xy]{100}){100}"), r#"{"patternProperties": {"([xy]{100}){100}": {}}}"#] {
+            assert!(Schema::compile(heavy).is_err(), "{heavy:.100}");
+        }
+    }
+
+    #[test]
+    fn deep_schemas_and_patterns_leave_the_stack_alone() {
+        let wide =
+            |name: &str, next: &str| format!(r#""{name}": {}"#, nested(r#"{"not": "#, "}", 100).replace("true", next));
+        let chain: Vec<_> =
+            (0..4).map(|n| wide(&format!("d{n}"), &format!(r##"{{"$ref": "#/$defs/d{}"}}"##, n + 1))).collect();
+        let error =
+            Schema::compile(&format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{{}, "d4": true}}}}"##, chain.join(",")));
+        assert!(error.expect_err("too deep").to_string().contains("deeper"), "as deep as written out");
+        let deepest = nested(r#"{"additionalProperties": "#, "}", 120);
+        let schema =
+            Schema::compile(&deepest.replace("true", &format!(r#"{{"pattern": "(a{})+"}}"#, "+".repeat(200)))).unwrap();
+        assert_eq!(schema.check(&event(&nested(r#"{"a": "#, "}", 120))), Ok(()));
+    }
+
+    #[test]
+    fn bodies_are_as_short_as_their_schema_is_heavy() {
+        let heavy = format!(r#"{{"allOf": [{}]}}"#, vec![r#"{"type": "array"}"#; 2_000].join(","));
+        let schema = Schema::compile(&heavy).unwrap();
+        assert_eq!(schema.check(&event("[1]")), Ok(()));
+        let long = format!("[{}]", vec!["1"; 20_000].join(","));
+        let mismatch = schema.check(&event(&long)).unwrap_err();
+        assert!(mismatch.problem.contains("must not be longer than"), "{}", mismatch.problem);
+        let usual = Schema::compile(r#"{"type": "array", "items": {"type": "integer"}}"#).unwrap();
+        assert_eq!(usual.check(&event(&long)), Ok(()));
     }
 }
