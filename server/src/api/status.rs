@@ -1,6 +1,7 @@
 //! The one place that picks gRPC codes: what went wrong becomes a `google.rpc.Status` with its details.
 
 mod quota;
+mod violations;
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -10,10 +11,12 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _, pb};
 use tracing::warn;
 
+use self::violations::Violation;
+pub(super) use self::violations::{Violations, cut};
 use super::convert::time;
 use crate::{
     accept::Rejected,
-    limits::{GRPC_MESSAGE_BYTES_MAX, STATUS_MESSAGE_BYTES_MAX, STATUS_VIOLATION_BYTES_MAX, STATUS_VIOLATIONS_MAX},
+    limits::{GRPC_MESSAGE_BYTES_MAX, STATUS_MESSAGE_BYTES_MAX},
     model::{credentials::Right, time::Timestamp},
     store::StoreError,
     watch::WatchError,
@@ -397,65 +400,6 @@ impl From<WatchError> for Failure {
     }
 }
 
-/// One thing wrong with one field.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Violation {
-    reason: &'static str,
-    field: String,
-    problem: String,
-}
-
-/// Everything wrong with the fields of one request. Keeps the first `STATUS_VIOLATIONS_MAX`.
-#[derive(Debug, Default)]
-pub(super) struct Violations {
-    kept: Vec<Violation>,
-    left_out: usize,
-}
-
-impl Violations {
-    /// The field is wrong.
-    pub(super) fn add(&mut self, field: impl Into<String>, problem: impl fmt::Display) {
-        self.add_as(reason::INVALID_FIELD, field, problem);
-    }
-
-    /// The field is wrong, for a reason that has a name of its own.
-    pub(super) fn add_as(&mut self, reason: &'static str, field: impl Into<String>, problem: impl fmt::Display) {
-        if self.kept.len() >= STATUS_VIOLATIONS_MAX {
-            self.left_out += 1;
-            return;
-        }
-        let (mut field, mut problem) = (field.into(), problem.to_string());
-        cut(&mut field, STATUS_VIOLATION_BYTES_MAX);
-        cut(&mut problem, STATUS_VIOLATION_BYTES_MAX);
-        self.kept.push(Violation { reason, field, problem });
-    }
-
-    /// The value, or `None` and a violation.
-    pub(super) fn note<T, E: fmt::Display>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
-        result.map_err(|problem| self.add(field, problem)).ok()
-    }
-
-    /// Fails if anything was wrong.
-    pub(super) fn check(self) -> Result<(), Failure> {
-        if self.kept.is_empty() { Ok(()) } else { Err(self.into()) }
-    }
-}
-
-impl From<Violations> for Failure {
-    fn from(violations: Violations) -> Self {
-        let kept = violations.kept;
-        let mut told: Vec<_> =
-            kept.iter().map(|violation| format!("{}: {}", violation.field, violation.problem)).collect();
-        if violations.left_out > 0 {
-            told.push(format!("and {} more", violations.left_out));
-        }
-        // The first name that says more than that a field is wrong.
-        let telling = kept.iter().map(|violation| violation.reason).find(|reason| *reason != reason::INVALID_FIELD);
-        let reason = telling.unwrap_or(reason::INVALID_FIELD);
-        Self { violations: kept, ..Self::new(Code::InvalidArgument, reason, told.join("; ")) }
-    }
-}
-
 /// Rewrites what tonic answers by itself, before any code of ours runs: see [`Failure::transport`].
 pub(super) fn in_our_words<B: Default>(response: http::Response<B>) -> http::Response<B> {
     // Only a response that ends with its head has a status there, and only ours have details.
@@ -470,17 +414,10 @@ pub(super) fn in_our_words<B: Default>(response: http::Response<B>) -> http::Res
     }
 }
 
-/// Shortens to at most `max` bytes, at a character's boundary.
-pub(super) fn cut(text: &mut String, max: usize) {
-    if text.len() > max {
-        let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-        text.truncate(end);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::STATUS_VIOLATIONS_MAX;
 
     #[test]
     fn statuses_stay_small_whatever_a_caller_sends() {

@@ -1,10 +1,10 @@
 //! Receivers that send without an end, and the others on their loop: with hyper-util's client, whose connections are ours.
 
 use futures::future::join_all;
-use rustls::{ServerConfig, ServerConnection, crypto};
+use rcgen::{CertifiedKey, KeyPair};
 
 use super::{
-    phases::{self_signed, trusting},
+    tls_receiver::{self_signed, tls_receiver, trusting},
     *,
 };
 
@@ -45,27 +45,13 @@ impl Flood {
     }
 }
 
-/// A receiver that does this over TLS.
-fn tls_receiver(flood: Flood, certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> SocketAddr {
-    let key = certificate.signing_key.serialize_der().try_into().unwrap();
-    let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let config = Arc::new(builder.with_single_cert(vec![certificate.cert.der().clone()], key).unwrap());
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for connection in listener.incoming() {
-            let (mut connection, config) = (connection.unwrap(), config.clone());
-            thread::spawn(move || {
-                let mut session = ServerConnection::new(config).unwrap();
-                let mut stream = rustls::Stream::new(&mut session, &mut connection);
-                if read_request(&mut stream).is_some() {
-                    flood.write(&mut stream);
-                }
-            });
+/// One that does it over TLS.
+fn flooding_over_tls(flood: Flood, certificate: &CertifiedKey<KeyPair>) -> SocketAddr {
+    tls_receiver(certificate, Duration::ZERO, move |stream| {
+        if read_request(stream).is_some() {
+            flood.write(stream);
         }
-    });
-    address
+    })
 }
 
 fn patient() -> Config {
@@ -92,7 +78,7 @@ async fn a_flood_over_tls_is_cut_as_well() {
     let dns = dns_server(&[[127, 0, 0, 1]]);
     for &flood in FLOODS {
         let attempts = attempts_trusting(&trusting(&certificate), &patient(), &dns);
-        let url = format!("https://receiver.test:{}/", tls_receiver(flood, &certificate).port());
+        let url = format!("https://receiver.test:{}/", flooding_over_tls(flood, &certificate).port());
         check_cut(&attempts.perform(job(&url, b"{}")).await.result.unwrap(), flood);
     }
 }

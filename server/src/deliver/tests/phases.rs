@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
-use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
-use rustls::{RootCertStore, ServerConfig, ServerConnection, crypto};
+use rcgen::{CertifiedKey, KeyPair};
 use tokio::net::TcpSocket;
 
-use super::*;
+use super::{
+    tls_receiver::{self_signed, tls_receiver, trusting},
+    *,
+};
 use crate::model::exchange::Timings;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nserver: test\r\ncontent-length: 2\r\n\r\nok";
@@ -15,41 +17,14 @@ const DNS_DELAY: Duration = Duration::from_millis(150);
 const HANDSHAKE_DELAY: Duration = Duration::from_millis(250);
 const ANSWER_DELAY: Duration = Duration::from_millis(350);
 
-/// For `receiver.test`.
-pub(super) fn self_signed() -> CertifiedKey<KeyPair> {
-    generate_simple_self_signed(["receiver.test".to_owned()]).unwrap()
-}
-
-/// Trusts this certificate and no other.
-pub(super) fn trusting(certificate: &CertifiedKey<KeyPair>) -> Tls {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.cert.der().clone()).unwrap();
-    Tls::only(roots)
-}
-
 /// A receiver with this certificate that is slow to shake hands and slow to answer.
 fn slow_tls_receiver(certificate: &CertifiedKey<KeyPair>) -> SocketAddr {
-    let key = certificate.signing_key.serialize_der().try_into().unwrap();
-    let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let config = Arc::new(builder.with_single_cert(vec![certificate.cert.der().clone()], key).unwrap());
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for connection in listener.incoming() {
-            let (mut connection, config) = (connection.unwrap(), config.clone());
-            thread::spawn(move || {
-                thread::sleep(HANDSHAKE_DELAY);
-                let mut session = ServerConnection::new(config).unwrap();
-                let mut stream = rustls::Stream::new(&mut session, &mut connection);
-                while read_request(&mut stream).is_some() {
-                    thread::sleep(ANSWER_DELAY);
-                    stream.write_all(OK.as_bytes()).unwrap();
-                }
-            });
+    tls_receiver(certificate, HANDSHAKE_DELAY, |stream| {
+        while read_request(stream).is_some() {
+            thread::sleep(ANSWER_DELAY);
+            stream.write_all(OK.as_bytes()).unwrap();
         }
-    });
-    address
+    })
 }
 
 /// Which parts there are: of `dns`, `connect`, `tls` and `first_byte`.
