@@ -248,9 +248,8 @@ impl FeedFilter {
                     && (self.webhooks.is_empty() || self.webhooks.contains(&event.webhook));
             }
         };
-        // Webhooks first: they tell most apart, and nothing behind a pointer is looked at.
-        (self.webhooks.is_empty() || self.webhooks.contains(webhook))
-            && self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+        self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+            && (self.webhooks.is_empty() || self.webhooks.contains(webhook))
             && (self.event_types.is_empty() || event_type.is_none_or(|name| self.event_types.contains(name)))
             && (self.states.is_empty() || self.states.contains(&state))
     }

@@ -21,12 +21,6 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// How long a watcher that keeps up leaves a busy log alone: what comes meanwhile arrives in one batch. A hundred watchers that
-/// each look at every commit take a sixth of what two processors can deliver.
-const PACE: Duration = Duration::from_millis(20);
-/// A log is busy that has grown by so many entries since the last look.
-const BUSY_ENTRIES: u64 = 16;
-
 /// What the stage needs to be told.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -118,7 +112,6 @@ impl Watch {
             position: Position(0),
             at_hand: None,
             said: None,
-            rests_until: None,
             place: None,
         };
         follower.position = match &start {
@@ -159,8 +152,6 @@ struct Follower {
     at_hand: Option<FeedPage>,
     /// When the last batch went out.
     said: Option<Instant>,
-    /// Before that it does not look at the log.
-    rests_until: Option<Instant>,
     /// What others are told of it, once it is open.
     place: Option<StreamPlace>,
 }
@@ -172,7 +163,7 @@ impl Follower {
         loop {
             let page = match self.at_hand.take() {
                 Some(page) => page,
-                None => self.look().await.map_err(|error| self.explain(error))?,
+                None => self.read().await.map_err(|error| self.explain(error))?,
             };
             let moved = page.position > self.position;
             self.position = page.position;
@@ -193,18 +184,6 @@ impl Follower {
                 () = sleep_until(quiet_until) => return Ok(self.say(Vec::new())),
             }
         }
-    }
-
-    /// Reads on, not too soon after the last time.
-    async fn look(&mut self) -> Result<FeedPage, FeedError> {
-        if let Some(rested) = self.rests_until.take() {
-            sleep_until(rested).await;
-        }
-        let page = self.read().await?;
-        let is_busy = page.position.0 - self.position.0 >= BUSY_ENTRIES;
-        let keeps_up = page.position >= *self.head.borrow();
-        self.rests_until = (is_busy && keeps_up).then(|| Instant::now() + PACE);
-        Ok(page)
     }
 
     async fn read(&mut self) -> Result<FeedPage, FeedError> {

@@ -91,38 +91,6 @@ async fn what_the_filter_leaves_out_moves_the_cursor_with_the_next_heartbeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_log_is_looked_at_now_and_then_and_a_quiet_one_at_once() {
-    let store = FakeStore::new();
-    let mut stream = open(&store, FeedFilter::default(), Start::Now).await.unwrap();
-    next(&mut stream).await;
-    let mut waited = Vec::new();
-    for (count, batches) in [(BUSY_ENTRIES - 1, 2), (BUSY_ENTRIES, 2), (1, 2)] {
-        for _ in 0..batches {
-            let before = Instant::now();
-            store.log(entries("a", 0..count));
-            assert_eq!(next(&mut stream).await.entries, entries("a", 0..count));
-            waited.push(before.elapsed());
-        }
-    }
-    let none = Duration::ZERO;
-    assert_eq!(waited, [none, none, none, PACE, PACE, none], "only after a look that found much");
-
-    // What comes while it rests comes together, and who lags behind does not rest.
-    store.log(entries("a", 0..BUSY_ENTRIES));
-    next(&mut stream).await;
-    for number in 0..3 {
-        store.log(entries("a", number..number + 1));
-    }
-    assert_eq!(next(&mut stream).await.entries, entries("a", 0..3));
-    store.log(entries("a", 0..10 * WATCH_UPDATES_MAX as u64));
-    let before = Instant::now();
-    for _ in 0..10 {
-        assert_eq!(next(&mut stream).await.entries.len(), WATCH_UPDATES_MAX);
-    }
-    assert_eq!(before.elapsed(), none);
-}
-
-#[tokio::test(start_paused = true)]
 async fn batches_are_bounded_and_a_cursor_resumes_exactly() {
     let store = FakeStore::new();
     let all = entries("a", 0..2 * WATCH_UPDATES_MAX as u64 + 1);
