@@ -172,6 +172,8 @@ pub mod error_info {
     pub const QUOTA_BYTES_PER_DAY: &str = "QUOTA_BYTES_PER_DAY";
     /// As many tenants have a quota of their own as may.
     pub const TOO_MANY_QUOTAS: &str = "TOO_MANY_QUOTAS";
+    /// The caller makes calls that go to the audit log faster than they may be written; metadata `limit` (a second) and `burst`.
+    pub const TOO_MANY_CALLS: &str = "TOO_MANY_CALLS";
     /// As many test events are on their way as may be.
     pub const TOO_MANY_TRIALS: &str = "TOO_MANY_TRIALS";
     /// As many deliveries are pending as may be.

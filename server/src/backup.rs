@@ -11,6 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Builder;
+use tonic::Code;
 
 use crate::{
     cli::{code, open_code},
@@ -18,10 +19,12 @@ use crate::{
     config::Config,
     control::{self, Reply, Request},
     flow::News,
+    model::audit::{AuditEnd, AuditEntry, OK, Principal},
     store::{
-        Store as _,
+        AuditStep, Store as _, StoreError,
         redb::{
-            self, BackedUp, BackupError, BackupPlan, CheckError, Checked, NoBackup, OpenError, RestoreError, Restored,
+            self, BackedUp, BackupError, BackupPlan, BackupProgress, CheckError, Checked, NoBackup, OpenError,
+            RedbStore, RestoreError, Restored,
         },
     },
 };
@@ -55,6 +58,43 @@ pub fn code_of(error: &BackupError) -> u8 {
         BackupError::Key(_) => code::CONFIG,
         BackupError::Store(_) => code::SOFTWARE,
     }
+}
+
+/// What the audit log calls making a backup.
+const METHOD: &str = "postriderd backup";
+
+/// Makes a backup between two entries of the audit log, the first of which is in the backup; says as well why they are not there, if
+/// they cannot be written. That prevents nothing: whoever asks could copy the files, and a full disk is when a copy is needed most.
+pub async fn on_record(
+    engine: &RedbStore,
+    clock: Clock,
+    plan: BackupPlan,
+    progress: Arc<BackupProgress>,
+) -> (Result<BackedUp, BackupError>, Result<(), StoreError>) {
+    let entry = AuditEntry::new(METHOD, Principal::Offline, clock.now());
+    let begun = engine.audit(AuditStep::Begin(entry.into())).await;
+    let made = engine.back_up(plan, progress).await;
+    let code = made.as_ref().map_or_else(audited_code, |_| OK);
+    let recorded = match begun {
+        Ok(no) => engine.audit(AuditStep::End(no, AuditEnd::new(code, clock.now()).into())).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    (made, recorded)
+}
+
+/// What the audit log says of a backup that was not made: what a call of a daemon would be answered.
+fn audited_code(error: &BackupError) -> i32 {
+    let code = match error {
+        BackupError::Busy => Code::Aborted,
+        BackupError::Cancelled => Code::Cancelled,
+        BackupError::Occupied(_) => Code::AlreadyExists,
+        BackupError::Inside(_) => Code::InvalidArgument,
+        BackupError::NoRoom { .. } => Code::ResourceExhausted,
+        BackupError::Copying { .. } | BackupError::Writing { .. } => Code::Internal,
+        BackupError::Key(_) => Code::FailedPrecondition,
+        BackupError::Store(_) => Code::Unavailable,
+    };
+    code.into()
 }
 
 /// Makes a backup: through the daemon that has the data directory, or without one. Returns what is to be said. Blocks.
@@ -102,7 +142,8 @@ fn back_up_offline(config: Config, plan: BackupPlan) -> Result<String, Failed> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(code::SOFTWARE, error))?;
     runtime.block_on(async {
-        let store = redb::open(&data, store, Arc::new(News::default()), Clock::start()).map_err(|error| {
+        let clock = Clock::start();
+        let store = redb::open(&data, store, Arc::new(News::default()), clock).map_err(|error| {
             let hint = match &error {
                 OpenError::InUse(_) => ": a daemon has it and does not listen at its control socket yet, or any more",
                 OpenError::NewerSchema { .. }
@@ -113,15 +154,15 @@ fn back_up_offline(config: Config, plan: BackupPlan) -> Result<String, Failed> {
             };
             Failed::new(open_code(&error), format!("{error}{hint}"))
         })?;
-        let made = store.back_up(plan, Arc::default()).await;
+        let (made, recorded) = on_record(&store, clock, plan, Arc::default()).await;
         store.close().await.map_err(|error| Failed::new(code::SOFTWARE, error))?;
         let made = made.map_err(|error| Failed::new(code_of(&error), &error))?;
-        Ok(said(&dir, &made))
+        Ok(said(&dir, &made, &recorded))
     })
 }
 
-/// What is said about a backup that was made.
-pub fn said(dir: &str, made: &BackedUp) -> String {
+/// What is said about a backup that was made, and perhaps written to the audit log.
+pub fn said(dir: &str, made: &BackedUp, recorded: &Result<(), StoreError>) -> String {
     let BackedUp { files, bytes, took, read_hot, hot_grew, missing_key } = made;
     let mut said = format!(
         "Backed up to {dir}: {files} files, {}, in {}.\nhot.redb was read for {} and grew by {} meanwhile.\n",
@@ -133,6 +174,9 @@ pub fn said(dir: &str, made: &BackedUp) -> String {
     if let Some(place) = missing_key {
         writeln!(said, "The master key is not in the backup: keep a copy of {place} apart from it.")
             .expect("a text grows");
+    }
+    if let Err(error) = recorded {
+        writeln!(said, "It is not, or not all of it, in the audit log: {error}.").expect("a text grows");
     }
     said
 }
@@ -153,7 +197,7 @@ pub fn restore(config: &Config, from: &Path) -> Result<String, Failed> {
 }
 
 fn said_of_restored(restored: &Restored, data: &Path) -> String {
-    let Restored { begin_time, files, bytes, missing_key } = restored;
+    let Restored { begin_time, files, bytes, missing_key, is_on_record } = restored;
     let mut said = format!(
         "Restored {files} files, {}, to {}: what was acknowledged until {begin_time}.\nDeliveries made since will be made again.\n",
         size(*bytes),
@@ -168,6 +212,11 @@ fn said_of_restored(restored: &Restored, data: &Path) -> String {
             file.display()
         )
         .expect("a text grows");
+    }
+    if !is_on_record {
+        said.push_str(
+            "It is of another version of Postrider, so that its audit log does not say that it was restored.\n",
+        );
     }
     said
 }

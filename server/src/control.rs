@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    backup::{Failed, code_of},
+    backup::{Failed, code_of, on_record, said},
+    clock::Clock,
     store::redb::{BackupPlan, BackupProgress, RedbStore},
 };
 
@@ -86,11 +87,12 @@ pub struct Control {
     listener: UnixListener,
     path: PathBuf,
     engine: Arc<RedbStore>,
+    clock: Clock,
 }
 
 impl Control {
     /// Makes the socket of a data directory that this process has locked: one that is there is a dead daemon's.
-    pub fn open(data: &Path, engine: Arc<RedbStore>) -> io::Result<Self> {
+    pub fn open(data: &Path, engine: Arc<RedbStore>, clock: Clock) -> io::Result<Self> {
         let path = socket(data);
         match fs::symlink_metadata(&path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(&path)?,
@@ -98,7 +100,7 @@ impl Control {
         }
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, engine })
+        Ok(Self { listener, path, engine, clock })
     }
 
     /// Serves until it is to stop; gives up then what is under way.
@@ -108,7 +110,7 @@ impl Control {
             tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = self.listener.accept(), if calls.len() < CALLS_MAX => match accepted {
-                    Ok((stream, _)) => calls.push(call(stream, &self.engine)),
+                    Ok((stream, _)) => calls.push(call(stream, &self.engine, self.clock)),
                     Err(error) => {
                         warn!(%error, "a connection to the control socket could not be taken");
                         sleep(ACCEPT_PAUSE).await;
@@ -125,7 +127,7 @@ impl Control {
 }
 
 /// One connection. Ended early, by either side, what it asked for is given up.
-async fn call(stream: UnixStream, engine: &RedbStore) {
+async fn call(stream: UnixStream, engine: &RedbStore, clock: Clock) {
     if !stream.peer_cred().is_ok_and(|peer| may_ask(peer.uid(), rustix::process::geteuid().as_raw())) {
         warn!("somebody else's process was refused at the control socket");
         return;
@@ -139,7 +141,8 @@ async fn call(stream: UnixStream, engine: &RedbStore) {
     let mut caller = Caller { reader: reader.into_inner().into_inner(), writer };
     let reply = match serde_json::from_str(&line) {
         Ok(Request::Backup { dir, master_key }) => {
-            let Some(reply) = back_up(&mut caller, engine, BackupPlan { dir, master_key }).await else { return };
+            let plan = BackupPlan { dir, master_key };
+            let Some(reply) = back_up(&mut caller, engine, clock, plan).await else { return };
             reply
         }
         Err(error) => Reply::Failed(Failed::usage(format!("the daemon does not understand the request: {error}"))),
@@ -153,21 +156,24 @@ fn may_ask(peer: u32, daemon: u32) -> bool {
 }
 
 /// Makes a backup; `None`: the caller has gone, and so has the backup.
-async fn back_up(caller: &mut Caller, engine: &RedbStore, plan: BackupPlan) -> Option<Reply> {
+async fn back_up(caller: &mut Caller, engine: &RedbStore, clock: Clock, plan: BackupPlan) -> Option<Reply> {
     let dir = plan.dir.display().to_string();
     if !plan.dir.is_absolute() {
         return Some(Reply::Failed(Failed::usage(format!("{dir} is not a path from the root on"))));
     }
     info!(backup.directory = dir, backup.master_key = plan.master_key, "making a backup on request");
     let progress = Arc::new(BackupProgress::default());
-    let mut made = std::pin::pin!(engine.back_up(plan, progress.clone()));
+    let mut made = std::pin::pin!(on_record(engine, clock, plan, progress.clone()));
     let mut ticks = interval(TOLD_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            made = &mut made => return Some(match made {
+            (made, recorded) = &mut made => return Some(match made {
                 Ok(backed_up) => {
-                    let said = crate::backup::said(&dir, &backed_up);
+                    if let Err(error) = &recorded {
+                        warn!(%error, backup.directory = dir, "a backup could not be written to the audit log");
+                    }
+                    let said = said(&dir, &backed_up, &recorded);
                     info!(backup.directory = dir, backup.bytes = backed_up.bytes, hot.grew_bytes = backed_up.hot_grew, "made a backup");
                     Reply::Done(said)
                 }

@@ -151,7 +151,7 @@ impl Daemon {
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
         tasks.spawn("replay", replays.run(work.clone()));
-        match Control::open(&config.data, engine.clone()) {
+        match Control::open(&config.data, engine.clone(), clock) {
             Ok(control) => tasks.spawn("control", control.run(work.clone())),
             Err(error) => warn!(%error, "no backup can be made while the daemon runs: there is no control socket"),
         }

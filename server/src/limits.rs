@@ -249,12 +249,24 @@ pub const DELIVER_TLS_CLIENTS_MAX: usize = 128;
 pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;
 /// So many attempts of one delivery, the last ones, are found again.
 pub const DELIVERY_ATTEMPTS_LISTED_MAX: usize = 1_000;
-/// Most entries of the audit log; of more the oldest go.
+/// Most entries of the audit log; of more the oldest of those who have the most go.
 pub const AUDIT_ENTRIES_MAX: u64 = 100_000;
+/// When there are more, one of so many goes as well.
+pub const AUDIT_SURPLUS: u64 = 100;
 /// Most fields that an entry of it names.
 pub const AUDIT_FIELDS_MAX: usize = 64;
+/// Calls a second that one who acts for some tenants may have written to it, all the time.
+pub const AUDIT_CALLS_PER_SECOND: f64 = 20.0;
+/// The same at once, after a rest.
+pub const AUDIT_CALLS_BURST: u32 = 1_000;
+/// Calls a second of one who acts for all tenants.
+pub const AUDIT_OPERATOR_CALLS_PER_SECOND: f64 = 200.0;
+/// The same at once, after a rest.
+pub const AUDIT_OPERATOR_CALLS_BURST: u32 = 10_000;
 /// Most refused calls in each [`AUDIT_REFUSALS_SPAN`] that have an entry of their own: of callers who are known, and of others.
 pub const AUDIT_REFUSALS_MAX: u32 = 60;
+/// The same of one caller who is known.
+pub const AUDIT_REFUSALS_OF_ONE_MAX: u32 = 20;
 /// See [`AUDIT_REFUSALS_MAX`].
 pub const AUDIT_REFUSALS_SPAN: Duration = Duration::from_mins(1);
 /// Longest principal that a list of entries looks for.

@@ -1,8 +1,11 @@
 //! The audit log: what is answered is there, also after the process has ended, until it is too old or erased.
 
+use std::collections::BTreeSet;
+
 use postrider_server::{
     model::{
         audit::{About, AuditEnd, AuditEntry, AuditNo, AuditQuery, Principal},
+        credentials::ApiKeyId,
         ids::Tenant,
     },
     store::{AuditStep, Erase, Erased},
@@ -98,6 +101,37 @@ pub(crate) async fn the_oldest_entries_go<E: Engine>() {
     assert!(kept(&fixture).await.is_empty());
     fixture.reopen::<E>().await;
     assert!(begin(&fixture, &call("s/m", "", 9)).await > numbers[7]);
+}
+
+/// Whoever writes very much pushes out nothing but what they wrote themselves.
+pub(crate) async fn nobody_is_pushed_out_by_others<E: Engine>() {
+    let mut fixture = Fixture::with::<E>(Limits { audit_entries_max: 12, ..Limits::default() });
+    let by = |principal: Principal, seconds| AuditEntry { principal, ..call("s/m", "acme", seconds) };
+    let key = |n| Principal::Key { id: ApiKeyId::from_bytes([n; 12]), name: "ci".into() };
+    let claims = |n| Principal::Unauthenticated(Some(ApiKeyId::from_bytes([n; 12])));
+    let (mut others, mut flooder, mut strangers) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..3 {
+        others.push(begin(&fixture, &by(key(1), n)).await);
+        others.push(begin(&fixture, &by(Principal::Certificate("a.example".into()), n)).await);
+    }
+    let kept = async |fixture: &Fixture| -> BTreeSet<AuditNo> {
+        list(fixture, &AuditQuery::default()).await.into_iter().map(|(no, _)| no).collect()
+    };
+    for round in 0..4 {
+        for n in 0..50 {
+            flooder.push(begin(&fixture, &by(key(9), 10 + n)).await);
+            if round == 3 {
+                strangers.push(begin(&fixture, &by(claims(u8::try_from(n).expect("small")), 10 + n)).await);
+            }
+        }
+        fixture.upkeep(at(100)).await;
+        let most = if round == 3 { 3 } else { 6 };
+        let newest = |all: &[AuditNo]| all.iter().rev().take(most).copied().collect::<Vec<_>>();
+        let expected: BTreeSet<AuditNo> =
+            others.iter().copied().chain(newest(&flooder)).chain(newest(&strangers)).collect();
+        assert_eq!(kept(&fixture).await, expected, "{round}");
+        fixture.reopen::<E>().await;
+    }
 }
 
 pub(crate) async fn an_erased_tenant_is_not_named<E: Engine>() {

@@ -131,6 +131,7 @@ macro_rules! suite {
             entries_are_kept_with_what_calls_led_to,
             entries_are_found_newest_first_page_by_page,
             the_oldest_entries_go,
+            nobody_is_pushed_out_by_others,
             an_erased_tenant_is_not_named,
         },
         history::{

@@ -27,30 +27,30 @@ use crate::{BINARY, setup};
 /// Larger than a new store, and soon reached.
 const FILE_BYTES_MAX: u64 = 6 << 20;
 /// Nobody listens there, and nothing is sent.
-const NOWHERE: &str = "http://127.0.0.1:65535/private-path";
+pub(crate) const NOWHERE: &str = "http://127.0.0.1:65535/private-path";
 
-fn all() -> ListAuditEntriesRequest {
+pub(crate) fn all() -> ListAuditEntriesRequest {
     ListAuditEntriesRequest { tenant: "-".into(), page_size: 1000, ..ListAuditEntriesRequest::default() }
 }
 
-fn of_method(method: &str) -> ListAuditEntriesRequest {
+pub(crate) fn of_method(method: &str) -> ListAuditEntriesRequest {
     ListAuditEntriesRequest { method: method.into(), ..all() }
 }
 
 /// `postriderd keys …` on the data directory; what it wrote to standard output.
-fn keys(data: &Path, line: &str) -> String {
+pub(crate) fn keys(data: &Path, line: &str) -> String {
     let output = Command::new(BINARY).arg("keys").args(line.split(' ')).arg("--data").arg(data).env_clear().output();
     let output = output.expect("the daemon's program starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("it is text").trim_end().to_owned()
 }
 
-async fn keyed(daemon: &Daemon, key: &str) -> Client {
+pub(crate) async fn keyed(daemon: &Daemon, key: &str) -> Client {
     Client::keyed(daemon.channel().await, key)
 }
 
 /// Method, its last part; who, by kind; and the code, -1 for one that is not known.
-fn brief(entry: &AuditEntry) -> (&str, PrincipalKind, i32) {
+pub(crate) fn brief(entry: &AuditEntry) -> (&str, PrincipalKind, i32) {
     let method = entry.method.rsplit('/').next().expect("there is a last part");
     let kind = entry.principal.as_ref().map_or(PrincipalKind::Unspecified, postrider_proto::v1::Principal::kind);
     (method, kind, entry.code.unwrap_or(-1))

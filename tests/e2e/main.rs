@@ -3,6 +3,7 @@
 
 mod attempts;
 mod audit;
+mod audit_bounds;
 mod backup;
 mod bad_input;
 mod bench;

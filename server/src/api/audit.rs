@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    auth::Caller,
     convert::audit,
     page::{self, Scope},
     refuse_if,
@@ -32,10 +33,12 @@ impl v1::audit_service_server::AuditService for AuditService {
         request: Request<v1::ListAuditEntriesRequest>,
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
         refuse_if(&self.stop)?;
+        // The others see no outsiders.
+        let is_limited = !Caller::of(request.extensions()).is_for_all();
         let request = request.into_inner();
         let sealer = self.store.sealer();
         let mut violations = Violations::default();
-        let query = audit::query(&mut violations, &request);
+        let query = audit::query(&mut violations, &request, is_limited);
         let size = page::size(&mut violations, request.page_size, PAGE_SIZE_DEFAULT);
         let scope = list_scope(&request);
         let before = scope.counted_after(&mut violations, sealer, &request.page_token).map(AuditNo);
@@ -45,7 +48,7 @@ impl v1::audit_service_server::AuditService for AuditService {
         let (mut entries, mut next, mut bytes) = (Vec::new(), page.next, 0);
         let mut last = None;
         for (no, entry) in page.entries {
-            let reply = audit::reply(no, entry);
+            let reply = audit::reply(no, entry, &query);
             bytes += reply.encoded_len();
             if bytes > PAGE_BYTES && last.is_some() {
                 next = last;

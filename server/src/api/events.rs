@@ -23,7 +23,7 @@ use tonic::{
 use tonic_prost::ProstEncoder;
 
 use super::{
-    auth::Caller,
+    auth::{Audit, Publisher},
     convert,
     explain::explain,
     history::History,
@@ -40,6 +40,7 @@ pub(super) struct EventService {
     pub(super) store: Arc<dyn Store>,
     pub(super) history: History,
     pub(super) accept: Accept,
+    pub(super) audit: Arc<Audit>,
     pub(super) stop: CancellationToken,
 }
 
@@ -87,12 +88,12 @@ impl StreamingService<Incoming> for PublishEvents {
     type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Incoming>>) -> Self::Future {
-        let EventService { accept, stop, .. } = self.0.clone();
+        let EventService { accept, audit, stop, .. } = self.0.clone();
         if stop.is_cancelled() {
             return std::future::ready(Err(Failure::stopping().into()));
         }
-        let caller = Caller::of(request.extensions());
-        let replies = publish_all(request.into_inner(), accept, caller, stop);
+        let publisher = Publisher::of(request.extensions(), "/postrider.v1.EventService/PublishEvents", audit);
+        let replies = publish_all(request.into_inner(), accept, publisher, stop);
         std::future::ready(Ok(Response::new(replies.map(|reply| reply.map(Into::into)).boxed())))
     }
 }
@@ -104,14 +105,14 @@ impl UnaryService<Result<v1::PublishEventRequest, DecodeError>> for PublishEvent
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::PublishEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { accept, stop, .. } = self.0.clone();
+        let EventService { accept, audit, stop, .. } = self.0.clone();
         Box::pin(async move {
             if stop.is_cancelled() {
                 return Err(Failure::stopping().into());
             }
-            let caller = Caller::of(request.extensions());
+            let publisher = Publisher::of(request.extensions(), "/postrider.v1.EventService/PublishEvent", audit);
             let reply = match request.into_inner() {
-                Ok(request) => publish_one(&accept, &caller, request.event).await,
+                Ok(request) => publish_one(&accept, &publisher, request.event).await,
                 Err(problem) => Reply::unreadable(&accept, &problem),
             };
             Ok(Response::new(reply.into()))
@@ -159,7 +160,7 @@ impl UnaryService<Result<v1::ExplainEventRequest, DecodeError>> for ExplainEvent
     type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<Result<v1::ExplainEventRequest, DecodeError>>) -> Self::Future {
-        let EventService { accept, store, history, stop } = self.0.clone();
+        let EventService { accept, store, history, stop, .. } = self.0.clone();
         Box::pin(async move {
             refuse_if(&stop)?;
             let request = request.into_inner().map_err(Failure::unreadable)?;

@@ -123,7 +123,7 @@ pub struct Api {
     /// What the health service says.
     pub health: Health,
     /// Writes the audit log; to be run, so that nothing is left untold.
-    pub audit: Audit,
+    pub audit: Arc<Audit>,
 }
 
 impl Config {
@@ -136,14 +136,15 @@ impl Config {
         let webhooks = WebhookService { store: kept, gates, clock, rules, names, trial, asker, stop: stops };
         let event_types = EventTypeService { store: store.clone(), clock, stop: stop.clone() };
         let history = History { store: store.clone(), clock, retention: self.retention };
-        let events = EventService { store: store.clone(), history: history.clone(), accept, stop: stop.clone() };
+        let audit = Arc::new(Audit::new(store.clone(), clock, audited));
+        let (past, audited) = (history.clone(), audit.clone());
+        let events = EventService { store: store.clone(), history: past, accept, audit: audited, stop: stop.clone() };
         let tenants = TenantService { store: store.clone(), clock, stop: stop.clone() };
         let keys = KeyService { store: store.clone(), clock, stop: stop.clone() };
         let clocks = ClockService { store: store.clone(), clock, stop: stop.clone() };
         let quotas = QuotaService { store: store.clone(), clock, stop: stop.clone() };
         let required = self.require_auth || !self.grants.is_empty();
         let grants = self.grants.into_iter().map(Arc::new).collect();
-        let audit = Audit::new(store.clone(), clock, audited);
         let gate = Gate { store: store.clone(), clock, grants, required, audit: audit.clone() };
         let entries = AuditService { store: store.clone(), stop: stop.clone() };
         let replays = ReplayService {

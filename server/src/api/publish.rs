@@ -24,7 +24,7 @@ use tonic::Status;
 use tonic_types::pb;
 
 use super::{
-    auth::Caller,
+    auth::{Publisher, Trespass},
     convert::{event, small},
     status::Failure,
 };
@@ -63,25 +63,33 @@ struct Entry {
     /// What the caller called it.
     own_id: String,
     event: Result<Event, Failure>,
+    /// It is somebody else's.
+    trespass: Option<Trespass>,
 }
 
 impl Entry {
-    fn new(event: Option<v1::Event>, accept: &Accept, caller: &Caller) -> Self {
+    fn new(event: Option<v1::Event>, accept: &Accept, publisher: &Publisher) -> Self {
         let mut own_id = event.as_ref().map_or_else(String::new, |event| event.id.clone());
         if own_id.len() > ID_BYTES_MAX {
             // Not an id, and perhaps as large as a message may be.
             own_id.clear();
         }
         // Before anything else of it is looked at: what is wrong with an event may tell about its tenant.
-        let allowed = event.as_ref().map_or(Ok(()), |event| caller.check_tenant(&event.tenant));
-        let event = allowed.and_then(|()| event::event(event, accept.catalog(), || accept.schedules_until()));
-        Self { own_id, event }
+        let tenant = event.as_ref().map(|event| event.tenant.as_str());
+        if let Some(tenant) = tenant
+            && let Err(failure) = publisher.check_tenant(tenant)
+        {
+            let trespass = Some(Trespass::on(tenant, &failure));
+            return Self { own_id, event: Err(failure), trespass };
+        }
+        let event = event::event(event, accept.catalog(), || accept.schedules_until());
+        Self { own_id, event, trespass: None }
     }
 
-    fn read(message: Incoming, accept: &Accept, caller: &Caller) -> Self {
+    fn read(message: Incoming, accept: &Accept, publisher: &Publisher) -> Self {
         match message {
-            Ok(request) => Self::new(request.event, accept, caller),
-            Err(problem) => Self { own_id: String::new(), event: Err(Failure::unreadable(problem)) },
+            Ok(request) => Self::new(request.event, accept, publisher),
+            Err(problem) => Self { own_id: String::new(), event: Err(Failure::unreadable(problem)), trespass: None },
         }
     }
 
@@ -102,6 +110,8 @@ impl Entry {
 struct Group {
     slots: Vec<Slot>,
     events: Vec<Event>,
+    /// To be put on record before it is answered.
+    trespasses: Vec<Trespass>,
     weight_bytes: usize,
 }
 
@@ -122,6 +132,7 @@ impl Group {
 
     fn push(&mut self, entry: Entry) {
         self.weight_bytes += entry.weight_bytes();
+        self.trespasses.extend(entry.trespass);
         self.slots.push(match entry.event {
             Ok(event) => {
                 let (id, tenant) = (event.id.clone(), event.tenant.clone());
@@ -153,11 +164,12 @@ fn replies_of(slots: Vec<Slot>, answers: Vec<Result<Accepted, Rejected>>) -> Vec
 }
 
 /// Publishes one event of a caller's.
-pub(super) async fn publish_one(accept: &Accept, caller: &Caller, event: Option<v1::Event>) -> Reply {
+pub(super) async fn publish_one(accept: &Accept, publisher: &Publisher, event: Option<v1::Event>) -> Reply {
     let mut group = Group::default();
-    let entry = Entry::new(event, accept, caller);
+    let entry = Entry::new(event, accept, publisher);
     entry.count(accept);
     group.push(entry);
+    publisher.refused(group.trespasses).await;
     let answers = accept.publish(group.events).await;
     replies_of(group.slots, answers).pop().expect("one event, one reply")
 }
@@ -166,13 +178,13 @@ pub(super) async fn publish_one(accept: &Accept, caller: &Caller, event: Option<
 pub(super) fn publish_all(
     requests: impl Stream<Item = Result<Incoming, Status>> + Send + Unpin + 'static,
     accept: Accept,
-    caller: Caller,
+    publisher: Publisher,
     stop: CancellationToken,
 ) -> impl Stream<Item = Result<Reply, Status>> + Send + 'static {
     let publishing = Publishing {
         requests,
         accept,
-        caller,
+        publisher,
         stop,
         carried: None,
         submitting: None,
@@ -190,7 +202,7 @@ pub(super) fn publish_all(
 struct Publishing<R> {
     requests: R,
     accept: Accept,
-    caller: Caller,
+    publisher: Publisher,
     stop: CancellationToken,
     /// Read, but too large for the group before.
     carried: Option<Entry>,
@@ -262,13 +274,22 @@ impl<R: Stream<Item = Result<Incoming, Status>> + Unpin> Publishing<R> {
         }
         self.in_flight_events += group.slots.len();
         let accept = self.accept.clone();
-        self.submitting = Some(async move { (group.slots, accept.submit(group.events).await) }.boxed());
+        self.submitting = Some(if group.trespasses.is_empty() {
+            async move { (group.slots, accept.submit(group.events).await) }.boxed()
+        } else {
+            let publisher = self.publisher.clone();
+            async move {
+                publisher.refused(group.trespasses).await;
+                (group.slots, accept.submit(group.events).await)
+            }
+            .boxed()
+        });
     }
 
     /// The event of a message; without one, nothing more is read.
     fn take(&mut self, message: Option<Result<Incoming, Status>>) -> Option<Entry> {
         match message {
-            Some(Ok(message)) => return Some(Entry::read(message, &self.accept, &self.caller)),
+            Some(Ok(message)) => return Some(Entry::read(message, &self.accept, &self.publisher)),
             Some(Err(status)) => self.end = Some(Err(Failure::transport(&status))),
             None => self.end = Some(Ok(())),
         }

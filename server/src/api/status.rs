@@ -45,6 +45,11 @@ impl Failure {
         Self { code, reason, message: message.into(), facts, violations, retry_after: None }
     }
 
+    /// How the call ends.
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
     /// What callers tell it by.
     pub(super) fn reason(&self) -> &'static str {
         self.reason

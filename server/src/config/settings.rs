@@ -368,7 +368,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "audit-retention",
         kind: Kind::One("DURATION"),
         default: "90d",
-        help: "How long it is kept who did what, of the last 100000 calls (1h to 3650d)",
+        help: "How long it is kept who did what, of at most 100000 calls (1h to 3650d)",
         group: KEEPING,
     },
     Setting {

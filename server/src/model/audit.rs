@@ -108,6 +108,8 @@ pub struct AuditEntry {
     pub ending: Option<Ending>,
     /// So many refused calls before this one have no entry.
     pub omitted: u64,
+    /// Who made it may not act for the tenant that it names: who that was is none of the tenant's business.
+    pub is_outsiders: bool,
 }
 
 impl AuditEntry {
@@ -124,6 +126,7 @@ impl AuditEntry {
             fields: Box::default(),
             ending: None,
             omitted: 0,
+            is_outsiders: false,
         }
     }
 
@@ -193,15 +196,22 @@ pub struct AuditQuery {
     pub until: Option<Timestamp>,
     /// Only those that are known not to have ended well.
     pub failed: bool,
+    /// Who asks may not see who outsiders were, nor find it out by asking for them.
+    pub is_limited: bool,
 }
 
 impl AuditQuery {
+    /// Whether who asks may see who made the call.
+    pub fn sees(&self, entry: &AuditEntry) -> bool {
+        !(self.is_limited && entry.is_outsiders)
+    }
+
     /// Whether an entry is one of those.
     pub fn wants(&self, entry: &AuditEntry) -> bool {
         let method = &*entry.method;
         let last = method.rsplit_once('/').map_or(method, |(_, last)| last);
         self.tenant.as_ref().is_none_or(|tenant| entry.is_of(tenant))
-            && (self.principal.is_empty() || entry.principal.is(&self.principal))
+            && (self.principal.is_empty() || self.sees(entry) && entry.principal.is(&self.principal))
             && (self.method.is_empty() || *self.method == *method || *self.method == *last)
             && self.from.is_none_or(|from| from <= entry.time)
             && self.until.is_none_or(|until| entry.time < until)
@@ -255,6 +265,19 @@ mod tests {
             let wanted = [&good, &bad, &entry()].map(|entry| query.wants(entry));
             assert_eq!(wanted, expected, "{query:?}");
         }
+    }
+
+    #[test]
+    fn outsiders_are_not_found_by_who_must_not_see_them() {
+        let theirs = AuditEntry { is_outsiders: true, ..entry() };
+        let of = |principal: &str, is_limited| AuditQuery {
+            principal: principal.into(),
+            is_limited,
+            ..AuditQuery::default()
+        };
+        let id = format!("key_{}", "ab".repeat(12));
+        assert!(of(&id, false).wants(&theirs) && of("", true).wants(&theirs) && of(&id, true).wants(&entry()));
+        assert!(!of(&id, true).wants(&theirs), "the filter does not tell");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod audit;
+pub mod audit_shares;
 pub mod breaker;
 pub mod catalogue;
 pub mod credentials;

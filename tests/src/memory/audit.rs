@@ -1,6 +1,6 @@
 //! The audit log of an image.
 
-use std::mem;
+use std::{collections::HashMap, mem};
 
 use postrider_server::{
     model::{
@@ -43,9 +43,20 @@ impl Image {
     pub(super) fn forget_audit(&mut self, now: Timestamp) {
         let (retention, most) = (self.limits.audit_retention, self.limits.audit_entries_max);
         while let Some(oldest) = self.audit.first_entry()
-            && (oldest.get().time + retention <= now || self.audit.len() as u64 > most)
+            && oldest.get().time + retention <= now
         {
             self.audit.pop_first();
+        }
+        while self.audit.len() as u64 > most {
+            // The oldest of whoever has the most; of several such, the oldest of all.
+            let mut counts = HashMap::new();
+            for entry in self.audit.values() {
+                *counts.entry(entry.principal.account()).or_insert(0) += 1;
+            }
+            let largest = counts.values().copied().max();
+            let oldest = self.audit.iter().find(|(_, entry)| Some(counts[&entry.principal.account()]) == largest);
+            let no = *oldest.expect("there is one").0;
+            self.audit.remove(&no);
         }
     }
 

@@ -100,6 +100,7 @@ fn who(principal: Option<&Principal>) -> String {
         Some(PrincipalKind::Unauthenticated) if id.is_empty() => "unauthenticated".into(),
         Some(PrincipalKind::Unauthenticated) => format!("unauthenticated (claims {id})"),
         Some(PrincipalKind::Offline) => "offline".into(),
+        Some(PrincipalKind::Withheld) => "(not this tenant's)".into(),
         Some(PrincipalKind::Unspecified) | None => String::new(),
     }
 }
@@ -126,6 +127,7 @@ mod tests {
         assert_eq!(by(PrincipalKind::Key, "key_1", "ci"), "ci (key_1)");
         assert_eq!(by(PrincipalKind::Certificate, "a.example", ""), "a.example");
         assert_eq!(by(PrincipalKind::Unauthenticated, "", ""), "unauthenticated");
+        assert_eq!(by(PrincipalKind::Withheld, "", ""), "(not this tenant's)");
         assert_eq!(by(PrincipalKind::Unauthenticated, "key_1", ""), "unauthenticated (claims key_1)");
         assert_eq!((by(PrincipalKind::Unspecified, "", ""), who(None)), (String::new(), String::new()));
         let entry = |code, omitted| AuditEntry { code, omitted, ..AuditEntry::default() };

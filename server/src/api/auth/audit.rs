@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Refused calls are nobody's right, so that they may not fill the log: so many have an entry, the others are counted. Callers who are
-//! known have a share of their own, so that strangers cannot make them invisible.
+//! known have a share of their own, so that strangers cannot make them invisible, and one of them has a part of it. Who is let in
+//! too often is refused: see [`super::pace`].
 
-use std::{mem, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
@@ -17,22 +18,26 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::{error, warn};
 
+use super::{caller::Caller, pace::Paces};
 use crate::{
     api::status::Failure,
     clock::Clock,
-    limits::{AUDIT_REFUSALS_MAX, AUDIT_REFUSALS_SPAN},
+    limits::{AUDIT_REFUSALS_MAX, AUDIT_REFUSALS_OF_ONE_MAX, AUDIT_REFUSALS_SPAN},
     metrics::AuditMetrics,
-    model::audit::{AuditEnd, AuditEntry, AuditNo, Ending, Principal},
+    model::{
+        audit::{AuditEnd, AuditEntry, AuditNo, Ending, Principal},
+        audit_shares::Account,
+    },
     store::{AuditStep, Store},
 };
 
-/// Writes the audit log. Cheap to clone.
-#[derive(Clone)]
+/// Writes the audit log.
 pub struct Audit {
     store: Arc<dyn Store>,
     clock: Clock,
     metrics: AuditMetrics,
-    refusals: Arc<Mutex<[Refusals; 2]>>,
+    refusals: Mutex<[Refusals; 2]>,
+    paces: Mutex<Paces>,
 }
 
 /// Whose refused calls share what they may write.
@@ -49,6 +54,14 @@ impl Share {
         if matches!(principal, Principal::Unauthenticated(_)) { Self::Strangers } else { Self::Known }
     }
 
+    /// How many of its calls one caller may have written: of strangers, nobody knows who is one.
+    fn of_one_max(self) -> u32 {
+        match self {
+            Self::Strangers => AUDIT_REFUSALS_MAX,
+            Self::Known => AUDIT_REFUSALS_OF_ONE_MAX,
+        }
+    }
+
     /// The code of what is only counted.
     fn code(self) -> Code {
         match self {
@@ -63,6 +76,8 @@ impl Share {
 struct Refusals {
     since: Option<Instant>,
     written: u32,
+    /// Of those, how many of whom.
+    by: HashMap<Account, u32>,
     omitted: u64,
 }
 
@@ -71,16 +86,18 @@ impl Refusals {
         self.since.is_none_or(|since| now.saturating_duration_since(since) >= AUDIT_REFUSALS_SPAN)
     }
 
-    /// Counts a refused call. If it gets an entry: how many before it have none.
-    fn count(&mut self, now: Instant) -> Option<u64> {
+    /// Counts a refused call of whom so many may be written. If it gets an entry: how many before it have none.
+    fn count(&mut self, account: Account, of_one_max: u32, now: Instant) -> Option<u64> {
         if self.is_over(now) {
             (self.since, self.written) = (Some(now), 0);
+            self.by.clear();
         }
-        if self.written == AUDIT_REFUSALS_MAX {
+        if self.written == AUDIT_REFUSALS_MAX || self.by.get(&account).is_some_and(|by| *by == of_one_max) {
             self.omitted += 1;
             return None;
         }
         self.written += 1;
+        *self.by.entry(account).or_default() += 1;
         Some(mem::take(&mut self.omitted))
     }
 
@@ -92,7 +109,12 @@ impl Refusals {
 
 impl Audit {
     pub(in crate::api) fn new(store: Arc<dyn Store>, clock: Clock, metrics: AuditMetrics) -> Self {
-        Self { store, clock, metrics, refusals: Arc::default() }
+        Self { store, clock, metrics, refusals: Mutex::default(), paces: Mutex::default() }
+    }
+
+    /// Fails if calls of this caller that are to be written come too fast. It counts if not.
+    pub(super) fn admit(&self, caller: &Caller) -> Result<(), Failure> {
+        self.paces.lock().take(caller, self.clock.now())
     }
 
     /// A call of this path that comes now, of nobody yet.
@@ -128,7 +150,8 @@ impl Audit {
     /// Writes or counts a call that was refused.
     pub(super) async fn refused(&self, entry: AuditEntry, code: Code) {
         let share = Share::of(&entry.principal);
-        let counted = self.refusals.lock()[share as usize].count(Instant::now());
+        let (account, of_one_max) = (entry.principal.account(), share.of_one_max());
+        let counted = self.refusals.lock()[share as usize].count(account, of_one_max, Instant::now());
         let Some(omitted) = counted else {
             self.metrics.omitted.inc();
             return;
@@ -137,7 +160,7 @@ impl Audit {
     }
 
     /// Tells, until `stop`, of calls that were left out and that nobody comes after.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 biased;
@@ -181,8 +204,8 @@ mod tests {
     use super::*;
     use crate::store::fake::FakeStore;
 
-    fn audit(store: &Arc<FakeStore>) -> Audit {
-        Audit::new(store.clone(), Clock::start(), AuditMetrics::default())
+    fn audit(store: &Arc<FakeStore>) -> Arc<Audit> {
+        Audit::new(store.clone(), Clock::start(), AuditMetrics::default()).into()
     }
 
     /// How many were left out before each entry.
@@ -214,6 +237,30 @@ mod tests {
         refuse(Principal::Unauthenticated(None)).await;
         assert_eq!(omitted(&store)[AUDIT_REFUSALS_MAX as usize + 1..], [7, 0], "told once");
         assert!(store.audited.lock().iter().all(|entry| entry.ending.is_some_and(|ending| ending.code == 16)));
+    }
+
+    /// One who is refused very often does not hide that others were.
+    #[tokio::test(start_paused = true)]
+    async fn one_caller_has_a_part_of_what_all_may_write() {
+        let store = FakeStore::new();
+        let audit = audit(&store);
+        let refuse = async |n: u32| {
+            let principal = Principal::Certificate(n.to_string().into());
+            audit.refused(AuditEntry { principal, ..audit.entry("/s/m") }, Code::NotFound).await;
+        };
+        for _ in 0..2 * AUDIT_REFUSALS_MAX {
+            refuse(0).await;
+        }
+        assert_eq!(store.audited.lock().len(), AUDIT_REFUSALS_OF_ONE_MAX as usize);
+        refuse(1).await;
+        assert_eq!(omitted(&store).last(), Some(&u64::from(2 * AUDIT_REFUSALS_MAX - AUDIT_REFUSALS_OF_ONE_MAX)));
+        for n in 2..100 {
+            refuse(n).await;
+        }
+        assert_eq!(store.audited.lock().len(), AUDIT_REFUSALS_MAX as usize, "all together have no more");
+        tokio::time::advance(AUDIT_REFUSALS_SPAN).await;
+        refuse(0).await;
+        assert_eq!(store.audited.lock().len(), AUDIT_REFUSALS_MAX as usize + 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -53,7 +53,7 @@ pub(in crate::api) struct Gate {
     /// Credentials are needed even if no key was ever created.
     pub(in crate::api) required: bool,
     /// Remembers who did what.
-    pub(in crate::api) audit: Audit,
+    pub(in crate::api) audit: Arc<Audit>,
 }
 
 impl<S> Layer<S> for Gate {
@@ -176,17 +176,23 @@ impl Gate {
         if caller.has_ended(self.clock.now()) {
             return Err(Failure::unauthenticated().into());
         }
+        let note = |entry: &mut AuditEntry| (entry.about, entry.is_outsiders) = about(rule, &body, &caller);
         if is_audited {
-            entry.about = about(rule, &body);
+            note(entry);
         }
         match rule.whose {
             Whose::Named(tenants) if is_limited => {
-                check_tenants(&body, tenants, &caller).inspect_err(|_| entry.about = about(rule, &body))?;
+                check_tenants(&body, tenants, &caller).inspect_err(|_| note(entry))?;
             }
-            Whose::Named(_) | Whose::Nobodys => {}
-            Whose::Everybodys if !caller.is_for_all() => return Err(Failure::all_tenants_needed().into()),
-            Whose::Everybodys | Whose::EachMessages => drop(request.extensions_mut().insert(caller)),
+            Whose::Everybodys | Whose::OneOfAll(_) if !caller.is_for_all() => {
+                return Err(Failure::all_tenants_needed().into());
+            }
+            Whose::Named(_) | Whose::OneOfAll(_) | Whose::Nobodys | Whose::Everybodys | Whose::EachMessages => {}
         }
+        if is_audited {
+            self.audit.admit(&caller)?;
+        }
+        request.extensions_mut().insert(caller);
         Ok(Admitted { request, body, lease })
     }
 
@@ -250,11 +256,13 @@ fn claimed(head: &HeaderMap) -> Option<ApiKeyId> {
     ApiKeySecret::parse(text).ok().map(|secret| secret.id())
 }
 
-/// Whose things the request names.
-fn about(rule: &Rule, body: &[u8]) -> About {
-    let Whose::Named(tenants) = rule.whose else { return About::Nobody };
-    let named = first_message(body).and_then(|message| tenants(message).ok());
-    named.and_then(|named| named.first().map(|tenant| About::named(tenant))).unwrap_or(About::Nobody)
+/// Whose things the request names, first of all somebody's that the caller may not act for; and whether that is so.
+fn about(rule: &Rule, body: &[u8], caller: &Caller) -> (About, bool) {
+    let (Whose::Named(tenants) | Whose::OneOfAll(tenants)) = rule.whose else { return (About::Nobody, false) };
+    let named = first_message(body).and_then(|message| tenants(message).ok()).unwrap_or_default();
+    let foreign = named.iter().find(|tenant| caller.check_tenant(tenant).is_err());
+    let about = foreign.or(named.first()).map_or(About::Nobody, |tenant| About::named(tenant));
+    (about, foreign.is_some())
 }
 
 /// How a call ended: an answer without a status has not failed.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Services see requests only of those who may make them, for tenants they may act for. What the layer cannot see is who each
-//! event of a publish stream belongs to: there it hands the service the [`Caller`], who is asked for every one.
+//! event of a publish stream belongs to: there the service makes a [`Publisher`] of the [`Caller`], who is asked for every one.
 //!
 //! Deliberately absent: sessions, passwords, and rights that include other rights.
 
@@ -17,10 +17,16 @@ mod audit;
 mod caller;
 mod gate;
 mod lasting;
+mod pace;
+mod publisher;
 mod rules;
 mod subject;
 #[cfg(test)]
 mod tests;
 
 pub use self::audit::Audit;
-pub(super) use self::{caller::Caller, gate::Gate};
+pub(super) use self::{
+    caller::Caller,
+    gate::Gate,
+    publisher::{Publisher, Trespass},
+};

@@ -11,7 +11,7 @@ use prost::{DecodeError, Message};
 use super::subject::{Tell, event_type, made, requested};
 use crate::model::{
     credentials::{ApiKeyId, Right},
-    ids::{DeliveryId, ReplayId, Tenant, WebhookId},
+    ids::{DeliveryId, ReplayId, WebhookId},
 };
 
 /// Who may call one RPC.
@@ -78,6 +78,8 @@ pub(super) enum Whose {
     Nobodys,
     /// All tenants'.
     Everybodys,
+    /// Those of the tenant that the request names, which is for those to decide who act for all.
+    OneOfAll(fn(&[u8]) -> Result<Vec<String>, DecodeError>),
     /// Those of the tenants that the request names, which is read as the service reads it.
     Named(fn(&[u8]) -> Result<Vec<String>, DecodeError>),
     /// Each message names its own, and the service asks for each.
@@ -208,9 +210,12 @@ static RULES: &[Rule] = &[
     }),
     of_all("/postrider.v1.QuotaService/ListQuotas", Right::Operate).reading(),
     // A tenant's own operator is not to raise it.
-    of_all("/postrider.v1.QuotaService/SetQuota", Right::Operate).telling(|request, _| {
-        requested::<Tenant, _>(request, |request: v1::SetQuotaRequest| request.quota.unwrap_or_default().tenant)
-    }),
+    Rule {
+        whose: Whose::OneOfAll(|bytes| {
+            one(bytes, |request: v1::SetQuotaRequest| request.quota.unwrap_or_default().tenant)
+        }),
+        ..of_all("/postrider.v1.QuotaService/SetQuota", Right::Operate)
+    },
     named("/postrider.v1.ReplayService/CancelReplay", Right::Manage, |bytes| {
         one(bytes, |request: v1::CancelReplayRequest| request.tenant)
     })
@@ -386,7 +391,7 @@ mod tests {
             let places = tenant_paths(&known, method.input_type(), DEPTH_MAX);
             let rule = find(&path).unwrap();
             match rule.whose {
-                Whose::Named(tenants) => {
+                Whose::Named(tenants) | Whose::OneOfAll(tenants) => {
                     assert!(!places.is_empty(), "{path} names no tenant: is it all tenants', or nobody's?");
                     for place in &places {
                         let named = tenants(&request_with(place)).unwrap();
@@ -461,6 +466,29 @@ mod tests {
                 "{path}: which of {ids:?} is the audit log told? Say so with `telling` in its rule"
             );
         }
+    }
+
+    /// An erased tenant is named by no entry: its name is only where it is looked for then.
+    #[test]
+    fn no_resource_is_the_name_of_a_tenant() {
+        let sets = descriptors();
+        let known = messages(&sets);
+        let mut seen = 0;
+        for (path, method) in methods(&sets) {
+            let Audited::Yes(tell) = find(&path).unwrap().audited else { continue };
+            let requests: Vec<_> =
+                tenant_paths(&known, method.input_type(), DEPTH_MAX).iter().map(|place| request_with(place)).collect();
+            let replies = tenant_paths(&known, method.output_type(), DEPTH_MAX);
+            let replies = replies.iter().map(|place| Some(request_with(place))).chain([None, Some(Vec::new())]);
+            for reply in replies {
+                for request in &requests {
+                    let told = tell.map(|tell| tell(request, reply.as_deref()).unwrap());
+                    assert!(!format!("{told:?}").contains(CANARY), "{path}: {told:?}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 30, "{seen}");
     }
 
     #[test]

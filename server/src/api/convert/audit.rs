@@ -9,8 +9,12 @@ use crate::{
     model::audit::{About, AuditEntry, AuditNo, AuditQuery, Principal},
 };
 
-/// Which entries a caller wants.
-pub(in crate::api) fn query(violations: &mut Violations, request: &v1::ListAuditEntriesRequest) -> AuditQuery {
+/// Which entries a caller wants, who may act for some tenants only, or for all.
+pub(in crate::api) fn query(
+    violations: &mut Violations,
+    request: &v1::ListAuditEntriesRequest,
+    is_limited: bool,
+) -> AuditQuery {
     let from = request.start_time.and_then(|time| timestamp(violations, "start_time", time));
     let until = request.end_time.and_then(|time| timestamp(violations, "end_time", time));
     if from.zip(until).is_some_and(|(from, until)| from > until) {
@@ -23,11 +27,19 @@ pub(in crate::api) fn query(violations: &mut Violations, request: &v1::ListAudit
         from,
         until,
         failed: request.failed,
+        is_limited,
     }
 }
 
-/// An entry as callers see it.
-pub(in crate::api) fn reply(no: AuditNo, entry: AuditEntry) -> v1::AuditEntry {
+/// An entry as it is seen by who has asked this.
+pub(in crate::api) fn reply(no: AuditNo, entry: AuditEntry, query: &AuditQuery) -> v1::AuditEntry {
+    let principal = if query.sees(&entry) {
+        principal(entry.principal, entry.certificate)
+    } else {
+        v1::Principal { kind: PrincipalKind::Withheld.into(), ..v1::Principal::default() }
+    };
+    // Of all tenants together.
+    let omitted = if query.is_limited { 0 } else { entry.omitted };
     let erased = entry.about == About::Erased;
     let tenant = match entry.about {
         About::Nobody | About::Erased => String::new(),
@@ -37,7 +49,7 @@ pub(in crate::api) fn reply(no: AuditNo, entry: AuditEntry) -> v1::AuditEntry {
     v1::AuditEntry {
         number: count(no.0),
         time: Some(time(entry.time)),
-        principal: Some(principal(entry.principal, entry.certificate)),
+        principal: Some(principal),
         peer: entry.peer.map_or_else(String::new, |peer| peer.to_string()),
         method: entry.method.into(),
         tenant,
@@ -46,7 +58,7 @@ pub(in crate::api) fn reply(no: AuditNo, entry: AuditEntry) -> v1::AuditEntry {
         fields: entry.fields.into_iter().map(Into::into).collect(),
         code: entry.ending.map(|ending| ending.code),
         finish_time: entry.ending.map(|ending| time(ending.time)),
-        omitted: count(entry.omitted),
+        omitted: count(omitted),
     }
 }
 
@@ -77,7 +89,7 @@ mod tests {
         let good = v1::ListAuditEntriesRequest { tenant: "-".into(), ..Default::default() };
         let check = |request: &v1::ListAuditEntriesRequest| {
             let mut violations = Violations::default();
-            let query = query(&mut violations, request);
+            let query = query(&mut violations, request, false);
             violations.check().map(|()| query).map_err(|failure| format!("{failure:?}"))
         };
         assert_eq!(check(&good).unwrap(), AuditQuery::default());
@@ -103,14 +115,23 @@ mod tests {
             omitted: 3,
             ..AuditEntry::new("s/m", Principal::Key { id, name: "ci".into() }, Timestamp::UNIX_EPOCH)
         };
-        let shown = reply(AuditNo(9), entry.clone());
+        let (all, limited) = (AuditQuery::default(), AuditQuery { is_limited: true, ..AuditQuery::default() });
+        let shown = reply(AuditNo(9), entry.clone(), &all);
         assert_eq!((shown.number, shown.code, shown.finish_time, shown.omitted), (9, None, None, 3));
         assert_eq!((&*shown.tenant, &*shown.peer, &*shown.method), ("-", "127.0.0.1:7", "s/m"));
         let who = shown.principal.unwrap();
         assert_eq!((who.kind(), who.id, &*who.name), (PrincipalKind::Key, format!("key_{}", "ab".repeat(12)), "ci"));
         assert_eq!(who.certificate_sha256, "c0".repeat(32));
         let end = AuditEnd { erased: true, ..AuditEnd::new(0, Timestamp::UNIX_EPOCH) };
-        let ended = reply(AuditNo(9), entry.ended(end));
+        let ended = reply(AuditNo(9), entry.clone().ended(end), &all);
         assert_eq!((ended.code, ended.tenant_erased, &*ended.tenant), (Some(0), true, ""));
+
+        let own = reply(AuditNo(9), entry.clone(), &limited);
+        assert_eq!((&*own.principal.unwrap().name, own.omitted), ("ci", 0));
+        let outsiders = AuditEntry { is_outsiders: true, ..entry };
+        let withheld = v1::Principal { kind: PrincipalKind::Withheld.into(), ..v1::Principal::default() };
+        let shown = reply(AuditNo(9), outsiders.clone(), &limited);
+        assert_eq!((shown.principal, &*shown.peer, shown.omitted), (Some(withheld), "127.0.0.1:7", 0));
+        assert_eq!(&*reply(AuditNo(9), outsiders, &all).principal.unwrap().name, "ci");
     }
 }

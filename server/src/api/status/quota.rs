@@ -1,16 +1,28 @@
 //! What callers are told who go beyond a quota: by which, how much, and when to try again.
 
+use std::time::Duration;
+
 use postrider_proto::error_info as reason;
 use tonic::Code;
 
 use super::Failure;
-use crate::model::{ids::Tenant, quota::Excess};
+use crate::model::{ids::Tenant, quota::Excess, rate::RateLimit};
 
 impl Failure {
     /// No more tenants may have a quota of their own.
     pub(in crate::api) fn too_many_quotas() -> Self {
         let message = "as many tenants as may be have a quota of their own; change what holds for all of them";
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_QUOTAS, message)
+    }
+
+    /// The caller makes calls that go to the audit log faster than they may be written.
+    pub(in crate::api) fn too_many_calls(limit: &RateLimit, retry_after: Duration) -> Self {
+        let (per_second, burst) = (limit.per_second(), limit.burst());
+        let message = format!(
+            "these credentials may make {per_second} calls per second that go to the audit log, {burst} at once; nothing was done"
+        );
+        let facts = vec![("limit", per_second.to_string()), ("burst", burst.to_string())];
+        Self { facts, ..Self::new(Code::ResourceExhausted, reason::TOO_MANY_CALLS, message) }.retry_after(retry_after)
     }
 
     /// Names the tenant, if it is about one's quota.
@@ -56,12 +68,9 @@ impl From<Excess> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tonic_types::StatusExt as _;
 
     use super::*;
-    use crate::model::rate::RateLimit;
 
     #[test]
     fn who_goes_beyond_a_quota_is_told_which_how_much_and_when_to_try_again() {

@@ -17,11 +17,11 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     accept::{self, Accept},
-    api::auth::Caller,
+    api::auth::{Audit, Publisher},
     clock::Clock,
     limits::{ACCEPT_BYTES_IN_FLIGHT_MAX, DELIVER_AHEAD_MAX},
-    metrics::AcceptMetrics,
-    store::{Validity, fake::FakeStore},
+    metrics::{AcceptMetrics, AuditMetrics},
+    store::fake::FakeStore,
     tasks::Tasks,
 };
 
@@ -50,8 +50,8 @@ fn told(status: &Status) -> (Code, String, Vec<String>) {
 }
 
 /// Who may do everything.
-fn anybody() -> Caller {
-    Caller::Anybody(Validity::default())
+fn anybody(store: &Arc<FakeStore>) -> Publisher {
+    Publisher::anybody(Audit::new(store.clone(), Clock::start(), AuditMetrics::default()).into())
 }
 
 fn stop() -> CancellationToken {

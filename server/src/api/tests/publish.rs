@@ -43,7 +43,7 @@ fn brief(reply: Result<Reply, Status>) -> String {
 }
 
 async fn all(store: &Arc<FakeStore>, requests: Vec<Result<Incoming, Status>>) -> Vec<String> {
-    publish_all(stream::iter(requests), accept(store), anybody(), stop()).map(brief).collect().await
+    publish_all(stream::iter(requests), accept(store), anybody(store), stop()).map(brief).collect().await
 }
 
 #[tokio::test]
@@ -61,17 +61,18 @@ async fn replies_come_in_order_and_wrong_events_are_rejected_alone() {
 #[tokio::test]
 async fn one_event_is_answered_as_on_the_stream() {
     let store = FakeStore::new();
-    let first = publish_one(&accept(&store), &anybody(), Some(event("a"))).await;
+    let first = publish_one(&accept(&store), &anybody(&store), Some(event("a"))).await;
     assert_eq!(first.result.unwrap(), v1::Accepted { deliveries: 0, duplicate: false });
-    let again = publish_one(&accept(&store), &anybody(), Some(event("a"))).await;
+    let again = publish_one(&accept(&store), &anybody(&store), Some(event("a"))).await;
     assert_eq!(again.result.unwrap(), v1::Accepted { deliveries: 0, duplicate: true });
     let other =
-        publish_one(&accept(&store), &anybody(), Some(v1::Event { ordering_key: "k".into(), ..event("a") })).await;
+        publish_one(&accept(&store), &anybody(&store), Some(v1::Event { ordering_key: "k".into(), ..event("a") }))
+            .await;
     assert_eq!((other.event_id.as_str(), other.result.unwrap_err().code), ("a", Code::AlreadyExists as i32));
-    let assigned = publish_one(&accept(&store), &anybody(), Some(event(""))).await;
+    let assigned = publish_one(&accept(&store), &anybody(&store), Some(event(""))).await;
     assert!(assigned.event_id.starts_with("evt_") && assigned.result.is_ok());
     // Not an id at all: not sent back.
-    let wrong = publish_one(&accept(&store), &anybody(), Some(event(&"x".repeat(100_000)))).await;
+    let wrong = publish_one(&accept(&store), &anybody(&store), Some(event(&"x".repeat(100_000)))).await;
     assert_eq!((wrong.event_id.as_str(), wrong.result.unwrap_err().code), ("", Code::InvalidArgument as i32));
 }
 
@@ -79,7 +80,8 @@ async fn one_event_is_answered_as_on_the_stream() {
 async fn a_message_too_large_ends_the_stream_after_the_replies_before_it() {
     let store = FakeStore::new();
     let requests = vec![good("a"), good("b"), Err(Status::out_of_range("too large")), good("c")];
-    let mut replies: Vec<_> = publish_all(stream::iter(requests), accept(&store), anybody(), stop()).collect().await;
+    let mut replies: Vec<_> =
+        publish_all(stream::iter(requests), accept(&store), anybody(&store), stop()).collect().await;
     let end = replies.pop().unwrap().unwrap_err();
     assert_eq!(told(&end), (Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE.into(), vec![]));
     assert_eq!(replies.into_iter().map(brief).collect::<Vec<_>>(), ["a", "b"]);
@@ -107,7 +109,7 @@ fn counted(read: Arc<std::sync::atomic::AtomicUsize>) -> impl Stream<Item = Resu
 async fn a_publisher_faster_than_the_store_is_read_no_further_than_the_limit() {
     let store = FakeStore::held();
     let read = Arc::default();
-    let mut replies = publish_all(counted(Arc::clone(&read)), accept(&store), anybody(), stop()).boxed();
+    let mut replies = publish_all(counted(Arc::clone(&read)), accept(&store), anybody(&store), stop()).boxed();
     let read = || read.load(std::sync::atomic::Ordering::Relaxed);
     assert!(replies.next().now_or_never().is_none());
     assert_eq!(read(), STREAM_EVENTS_IN_FLIGHT_MAX);
@@ -126,7 +128,7 @@ async fn stopping_answers_what_is_in_flight_and_reads_no_more() {
     let store = FakeStore::held();
     let stop = stop();
     let (requests, incoming) = mpsc::channel(4);
-    let mut replies = publish_all(ReceiverStream::new(incoming), accept(&store), anybody(), stop.clone()).boxed();
+    let mut replies = publish_all(ReceiverStream::new(incoming), accept(&store), anybody(&store), stop.clone()).boxed();
     requests.send(good("a")).await.unwrap();
     assert!(replies.next().now_or_never().is_none());
     stop.cancel();

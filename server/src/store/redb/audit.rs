@@ -1,6 +1,9 @@
-//! The audit log: one row an entry, which the end of its call writes anew; the oldest go with time, or when they are too many.
+//! The audit log: one row an entry, which the end of its call writes anew. The oldest go with time; when there are too
+//! many, the oldest of those who have the most: see [`crate::model::audit_shares`].
 
-use ::redb::{ReadableTable as _, ReadableTableMetadata as _};
+use std::collections::HashMap;
+
+use ::redb::{ReadOnlyTable, ReadableTable as _, ReadableTableMetadata as _};
 use prost::Message as _;
 
 use super::{
@@ -8,14 +11,15 @@ use super::{
     change::{Change, Tables},
     error::EngineError,
     open::number,
-    records::AuditRecord,
+    records::{AccountRecord, AuditRecord},
     shared::Shared,
     tables::{self, meta},
 };
 use crate::{
-    limits::{AUDIT_EXAMINED_MAX, REQUEST_ROWS_MAX},
+    limits::{AUDIT_EXAMINED_MAX, AUDIT_SURPLUS, REQUEST_ROWS_MAX},
     model::{
         audit::{About, AuditEnd, AuditEntry, AuditNo, AuditQuery},
+        audit_shares::Excess,
         ids::Tenant,
         time::Timestamp,
     },
@@ -110,22 +114,45 @@ pub(super) fn list(
     Ok(page)
 }
 
-/// The oldest entries that are too old, or too many.
+/// Entries that are too old, or too many.
 pub(super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
     let (txn, _) = shared.read()?;
     let table = txn.open_table(tables::AUDIT)?;
-    let mut excess = table.len()?.saturating_sub(shared.config.audit_entries_max);
     let old = now - shared.config.audit_retention;
     let mut expired = Vec::new();
     for row in table.iter()?.take(FORGOTTEN_ROWS) {
         let (no, bytes) = row?;
-        if excess == 0 && AuditRecord::decode_from(bytes.value())?.time() > old {
+        if AccountRecord::decode_from(bytes.value())?.time() > old {
             break;
         }
-        excess = excess.saturating_sub(1);
         expired.push(no.value());
     }
+    let most = shared.config.audit_entries_max;
+    if expired.is_empty() && table.len()? > most {
+        // Some more than has to go goes at once: it takes two looks at all there is.
+        expired = surplus(&table, most - most / AUDIT_SURPLUS)?;
+    }
     Ok((!expired.is_empty()).then_some(Archived::ForgetAudit(expired)))
+}
+
+/// What goes next so that so many remain: the oldest entries of those who have the most.
+fn surplus(table: &ReadOnlyTable<u64, &[u8]>, most: u64) -> Result<Vec<u64>, EngineError> {
+    let mut counts = HashMap::new();
+    for row in table.iter()? {
+        *counts.entry(AccountRecord::decode_from(row?.1.value())?.account()?).or_insert(0) += 1;
+    }
+    let Some(mut excess) = Excess::of(counts, most) else { return Ok(Vec::new()) };
+    let mut surplus = Vec::new();
+    for row in table.iter()? {
+        if excess.is_settled() || surplus.len() == REQUEST_ROWS_MAX {
+            break;
+        }
+        let (no, bytes) = row?;
+        if excess.takes(&AccountRecord::decode_from(bytes.value())?.account()?) {
+            surplus.push(no.value());
+        }
+    }
+    Ok(surplus)
 }
 
 /// Forgets entries.

@@ -3,19 +3,33 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use thiserror::Error;
 
 use super::{
     super::{
-        disk::{Disk as _, FileSystem},
+        Config, audit,
+        change::{Tables, begin},
+        disk::{Disk as _, FileSystem, OpenFile},
+        error::EngineError,
         key_source::KEPT,
-        open::{HOT, SEGMENTS, mark},
+        open::{HOT, Refusal, SEGMENTS, check_schema, mark},
+        ready::Batches,
+        space::Space,
     },
     files,
     manifest::{self, Manifest, NoBackup, unreadable},
 };
+use crate::{
+    clock::Clock,
+    model::audit::{AuditEntry, Ending, OK, Principal},
+};
+
+/// What the audit log calls it.
+const METHOD: &str = "postriderd restore";
 
 /// What the copy of the hot store is called until everything else is there: a daemon does not start on half of a store.
 const UNFINISHED: &str = "hot.redb.restoring";
@@ -31,6 +45,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Where the master key was kept when the backup was made, if it is to be given to the daemon: it is not here.
     pub missing_key: Option<String>,
+    /// Whether its audit log says that it was restored: not in a store of another version, which only such a daemon can write.
+    pub is_on_record: bool,
 }
 
 /// Why nothing was restored.
@@ -72,6 +88,8 @@ fn writing(file: &Path) -> impl Fn(io::Error) -> RestoreError {
 ///
 /// The daemon that opens it begins a new era: see [`crate::model::seal`].
 pub fn restore(from: &Path, to: &Path) -> Result<Restored, RestoreError> {
+    let clock = Clock::start();
+    let begun = clock.now();
     let manifest = Manifest::read(from)?;
     let is_new = !to.exists();
     let there = files::names(to).map_err(writing(to))?;
@@ -80,17 +98,21 @@ pub fn restore(from: &Path, to: &Path) -> Result<Restored, RestoreError> {
         return Err(RestoreError::Occupied(to.to_owned()));
     }
     manifest::make_folder(to).map_err(writing(to))?;
-    let restored = fill(&manifest, from, to);
+    let restored = fill(&manifest, from, to, || AuditEntry {
+        ending: Some(Ending { code: OK, time: clock.now() }),
+        ..AuditEntry::new(METHOD, Principal::Offline, begun)
+    });
     if restored.is_err() {
         clear(to, is_new, has_key);
     }
-    restored?;
+    let is_on_record = restored?;
     let missing_key = (!manifest.has_master_key() && !has_key).then(|| manifest.master_key.clone());
     let begin_time = manifest.begin_time().to_owned();
-    Ok(Restored { begin_time, files: manifest.files.len(), bytes: manifest.bytes(), missing_key })
+    Ok(Restored { begin_time, files: manifest.files.len(), bytes: manifest.bytes(), missing_key, is_on_record })
 }
 
-fn fill(manifest: &Manifest, from: &Path, to: &Path) -> Result<(), RestoreError> {
+/// Copies all of it, and says so in the audit log, if it can be.
+fn fill(manifest: &Manifest, from: &Path, to: &Path, entry: impl FnOnce() -> AuditEntry) -> Result<bool, RestoreError> {
     let (free, needed) = (FileSystem.free_bytes(to).map_err(writing(to))?, manifest.bytes());
     if free < needed {
         return Err(RestoreError::NoRoom { dir: to.to_owned(), free, needed });
@@ -108,9 +130,34 @@ fn fill(manifest: &Manifest, from: &Path, to: &Path) -> Result<(), RestoreError>
     }
     files::sync_folder(&segments).map_err(writing(&segments))?;
     mark(&FileSystem, to).map_err(writing(to))?;
-    let hot = to.join(HOT);
-    fs::rename(to.join(UNFINISHED), &hot).map_err(writing(&hot))?;
-    files::sync_folder(to).map_err(writing(to))
+    let (unfinished, hot) = (to.join(UNFINISHED), to.join(HOT));
+    let is_on_record =
+        put_on_record(&unfinished, &entry()).map_err(|error| writing(&unfinished)(io::Error::other(error)))?;
+    fs::rename(unfinished, &hot).map_err(writing(&hot))?;
+    files::sync_folder(to).map_err(writing(to))?;
+    Ok(is_on_record)
+}
+
+/// Adds an entry to the audit log of a hot store, if that is of this version.
+fn put_on_record(hot: &Path, entry: &AuditEntry) -> Result<bool, EngineError> {
+    // There is no daemon that has to go on: it may use what is left of the disk.
+    let space = Arc::new(Space::new(0, Duration::ZERO));
+    let file = OpenFile::open(&FileSystem, hot, Config::default().cache_bytes, &space)?;
+    let txn = begin(&file)?;
+    let is_ours = match check_schema(&txn) {
+        Ok(is_ours) => is_ours,
+        Err(Refusal::Engine(error)) => return Err(error),
+        Err(Refusal::Schema(_) | Refusal::Key(_)) => false,
+    };
+    if is_ours {
+        let batches = Batches::default();
+        audit::append(&mut Tables::open(&txn, &batches)?, entry)?;
+        txn.commit()?;
+    } else {
+        txn.abort()?;
+    }
+    file.close()?;
+    Ok(is_ours)
 }
 
 /// Removes what was copied, as far as possible.

@@ -5,6 +5,7 @@ use prost::Message;
 use super::{Corrupt, decode};
 use crate::model::{
     audit::{About, AuditEntry, Ending, Principal},
+    audit_shares::Account,
     credentials::ApiKeyId,
     time::Timestamp,
 };
@@ -42,6 +43,35 @@ pub(in super::super) struct AuditRecord {
     ending: Option<EndingRecord>,
     #[prost(uint64, tag = "13")]
     omitted: u64,
+    #[prost(bool, tag = "14")]
+    is_outsiders: bool,
+}
+
+/// Of an entry, when it came and whose it is, which is read of very many at a time.
+#[derive(Clone, PartialEq, Message)]
+pub(in super::super) struct AccountRecord {
+    #[prost(sint64, tag = "1")]
+    time: i64,
+    #[prost(uint32, tag = "2")]
+    principal: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    key_id: Vec<u8>,
+    #[prost(string, tag = "4")]
+    name: String,
+}
+
+impl AccountRecord {
+    pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
+        decode("entry of the audit log", bytes)
+    }
+
+    pub(in super::super) fn time(&self) -> Timestamp {
+        Timestamp::from_micros(self.time)
+    }
+
+    pub(in super::super) fn account(self) -> Result<Account, Corrupt> {
+        principal(self.principal, &self.key_id, self.name).map(|principal| principal.account())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -83,6 +113,7 @@ impl AuditRecord {
             fields: entry.fields.iter().map(ToString::to_string).collect(),
             ending: entry.ending.map(|ending| EndingRecord { code: ending.code, time: ending.time.micros() }),
             omitted: entry.omitted,
+            is_outsiders: entry.is_outsiders,
         }
     }
 
@@ -90,26 +121,9 @@ impl AuditRecord {
         decode("entry of the audit log", bytes)
     }
 
-    pub(in super::super) fn time(&self) -> Timestamp {
-        Timestamp::from_micros(self.time)
-    }
-
     pub(in super::super) fn entry(self) -> Result<AuditEntry, Corrupt> {
         let corrupt = |what: &str| Corrupt::new("entry of the audit log", what);
-        let key_id = || -> Result<ApiKeyId, Corrupt> {
-            let bytes = self.key_id.as_slice().try_into();
-            Ok(ApiKeyId::from_bytes(bytes.map_err(|_| corrupt("its key's id has another length"))?))
-        };
-        let principal = match self.principal {
-            0 => Principal::Several,
-            1 => Principal::Key { id: key_id()?, name: self.name.into() },
-            2 => Principal::Certificate(self.name.into()),
-            3 => Principal::Anonymous,
-            4 if self.key_id.is_empty() => Principal::Unauthenticated(None),
-            4 => Principal::Unauthenticated(Some(key_id()?)),
-            5 => Principal::Offline,
-            _ => return Err(corrupt("who it was is of a later version")),
-        };
+        let principal = principal(self.principal, &self.key_id, self.name)?;
         let about = match self.about {
             0 => About::Nobody,
             1 => About::Tenant(self.tenant.parse().map_err(|error| Corrupt::new("tenant", error))?),
@@ -130,8 +144,26 @@ impl AuditRecord {
             fields: self.fields.into_iter().map(Into::into).collect(),
             ending: self.ending.map(ending),
             omitted: self.omitted,
+            is_outsiders: self.is_outsiders,
         })
     }
+}
+
+fn principal(kind: u32, key_id: &[u8], name: String) -> Result<Principal, Corrupt> {
+    let corrupt = |what: &str| Corrupt::new("entry of the audit log", what);
+    let id = || -> Result<ApiKeyId, Corrupt> {
+        Ok(ApiKeyId::from_bytes(key_id.try_into().map_err(|_| corrupt("its key's id has another length"))?))
+    };
+    Ok(match kind {
+        0 => Principal::Several,
+        1 => Principal::Key { id: id()?, name: name.into() },
+        2 => Principal::Certificate(name.into()),
+        3 => Principal::Anonymous,
+        4 if key_id.is_empty() => Principal::Unauthenticated(None),
+        4 => Principal::Unauthenticated(Some(id()?)),
+        5 => Principal::Offline,
+        _ => return Err(corrupt("who it was is of a later version")),
+    })
 }
 
 #[cfg(test)]
@@ -149,6 +181,7 @@ mod tests {
             fields: Box::new(["url".into(), "headers".into()]),
             ending: Some(Ending { code: 5, time: Timestamp::from_micros(3) }),
             omitted: 4,
+            is_outsiders: true,
             ..AuditEntry::new("s/m", Principal::Key { id, name: "ci".into() }, Timestamp::from_micros(-2))
         };
         let bare = |principal, about| AuditEntry { about, ..AuditEntry::new("m", principal, Timestamp::UNIX_EPOCH) };
@@ -163,6 +196,8 @@ mod tests {
         ] {
             let bytes = AuditRecord::new(&entry).encode_to_vec();
             assert_eq!(AuditRecord::decode_from(&bytes).unwrap().entry().unwrap(), entry);
+            let brief = AccountRecord::decode_from(&bytes).unwrap();
+            assert_eq!((brief.time(), brief.account().unwrap()), (entry.time, entry.principal.account()));
         }
         for wrong in [
             AuditRecord { principal: 1, key_id: vec![0; 11], ..AuditRecord::default() },

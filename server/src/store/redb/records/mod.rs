@@ -26,7 +26,7 @@ mod tls;
 mod webhook;
 
 pub(super) use api_key::ApiKeyRecord;
-pub(super) use audit::AuditRecord;
+pub(super) use audit::{AccountRecord, AuditRecord};
 pub(super) use counts::{CountsRecord, millis};
 pub(super) use delivery::DeliveryRecord;
 pub(super) use encrypted::Vault;
