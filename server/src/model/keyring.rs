@@ -144,7 +144,6 @@ impl fmt::Debug for Keyring {
 
 #[cfg(test)]
 mod tests {
-
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
