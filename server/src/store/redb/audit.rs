@@ -119,7 +119,8 @@ pub(super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>
     let mut expired = Vec::new();
     for row in table.iter()?.take(FORGOTTEN_ROWS) {
         let (no, bytes) = row?;
-        if excess == 0 && AuditRecord::decode_from(bytes.value())?.time() > old {
+        let time = AuditRecord::decode_from(bytes.value())?.time();
+        if excess == 0 && shared.set_backs.audited(no.value(), time) > old {
             break;
         }
         excess = excess.saturating_sub(1);
