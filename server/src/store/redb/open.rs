@@ -319,7 +319,8 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     for row in webhooks.iter()? {
         let record = WebhookRecord::decode_from(row?.1.value())?;
         let seq = ConfigSeq(record.config_seq);
-        let webhook = record.webhook(shared.webhook_vault())?;
+        let mut webhook = record.webhook(shared.webhook_vault())?;
+        webhook.keys = shared.set_backs.keys(webhook.keys, shared.clock.now());
         if shared.is_webhook_erased(&webhook.tenant, webhook.no.0) {
             continue;
         }

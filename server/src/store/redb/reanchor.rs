@@ -194,6 +194,16 @@ mod tests {
         }
     }
 
+    /// The clock that the first search went by may turn out to have been ahead as well.
+    #[test]
+    fn what_was_mended_is_mended_again_if_need_be_and_not_otherwise() {
+        let at = |seconds: u64| Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
+        let record = DeliveryRecord::scheduled(at(1_000), at(1_030)).reanchored(at(500), at(530));
+        for (now, expected) in [(500, 530), (520, 530), (600, 530), (100, 130)] {
+            assert_eq!(mended(at(now), &record, 0, at(530)), at(expected), "{now}");
+        }
+    }
+
     /// Deliveries that were scheduled while the clock was ten years ahead are due when they would have been, once it was set right
     /// and confirmed; what cannot be told from that is left alone, and a second search changes nothing.
     #[tokio::test]

@@ -25,8 +25,8 @@ use super::{
     tables::meta,
 };
 use crate::{
-    limits::{ACCEPT_DISORDER_MAX, CLOCK_SET_BACKS_MAX},
-    model::time::Timestamp,
+    limits::{ACCEPT_DISORDER_MAX, CLOCK_SET_BACKS_MAX, SECRET_OVERLAP_MAX},
+    model::{signing::Keys, time::Timestamp},
 };
 
 /// When the clock was set back, oldest first, as of the store's opening: it goes back at no other time.
@@ -92,6 +92,12 @@ impl SetBacks {
     /// The first event after this one that was accepted after the clock was set back, if it was.
     pub(super) fn next_after(&self, seq: u64) -> Option<u64> {
         self.0.iter().map(|set_back| set_back.events).find(|events| *events > seq)
+    }
+
+    /// A webhook's keys as they are now: none signs along for longer after the clock was set back than it ever may.
+    pub(super) fn keys(&self, keys: Keys, now: Timestamp) -> Keys {
+        let bounded = self.last().and_then(|last| keys.bounded(now + SECRET_OVERLAP_MAX, last + SECRET_OVERLAP_MAX));
+        bounded.unwrap_or(keys)
     }
 
     /// When the clock was set back for the last time.
