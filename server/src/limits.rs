@@ -235,6 +235,8 @@ pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 pub const CLOCK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A wall clock that differs by more from the time that has passed is doubted.
 pub const CLOCK_STEP_MAX: Duration = Duration::from_hours(1);
+/// So many times that the clock was set back are remembered; beyond, the first is forgotten.
+pub const CLOCK_SET_BACKS_MAX: usize = 64;
 /// One that is later by more than this than the last commit, when the daemon starts, too.
 pub const CLOCK_AWAY_MAX: Duration = Duration::from_hours(31 * 24);
 /// A store that has nothing to commit says this often that it is still there, or idleness would look like absence.

@@ -67,6 +67,19 @@ impl Keys {
         self.more.as_ref().map_or(&[], |more| &more.previous)
     }
 
+    /// As a clock that was ahead has left them: replaced keys that would sign along until after `latest`, as no clock that is right
+    /// can have said, do so until `instead`. `None`: there is none.
+    pub fn bounded(&self, latest: Timestamp, instead: Timestamp) -> Option<Self> {
+        let mut bounded = self.clone();
+        let previous = bounded.more.as_mut().map_or(&mut [][..], |more| &mut more.previous);
+        let mut ahead = previous.iter_mut().filter(|previous| previous.until > latest).peekable();
+        ahead.peek()?;
+        for previous in ahead {
+            previous.until = instead;
+        }
+        Some(bounded)
+    }
+
     /// Replaced secrets that still sign at `time`.
     pub(super) fn previous_secrets(&self, time: Timestamp) -> impl Iterator<Item = &Secret> {
         self.valid(time).filter_map(|key| match key {
@@ -144,6 +157,17 @@ mod tests {
             "what has expired is gone"
         );
         assert_eq!(rotated.rotated(secret(1), Duration::ZERO, start), Secret::from_bytes(&[1; 24]).unwrap().into());
+    }
+
+    #[test]
+    fn none_signs_along_for_longer_than_it_may() {
+        let start = Timestamp::UNIX_EPOCH;
+        assert_eq!(keys().bounded(start, start), None);
+        let rotated = keys().rotated(secret(1), 3 * HOUR, start).rotated(secret(2), HOUR, start);
+        assert_eq!(rotated.bounded(start + 3 * HOUR, start), None);
+        let until = |keys: &Keys| keys.previous().iter().map(|previous| previous.until).collect::<Vec<_>>();
+        let bounded = rotated.bounded(start + 2 * HOUR, start + 2 * HOUR).unwrap();
+        assert_eq!(until(&bounded), [start + HOUR, start + 2 * HOUR]);
     }
 
     #[test]

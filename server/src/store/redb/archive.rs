@@ -25,7 +25,7 @@ use super::{
     ready::ReadyIn,
     reanchor::{ScheduledRow, Search},
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
-    segments::{FILTER_EVENTS, filter_name},
+    segments::{FILTER_EVENTS, Segment, filter_name},
     shared::Shared,
     tables::{self, delivery_row, lane_row},
     volume,
@@ -43,6 +43,8 @@ use crate::{
 const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
 /// Nor does one that spans more than this part of the retention time, so that whole files come free in time.
 const SEGMENTS_PER_RETENTION: u32 = 16;
+/// Kinds of steps that take turns.
+const TURNS: u64 = 8;
 /// Rows one step examines or rewrites where it does not count bytes.
 const STEP_ROWS: usize = 256;
 /// Chunks of events that are searched with one snapshot.
@@ -146,9 +148,6 @@ impl Archivist {
                 None
             })
         };
-        if let Some(step) = found(self.reanchor.lock().step(shared)) {
-            return Ok(Some(step));
-        }
         // Not in the middle of a move, which says how far the segment reaches.
         let is_between_moves = self.slices.lock().are_done(&shared.counters.lock());
         if is_between_moves {
@@ -164,14 +163,15 @@ impl Archivist {
                 return Ok(Some(step));
             }
         }
-        for _ in 0..7 {
-            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 7 {
+        for _ in 0..TURNS {
+            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % TURNS {
                 0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
                 3 => erase::expire(shared, now),
                 4 => audit::expire(shared, now),
-                5 => shared.has_room_to_give_back().map(|has| has.then_some(Archived::Emptied)),
+                5 => self.reanchor.lock().step(shared),
+                6 => shared.has_room_to_give_back().map(|has| has.then_some(Archived::Emptied)),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
@@ -201,7 +201,7 @@ impl Archivist {
             let (seq, bytes) = row?;
             let record = EventRecord::decode_from(Bytes::copy_from_slice(bytes.value()))?;
             next = seq.value() + 1;
-            let over = is_over(shared, &record, now).then_some(&mut held);
+            let over = is_over(shared, seq.value(), &record, now).then_some(&mut held);
             if !is_live(shared, &wide, &txn, &ready, EventSeq(seq.value()), &record, over)? {
                 forget.push((seq.value(), record.key()));
             }
@@ -221,11 +221,12 @@ impl Archivist {
     /// and past retention, and rescues events that pending deliveries need.
     fn retire(&self, shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
         let oldest = shared.segments.all().into_iter().next().filter(|segment| segment.record.sealed);
-        let expired = oldest
-            .filter(|segment| now.since(Timestamp::from_micros(segment.record.newest)) >= shared.config.retention);
+        let age =
+            |segment: &Segment| now.since(Timestamp::from_micros(shared.set_backs.segment(&segment.record).newest));
+        let expired = oldest.filter(|segment| age(segment) >= shared.config.retention);
         let segment = match expired {
             Some(expired) => Some(expired),
-            None => shared.volume.surplus(shared, now)?,
+            None => shared.volume.surplus(shared)?,
         };
         let Some(segment) = segment else { return Ok(None) };
         let SegmentRecord { events_from, events_until, .. } = segment.record;
@@ -255,7 +256,8 @@ impl Archivist {
 /// Closes the segment that takes more when it is large or old enough.
 fn seal(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
     let Some(segment) = shared.segments.all().pop().filter(|segment| !segment.record.sealed) else { return Ok(None) };
-    let SegmentRecord { bytes, events_from, events_until, newest, oldest, .. } = segment.record;
+    let record = shared.set_backs.segment(&segment.record);
+    let SegmentRecord { bytes, events_from, events_until, newest, oldest, .. } = record;
     let (newest, oldest) = (Timestamp::from_micros(newest), Timestamp::from_micros(oldest));
     let most = SEGMENT_BYTES.min(volume::part(&shared.config));
     let full = bytes >= most || events_until - events_from >= FILTER_EVENTS as u64;
@@ -288,11 +290,11 @@ fn search(shared: &Shared, segment: u64, events: Range<u64>, now: Timestamp) -> 
         for index in 0..chunk.len() {
             let seq = first.value() + index as u64;
             let Some(record) = chunk.event(index).transpose()? else { continue };
-            found.newest = found.newest.max(record.accept_time());
+            found.newest = found.newest.max(shared.set_backs.event(seq, record.accept_time()));
             if rescued.get(seq)?.is_some() {
                 continue;
             }
-            let over = is_over(shared, &record, now).then_some(&mut found.held);
+            let over = is_over(shared, seq, &record, now).then_some(&mut found.held);
             if is_live(shared, &wide, &hot, &ready, EventSeq(seq), &record, over)? {
                 let key = record.key();
                 if let Some(id) = ids.get(key.as_slice())?.map(|id| id.value()) {
@@ -315,7 +317,12 @@ fn expire_requests(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, 
     let (txn, _) = shared.read()?;
     let until = (now - REQUEST_ID_WINDOW).micros();
     let mut expired = Vec::new();
-    for row in txn.open_table(tables::REQUESTS_BY_TIME)?.range(..(until, &[][..]))?.take(STEP_ROWS) {
+    let table = txn.open_table(tables::REQUESTS_BY_TIME)?;
+    let old = table.range(..(until, &[][..]))?;
+    // Times that have not come are from a clock that was ahead, before it was set right.
+    let is_window_over = shared.set_backs.last().is_some_and(|last| last.micros() < until);
+    let ahead = if is_window_over { shared.clock.now().micros() } else { i64::MAX };
+    for row in old.chain(table.range((ahead, &[][..])..)?).take(STEP_ROWS) {
         let (key, ()) = (row?.0, ());
         let (time, request) = key.value();
         expired.push((time, request.to_vec()));

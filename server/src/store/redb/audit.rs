@@ -122,7 +122,8 @@ pub(super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>
     let mut expired = Vec::new();
     for row in table.iter()?.take(FORGOTTEN_ROWS) {
         let (no, bytes) = row?;
-        if AccountRecord::decode_from(bytes.value())?.time() > old {
+        let time = AccountRecord::decode_from(bytes.value())?.time();
+        if shared.set_backs.audited(no.value(), time) > old {
             break;
         }
         expired.push(no.value());

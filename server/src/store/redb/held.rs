@@ -22,8 +22,8 @@ use crate::{
 pub(super) const HELD_ROWS: usize = REQUEST_ROWS_MAX.div_ceil(PASSED_ON_ROWS);
 
 /// Whether the retention of an event has ended: counted from when it was accepted, or was to be sent.
-pub(super) fn is_over(shared: &Shared, record: &EventRecord, now: Timestamp) -> bool {
-    record.scheduled().unwrap_or(record.accept_time()) + shared.config.retention <= now
+pub(super) fn is_over(shared: &Shared, seq: u64, record: &EventRecord, now: Timestamp) -> bool {
+    shared.set_backs.scheduled(seq, record) + shared.config.retention <= now
 }
 
 impl Change<'_> {

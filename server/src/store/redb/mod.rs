@@ -49,6 +49,7 @@ mod replayable;
 mod report;
 mod rotation;
 mod segments;
+mod set_back;
 mod shared;
 mod slack;
 mod space;

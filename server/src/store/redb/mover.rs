@@ -16,6 +16,7 @@ use super::{
     error::EngineError,
     records::{CountersRecord, DeliveryRecord, EventChunk, LogChunk, RunRecord, SegmentRecord},
     segments::Filter,
+    set_back::SetBacks,
     shared::Shared,
     tables::{self, DeliveryRow, delivery_row},
     volume,
@@ -119,12 +120,12 @@ fn move_oldest(
     let most = (shared.config.hot_bytes_max as u64).min(volume::part(&shared.config));
     // Some at a time, or every step would move a chunk.
     let excess = if counters.hot_bytes > most { counters.hot_bytes - (most - most / SLACK) } else { 0 };
-    if excess == 0 && again == (0, 0) && !holds_older(&read, now - span - span / 8)? {
+    if excess == 0 && again == (0, 0) && !holds_older(shared, &read, now - span - span / 8)? {
         return Ok(VecDeque::new());
     }
     let last = shared.segments.all().pop().filter(|segment| !segment.record.sealed);
     let (segment, record) = match last {
-        Some(segment) => (segment.no, segment.record.clone()),
+        Some(segment) => (segment.no, shared.set_backs.segment(&segment.record)),
         None => (counters.last_segment + 1, SegmentRecord { oldest: i64::MAX, ..SegmentRecord::default() }),
     };
     let filter = shared.segments.filter(segment);
@@ -134,6 +135,7 @@ fn move_oldest(
         again,
         run: counters.hot_log_from.max(1),
         filter: &filter,
+        set_backs: &shared.set_backs,
         slice: Moved::new(segment, record, counters.hot_events_from, counters.hot_log_from.max(1)),
         slices: VecDeque::new(),
     };
@@ -152,24 +154,39 @@ fn move_oldest(
 }
 
 /// Whether the first of the hot store's events or log entries is older than that.
-fn holds_older(read: &ReadTransaction, than: Timestamp) -> Result<bool, EngineError> {
+fn holds_older(shared: &Shared, read: &ReadTransaction, than: Timestamp) -> Result<bool, EngineError> {
     if let Some(row) = read.open_table(tables::EVENT_CHUNKS)?.first()? {
         let chunk = EventChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-        if let Some(first) = (0..chunk.len()).find_map(|index| chunk.event(index)).transpose()?
-            && first.accept_time() < than
+        let first = (row.0.value()..).zip(0..chunk.len()).find_map(|(seq, index)| Some(seq).zip(chunk.event(index)));
+        if let Some((seq, event)) = first
+            && shared.set_backs.event(seq, event?.accept_time()) < than
         {
             return Ok(true);
         }
     }
     if let Some(row) = read.open_table(tables::LOG)?.first()? {
         let chunk = LogChunk::decode_from(Bytes::copy_from_slice(row.1.value()))?;
-        for entry in &chunk.entries {
+        for (at, entry) in (row.0.value()..).zip(&chunk.entries) {
             if let Some((time, _)) = entry.ended()? {
-                return Ok(time < than);
+                return Ok(shared.set_backs.entry(at, time) < than);
             }
         }
     }
     Ok(false)
+}
+
+/// The latest time in a chunk, as its age counts and as it is stamped.
+#[derive(Debug, Clone, Copy, Default)]
+struct Newest {
+    counted: Option<Timestamp>,
+    stamped: Option<Timestamp>,
+}
+
+impl Newest {
+    fn see(&mut self, counted: Timestamp, stamped: Timestamp) {
+        self.counted = self.counted.max(Some(counted));
+        self.stamped = self.stamped.max(Some(stamped));
+    }
 }
 
 struct Mover<'a> {
@@ -178,6 +195,7 @@ struct Mover<'a> {
     again: (u64, u64),
     run: u64,
     filter: &'a Filter,
+    set_backs: &'a SetBacks,
     /// The one being filled.
     slice: Moved,
     slices: VecDeque<Moved>,
@@ -192,11 +210,12 @@ impl Mover<'_> {
             let (first, encoded) = row?;
             let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
             let chunk = EventChunk::decode_from(encoded.clone())?;
-            let mut newest = None;
+            let mut newest = Newest::default();
             let mut keys = Vec::new();
             for index in 0..chunk.len() {
                 let Some(record) = chunk.event(index).transpose()? else { continue };
-                newest = newest.max(Some(record.accept_time()));
+                let accepted = record.accept_time();
+                newest.see(self.set_backs.event(first + index as u64, accepted), accepted);
                 keys.push(record.key());
             }
             let again = first < self.again.0;
@@ -232,11 +251,11 @@ impl Mover<'_> {
             let (first, encoded) = row?;
             let (first, encoded) = (first.value(), Bytes::copy_from_slice(encoded.value()));
             let chunk = LogChunk::decode_from(encoded.clone())?;
-            let mut newest = None;
+            let mut newest = Newest::default();
             let mut ended = Vec::new();
             for (at, entry) in (first..).zip(&chunk.entries) {
                 let Some((time, keys)) = entry.ended()? else { continue };
-                newest = newest.max(Some(time));
+                newest.see(self.set_backs.entry(at, time), time);
                 ended.extend(keys.into_iter().map(|key| (at, delivery_row(key))));
             }
             let again = first < self.again.1;
@@ -289,9 +308,9 @@ impl Mover<'_> {
 
     /// Whether a chunk is to be moved; counts it if so, in the next slice if this one has no room for its rows. One without a time
     /// was erased, and goes with the next.
-    fn takes(&mut self, again: bool, newest: Option<Timestamp>, bytes: usize, rows: usize) -> bool {
+    fn takes(&mut self, again: bool, newest: Newest, bytes: usize, rows: usize) -> bool {
         let bytes = bytes as u64;
-        if !again && self.excess == 0 && newest.is_some_and(|newest| newest >= self.old) {
+        if !again && self.excess == 0 && newest.counted.is_some_and(|newest| newest >= self.old) {
             return false;
         }
         let in_slice = self.slice.event_ids.len() + self.slice.deliveries.len();
@@ -302,9 +321,12 @@ impl Mover<'_> {
         self.slice.bytes += bytes;
         let record = &mut self.slice.record;
         record.bytes += bytes;
-        if let Some(newest) = newest {
-            record.newest = record.newest.max(newest.micros());
-            record.oldest = record.oldest.min(newest.micros());
+        if let Some(counted) = newest.counted {
+            record.newest = record.newest.max(counted.micros());
+            record.oldest = record.oldest.min(counted.micros());
+        }
+        if newest.stamped > newest.counted {
+            record.latest = record.latest.max(newest.stamped.unwrap_or_default().micros());
         }
         true
     }

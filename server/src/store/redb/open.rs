@@ -32,6 +32,7 @@ use super::{
         ReplayRecord, SegmentRecord, WebhookRecord,
     },
     segments::Segments,
+    set_back::{self, SetBacks},
     shared::{FanOut, Opened, Shared},
     space::Space,
     tables::{self, SCHEMA_VERSION, meta},
@@ -94,6 +95,7 @@ pub(super) fn open(
         hot,
         segments,
         counters: facts.counters,
+        set_backs: facts.set_backs,
         sealer: facts.sealer,
         keyring: facts.keyring,
         owner: Owner(facts.openings),
@@ -142,6 +144,7 @@ struct Facts {
     keyring: Keyring,
     openings: u64,
     counters: CountersRecord,
+    set_backs: SetBacks,
 }
 
 /// Why a store that can be read is not opened.
@@ -264,9 +267,10 @@ fn count_opening(
     tables.meta.insert(meta::OPENINGS, openings.to_le_bytes().as_slice())?;
     // Before anything is decided by it.
     clock.resume(counters.left(), confirm_clock);
+    let set_backs = set_back::note(tables, &mut counters, clock.now())?;
     counters.note_commit(clock);
     tables.meta.insert(meta::COUNTERS, counters.encode_to_vec().as_slice())?;
-    Ok(Facts { sealer: Sealer::with_eras(seal_key, &eras), keyring, openings, counters })
+    Ok(Facts { sealer: Sealer::with_eras(seal_key, &eras), keyring, openings, counters, set_backs })
 }
 
 /// The eras of the store; another one begins if it is a backup that was never opened, and then numbers that may have been given out
@@ -315,7 +319,8 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
     for row in webhooks.iter()? {
         let record = WebhookRecord::decode_from(row?.1.value())?;
         let seq = ConfigSeq(record.config_seq);
-        let webhook = record.webhook(shared.webhook_vault())?;
+        let mut webhook = record.webhook(shared.webhook_vault())?;
+        webhook.keys = shared.set_backs.keys(webhook.keys, shared.clock.now());
         if shared.is_webhook_erased(&webhook.tenant, webhook.no.0) {
             continue;
         }

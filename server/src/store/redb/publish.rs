@@ -145,7 +145,7 @@ impl Change<'_> {
             Some(due) => {
                 // With a record, by which the outcome of the first attempt finds the row, as that of any other does.
                 let record = DeliveryRecord::scheduled(accept_time, due);
-                let record = if scheduled == asked { record } else { record.reanchored(due) };
+                let record = if scheduled == asked { record } else { record.reanchored(self.shared.clock.now(), due) };
                 tables.scheduled.insert((no, due.micros(), event, replay), 0)?;
                 tables.deliveries.insert((event, no, replay), record.encode_to_vec().as_slice())?;
             }

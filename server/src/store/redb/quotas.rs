@@ -171,7 +171,9 @@ impl Change<'_> {
         }
         // What was accepted before midnight may be written after it.
         let Some(yesterday) = today.and_then(|today| today.checked_sub(1)) else { return Ok(()) };
-        let former = tables.quota_bytes.range(..(yesterday, ""))?.take(FORMER_ROWS);
+        let former = tables.quota_bytes.range(..(yesterday, ""))?;
+        // Nor of days that a clock thought had come that was ahead.
+        let former = former.chain(tables.quota_bytes.range((yesterday + 3, "")..)?).take(FORMER_ROWS);
         let former = former.map(|row| row.map(|(key, _)| (key.value().0, key.value().1.to_owned())));
         for (day, tenant) in former.collect::<Result<Vec<_>, _>>()? {
             tables.quota_bytes.remove((day, tenant.as_str()))?;

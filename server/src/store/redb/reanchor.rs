@@ -3,7 +3,8 @@
 //!
 //! A due time was reckoned from some moment: when the event was accepted, or when the attempt before ended. If that moment is in
 //! the future, the clock was ahead then, and what counts is the delay: the delivery is due that long after now. Its record says
-//! so until its next outcome, so that it is mended once, however long the delay is.
+//! from when that was reckoned until its next outcome, so that it is mended once, however long the delay is, and again if that moment
+//! turns out to be in the future, too.
 //!
 //! Upkeep looks through all that is scheduled once after the clock went back, a few rows at a time, and again from the beginning
 //! if a restart comes in between. What waits behind others of its ordering key is mended when its turn comes.
@@ -50,8 +51,8 @@ pub(super) fn reanchored(now: Timestamp, since: Timestamp, due: Timestamp) -> Ti
 
 /// The same for a delivery that was attempted, or is scheduled for its first attempt, by its record.
 fn mended(now: Timestamp, record: &DeliveryRecord, replay: u32, due: Timestamp) -> Timestamp {
-    if record.reanchored {
-        return due;
+    if let Some(anchor) = record.reckoned_from() {
+        return reanchored(now, anchor, due);
     }
     let since = record.update_time().unwrap_or(record.create_time());
     // Both are due at once when they are made, whenever their event was accepted and their last attempt ended.
@@ -115,7 +116,7 @@ impl Change<'_> {
             let attempts = tables.scheduled.remove((webhook, due.micros(), event, replay))?.map(|bits| bits.value());
             let Some(attempts) = attempts.map(Attempts::from_bits) else { continue };
             tables.scheduled.insert((webhook, mended.micros(), event, replay), attempts.to_bits())?;
-            tables.deliveries.insert(row, record.reanchored(mended).encode_to_vec().as_slice())?;
+            tables.deliveries.insert(row, record.reanchored(now, mended).encode_to_vec().as_slice())?;
             let hint = Hint { event: EventSeq(event), replay, attempts, due: mended };
             self.fresh.push((WebhookNo(webhook), hint));
         }
@@ -151,7 +152,11 @@ mod tests {
     };
     use crate::{
         clock::Clock,
-        store::{Store as _, types::DuePage},
+        model::{
+            audit::{AuditEntry, Principal},
+            event::Event,
+        },
+        store::{AuditStep, Store as _, types::DuePage},
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -186,6 +191,16 @@ mod tests {
             (100, 1_000, 130, 130),
         ] {
             assert_eq!(reanchored(at(now), at(since), at(due)), at(expected), "{now} {since} {due}");
+        }
+    }
+
+    /// The clock that the first search went by may turn out to have been ahead as well.
+    #[test]
+    fn what_was_mended_is_mended_again_if_need_be_and_not_otherwise() {
+        let at = |seconds: u64| Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
+        let record = DeliveryRecord::scheduled(at(1_000), at(1_030)).reanchored(at(500), at(530));
+        for (now, expected) in [(500, 530), (520, 530), (600, 530), (100, 130)] {
+            assert_eq!(mended(at(now), &record, 0, at(530)), at(expected), "{now}");
         }
     }
 
@@ -241,6 +256,29 @@ mod tests {
             steps.extend(search.step(&store.shared).unwrap());
         }
         assert!(steps.iter().all(|step| matches!(step, Archived::Looked | Archived::Reanchored)), "{steps:?}");
+        store.close().await.unwrap();
+    }
+
+    /// The search goes on beside what else is to be done, however long it takes.
+    #[tokio::test]
+    async fn the_search_holds_nothing_up() {
+        let dir = TempDir::new().unwrap();
+        let config = Config { hot_bytes_max: 1, audit_entries_max: 0, ..Config::default() };
+        let store = open(dir.path(), config, Arc::default(), Clock::start()).unwrap();
+        webhook(&store).await;
+        let now = store.shared.clock.now();
+        let ahead = now + Duration::from_hours(24 * 3_650);
+        let later = |n: u32| Event { deliver_at: Some(ahead + SECOND), ..event(&format!("e-{n}")) };
+        publish_all(&store, (0..600).map(later).collect(), ahead).await.unwrap();
+        let entry = AuditEntry::new("m", Principal::Offline, now);
+        store.audit(AuditStep::Begin(Box::new(entry))).await.unwrap();
+        store.shared.counters.lock().reanchors = true;
+        let steps: Vec<_> =
+            (0..8).map(|_| store.archivist.step(&store.shared, now).unwrap().expect("there is much to do")).collect();
+        let is_searching = |step: &Archived| matches!(step, Archived::Reanchor(_) | Archived::Looked);
+        assert!(steps.iter().any(is_searching), "{steps:?}");
+        assert!(steps.iter().any(|step| matches!(step, Archived::Moved(_))), "{steps:?}");
+        assert!(steps.iter().any(|step| matches!(step, Archived::ForgetAudit(_))), "{steps:?}");
         store.close().await.unwrap();
     }
 

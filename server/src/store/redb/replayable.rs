@@ -57,7 +57,7 @@ fn retained(shared: &Shared, from: EventSeq, spec: &ReplaySpec) -> Result<Option
             // Before it are events that were rescued from a segment that is gone, or none.
             break;
         }
-        if spec.start.is_none_or(|start| record.newest >= start.micros()) {
+        if spec.start.is_none_or(|start| record.latest() >= start.micros()) {
             return Ok(Some(EventSeq(from)));
         }
         from = record.events_until;
@@ -102,8 +102,9 @@ impl Look<'_> {
     fn at(&mut self, seq: EventSeq, event: EventRecord) -> Result<(), EngineError> {
         let accept_time = event.accept_time();
         if accept_time >= self.spec.end + ACCEPT_DISORDER_MAX {
-            // What follows was accepted after the end, too.
-            self.page.next = self.last;
+            // What follows was accepted after the end, too, unless the clock was set back before it.
+            let before = |next: u64| EventSeq(next - 1).min(self.last);
+            self.page.next = self.shared.set_backs.next_after(seq.0).map_or(self.last, before);
             return Ok(());
         }
         self.bytes += event.body_len();

@@ -26,6 +26,7 @@ use super::{
     ready::Batches,
     records::{CountersRecord, Vault},
     segments::Segments,
+    set_back::SetBacks,
     slack::Slack,
     space::Space,
     volume::Volume,
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     pub(super) heartbeat: Heartbeat,
     /// As of the last commit.
     pub(super) counters: Mutex<CountersRecord>,
+    /// As of the opening.
+    pub(super) set_backs: SetBacks,
     /// `None` while it is closed, or being opened again after a failure.
     pub(super) hot: RwLock<Option<Arc<OpenFile>>>,
     /// Events on their way to more webhooks than one transaction writes, as of the last commit.
@@ -147,6 +150,7 @@ pub(super) struct Opened {
     pub(super) hot: OpenFile,
     pub(super) segments: Segments,
     pub(super) counters: CountersRecord,
+    pub(super) set_backs: SetBacks,
     pub(super) sealer: Sealer,
     pub(super) keyring: Keyring,
     pub(super) owner: Owner,
@@ -175,6 +179,7 @@ impl Shared {
             works: watch::Sender::new(true),
             heartbeat: Heartbeat::default(),
             counters: Mutex::new(opened.counters),
+            set_backs: opened.set_backs,
             hot: RwLock::new(Some(Arc::new(opened.hot))),
             fan_outs: RwLock::default(),
             batches: RwLock::default(),

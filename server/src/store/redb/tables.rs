@@ -55,6 +55,8 @@ pub(super) mod meta {
     pub(crate) const SORTING: &str = "sorting";
     /// Number of the last entry of the audit log, u64 little-endian.
     pub(crate) const AUDITED: &str = "audited";
+    /// `SetBacksRecord`: there if the clock was ever set back.
+    pub(crate) const SET_BACKS: &str = "set_backs";
     /// `CountersRecord`, rewritten by every commit.
     pub(crate) const COUNTERS: &str = "counters";
 }

@@ -1,13 +1,13 @@
 //! Where events of a time lie, by number: found by halving, not by walking.
 //!
 //! Events are numbered in the order of their commits, which is nearly, not quite, the order in which they were accepted: many are
-//! accepted at once, and clocks are set back. The store knows by how much the two differ at most, its *disorder*. If an event
+//! accepted at once, and clocks are set back by a little. The store knows by how much the two differ at most, its *disorder*. If an event
 //! was accepted more than that after a time, so were all with higher numbers; if more than that before, so were all with lower
-//! ones.
+//! ones. Where the clock was set back by more than minutes another part begins, which is searched by itself.
 //!
 //! Invariant: the range that is returned may hold too much, never too little.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use super::{error::EngineError, reads, shared::Shared};
 use crate::model::{ids::EventSeq, time::Timestamp};
@@ -22,14 +22,32 @@ pub(super) fn between(
         let counters = shared.counters.lock();
         (counters.next_event, counters.disorder())
     };
-    let mut range = 0..next_event;
+    let mut found: Option<Range<u64>> = None;
+    for part in shared.set_backs.parts(next_event) {
+        let range = narrowed(shared, part, from, until.map(|until| until + disorder), disorder)?;
+        found = Some(match found {
+            Some(found) if range.is_empty() => found,
+            Some(found) if !found.is_empty() => found.start..range.end,
+            Some(_) | None => range,
+        });
+    }
+    Ok(found.unwrap_or(0..0))
+}
+
+/// What is left of a part in which the order of numbers is that of acceptance, but for `disorder`; `until` allows for that.
+fn narrowed(
+    shared: &Shared,
+    mut range: Range<u64>,
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+    disorder: Duration,
+) -> Result<Range<u64>, EngineError> {
     if let Some(until) = until {
-        let is_beyond = |time| time >= until + disorder;
         let mut low = range.start;
         while low < range.end {
             let middle = low + (range.end - low) / 2;
             match first_from(shared, middle, range.end)? {
-                Some((seq, time)) if is_beyond(time) => range.end = seq,
+                Some((seq, time)) if time >= until => range.end = seq,
                 Some((seq, _)) => low = seq + 1,
                 // Nothing that is known to be there; it is left in.
                 None => break,
@@ -70,7 +88,7 @@ fn accepted(shared: &Shared, seq: u64) -> Result<Option<Timestamp>, EngineError>
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use tempfile::TempDir;
 

@@ -254,7 +254,8 @@ pub(super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>
     for row in hot.open_table(tables::ERASURES)?.iter()?.take(FORGOTTEN_ROWS) {
         let (no, bytes) = row?;
         let record = ErasureRecord::decode_from(bytes.value())?;
-        if !record.is_finished() || record.time() + shared.config.retention > now {
+        let decided = shared.set_backs.erasure(no.value(), record.time());
+        if !record.is_finished() || decided + shared.config.retention > now {
             break;
         }
         expired.push(no.value());

@@ -40,9 +40,9 @@ pub(in super::super) struct DeliveryRecord {
     /// Number of the log entry that cancelled it; set exactly while cancelled, but by versions that did not know it.
     #[prost(uint64, tag = "21")]
     cancel_entry: u64,
-    /// Its due time was reckoned anew after the clock had gone back, though the moment that it was reckoned from is still to come.
-    #[prost(bool, tag = "22")]
-    pub(in super::super) reanchored: bool,
+    /// Its due time was reckoned anew from this moment after the clock had gone back, microseconds. Number 22 said only that it was.
+    #[prost(sint64, optional, tag = "23")]
+    anchor: Option<i64>,
 }
 
 impl DeliveryRecord {
@@ -83,7 +83,7 @@ impl DeliveryRecord {
             entries,
             excused,
             cancel_entry: 0,
-            reanchored: false,
+            anchor: None,
         }
     }
 
@@ -94,14 +94,19 @@ impl DeliveryRecord {
             next_attempt: Some(due.micros()),
             excused: attempts.excused(),
             cancel_entry: 0,
-            reanchored: false,
+            anchor: None,
             ..self
         }
     }
 
-    /// The same, pending, due then, by a clock that was set right.
-    pub(in super::super) fn reanchored(self, due: Timestamp) -> Self {
-        Self { next_attempt: Some(due.micros()), reanchored: true, ..self }
+    /// The same, pending, due then, which was reckoned from `now`, by a clock that was set right.
+    pub(in super::super) fn reanchored(self, now: Timestamp, due: Timestamp) -> Self {
+        Self { next_attempt: Some(due.micros()), anchor: Some(now.micros()), ..self }
+    }
+
+    /// From when its due time was reckoned anew, if it was.
+    pub(in super::super) fn reckoned_from(&self) -> Option<Timestamp> {
+        self.anchor.map(Timestamp::from_micros)
     }
 
     /// As cancellation at `entry` of the log leaves it.

@@ -20,6 +20,7 @@ mod quota;
 mod replay;
 mod request;
 mod segment;
+mod set_back;
 mod signing;
 mod sorting;
 mod tls;
@@ -39,6 +40,7 @@ pub(super) use log::{CancelledRecord, LogBuilder, LogChunk, LogRecord};
 pub(super) use quota::QuotaRecord;
 pub(super) use replay::ReplayRecord;
 pub(super) use segment::{CountersRecord, RunRecord, SegmentRecord};
+pub(super) use set_back::{SetBackRecord, SetBacksRecord};
 pub(super) use sorting::SortingRecord;
 pub(super) use webhook::{DropRecord, RequestRecord, TombstoneRecord, WebhookRecord};
 

@@ -58,13 +58,14 @@ pub(in super::super) struct CountersRecord {
     /// Events below this number are gone, or may go, but for those that are pending.
     #[prost(uint64, tag = "30")]
     pub(in super::super) gone_until: u64,
-    /// The latest acceptance of one that is gone, microseconds.
+    /// The latest acceptance of one that is gone, as its age counts, microseconds.
     #[prost(sint64, tag = "31")]
     pub(in super::super) gone_newest: i64,
-    /// The latest acceptance of any event, microseconds.
+    /// The latest acceptance of any event since the clock was set back, microseconds.
     #[prost(sint64, tag = "32")]
     pub(in super::super) newest_event: i64,
-    /// By how much, at most, an event was accepted before one with a lower number, microseconds.
+    /// By how much, at most, an event was accepted before one with a lower number, unless the clock was set back between them,
+    /// microseconds.
     #[prost(uint64, tag = "33")]
     pub(in super::super) disorder: u64,
     /// Number of the last replay.
@@ -97,7 +98,13 @@ impl CountersRecord {
         self.clock_confirmed = clock.confirmed();
     }
 
-    /// By how much, at most, an event was accepted before one with a lower number.
+    /// The clock shows this from now on, which is earlier than what it showed.
+    pub(in super::super) fn set_back(&mut self, now: Timestamp) {
+        self.gone_newest = self.gone_newest.min(now.micros());
+        self.newest_event = self.newest_event.min(now.micros());
+    }
+
+    /// By how much, at most, an event was accepted before one with a lower number, unless the clock was set back between them.
     pub(in super::super) fn disorder(&self) -> Duration {
         Duration::from_micros(self.disorder)
     }
@@ -127,10 +134,10 @@ pub(in super::super) struct SegmentRecord {
     /// Bytes of chunks in it.
     #[prost(uint64, tag = "5")]
     pub(in super::super) bytes: u64,
-    /// Time of its newest event or log entry, microseconds.
+    /// Time of its newest event or log entry, microseconds: as its age counts, see `set_back.rs`.
     #[prost(sint64, tag = "6")]
     pub(in super::super) newest: i64,
-    /// Time of its oldest one.
+    /// Time of its oldest one, the same way.
     #[prost(sint64, tag = "7")]
     pub(in super::super) oldest: i64,
     /// The range of events whose deliveries it holds.
@@ -149,11 +156,19 @@ pub(in super::super) struct SegmentRecord {
     pub(in super::super) replays_from: u64,
     #[prost(uint64, tag = "41")]
     pub(in super::super) replays_until: u64,
+    /// The latest time that is stamped on something in it, if that is later than it counts.
+    #[prost(sint64, tag = "50")]
+    pub(in super::super) latest: i64,
 }
 
 impl SegmentRecord {
     pub(in super::super) fn decode_from(bytes: &[u8]) -> Result<Self, Corrupt> {
         decode("segment", bytes)
+    }
+
+    /// The latest time that is stamped on something in it.
+    pub(in super::super) fn latest(&self) -> i64 {
+        self.latest.max(self.newest)
     }
 
     /// It holds a delivery of this event now, and which sending of it that is.
