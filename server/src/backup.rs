@@ -18,6 +18,7 @@ use crate::{
     config::Config,
     control::{self, Reply, Request},
     flow::News,
+    shutdown::outlive_size_limits,
     store::{
         Store as _,
         redb::{
@@ -60,7 +61,7 @@ pub fn code_of(error: &BackupError) -> u8 {
 /// Makes a backup: through the daemon that has the data directory, or without one. Returns what is to be said. Blocks.
 pub fn back_up(config: Config, mut plan: BackupPlan) -> Result<String, Failed> {
     plan.dir = absolute(&plan.dir).map_err(|error| Failed::usage(format!("{}: {error}", plan.dir.display())))?;
-    match UnixStream::connect(control::socket(&config.data)) {
+    match control::connect(&config.data) {
         Ok(daemon) => ask(daemon, plan),
         // Nobody listens, or nobody ever did.
         Err(_) => back_up_offline(config, plan),
@@ -98,6 +99,7 @@ fn back_up_offline(config: Config, plan: BackupPlan) -> Result<String, Failed> {
     if !data.join("hot.redb").exists() {
         return Err(Failed::new(code::CANNOT_CREATE, format!("{} holds no data of a daemon", data.display())));
     }
+    outlive_size_limits().map_err(|error| Failed::new(code::SOFTWARE, error))?;
     let dir = plan.dir.display().to_string();
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(code::SOFTWARE, error))?;
@@ -139,6 +141,7 @@ pub fn said(dir: &str, made: &BackedUp) -> String {
 
 /// Makes a data directory of a backup. Returns what is to be said. Blocks.
 pub fn restore(config: &Config, from: &Path) -> Result<String, Failed> {
+    outlive_size_limits().map_err(|error| Failed::new(code::SOFTWARE, error))?;
     let restored = redb::restore(from, &config.data).map_err(|error| {
         let code = match &error {
             RestoreError::NoBackup(NoBackup::Unreadable { .. })

@@ -22,6 +22,7 @@ use super::{
     error::EngineError,
     held::{HELD_ROWS, is_over},
     mover::{Moved, Slices},
+    quotas,
     ready::ReadyIn,
     reanchor::{ScheduledRow, Search},
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
@@ -82,6 +83,8 @@ pub(super) enum Archived {
     ForgetAudit(Vec<u64>),
     /// Nothing happened, and the hot store's file is to be made shorter.
     Emptied,
+    /// Bytes that were counted on former days: day and tenant.
+    ForgetBytes(Vec<(u32, String)>),
     /// Nothing: something was looked through, and there is more.
     Looked,
 }
@@ -164,14 +167,15 @@ impl Archivist {
                 return Ok(Some(step));
             }
         }
-        for _ in 0..7 {
-            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 7 {
+        for _ in 0..8 {
+            let step = match self.turn.fetch_add(1, Ordering::Relaxed) % 8 {
                 0 => self.move_slice(shared, now),
                 1 => self.retire(shared, now),
                 2 => expire_requests(shared, now),
                 3 => erase::expire(shared, now),
                 4 => audit::expire(shared, now),
-                5 => shared.has_room_to_give_back().map(|has| has.then_some(Archived::Emptied)),
+                5 => quotas::expire(shared, now),
+                6 => shared.has_room_to_give_back().map(|has| has.then_some(Archived::Emptied)),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
@@ -418,6 +422,7 @@ impl Change<'_> {
             Archived::Reanchor(rows) => self.reanchor(tables, rows)?,
             Archived::Reanchored => self.counters.reanchors = false,
             Archived::ForgetAudit(entries) => audit::forget(tables, entries)?,
+            Archived::ForgetBytes(rows) => quotas::forget(tables, rows)?,
             // The commit itself says when it was.
             Archived::Announced | Archived::Looked | Archived::Noted | Archived::Emptied => {}
             Archived::Requests(requests) => {
@@ -459,6 +464,7 @@ impl Archived {
             | Self::Noted
             | Self::Emptied
             | Self::ForgetAudit(_)
+            | Self::ForgetBytes(_)
             | Self::Looked => Afterwards::Nothing,
         }
     }

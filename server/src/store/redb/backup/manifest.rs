@@ -19,7 +19,7 @@ use super::{
     super::{
         disk::make_folders,
         key_source::KEPT,
-        open::{HOT, SEGMENTS},
+        open::{COPYING, HOT, SEGMENTS},
         tables::SCHEMA_VERSION,
     },
     files::{self, Sum},
@@ -138,7 +138,9 @@ impl Manifest {
             (true, true) => {}
             (false, true) => return Err(damaged(path, "it is missing")),
             (true, false) => return Err(NoBackup::Unfinished(dir.to_owned())),
-            (false, false) if has(HOT) && !has(MARKER_OF_DATA) => return Err(NoBackup::Unfinished(dir.to_owned())),
+            (false, false) if has(COPYING) || has(HOT) && !has(MARKER_OF_DATA) => {
+                return Err(NoBackup::Unfinished(dir.to_owned()));
+            }
             (false, false) => return Err(NoBackup::None(dir.to_owned())),
         }
         let text = read(&path)?;

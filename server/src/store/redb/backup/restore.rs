@@ -11,14 +11,11 @@ use super::{
     super::{
         disk::{Disk as _, FileSystem},
         key_source::KEPT,
-        open::{HOT, SEGMENTS, mark},
+        open::{HOT, RESTORING, SEGMENTS, mark},
     },
     files,
     manifest::{self, Manifest, NoBackup, unreadable},
 };
-
-/// What the copy of the hot store is called until everything else is there: a daemon does not start on half of a store.
-const UNFINISHED: &str = "hot.redb.restoring";
 
 /// A backup that was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +95,7 @@ fn fill(manifest: &Manifest, from: &Path, to: &Path) -> Result<(), RestoreError>
     let segments = to.join(SEGMENTS);
     fs::create_dir(&segments).map_err(writing(&segments))?;
     for entry in &manifest.files {
-        let name = if entry.path == HOT { UNFINISHED } else { &entry.path };
+        let name = if entry.path == HOT { RESTORING } else { &entry.path };
         let (original, copy) = (from.join(&entry.path), to.join(name));
         if !original.is_file() {
             return Err(unreadable(&original, io::ErrorKind::NotFound.into()).into());
@@ -109,7 +106,7 @@ fn fill(manifest: &Manifest, from: &Path, to: &Path) -> Result<(), RestoreError>
     files::sync_folder(&segments).map_err(writing(&segments))?;
     mark(&FileSystem, to).map_err(writing(to))?;
     let hot = to.join(HOT);
-    fs::rename(to.join(UNFINISHED), &hot).map_err(writing(&hot))?;
+    fs::rename(to.join(RESTORING), &hot).map_err(writing(&hot))?;
     files::sync_folder(to).map_err(writing(to))
 }
 
