@@ -4,6 +4,7 @@
 mod attempts;
 mod audit;
 mod backup;
+mod backup_faults;
 mod bad_input;
 mod bench;
 mod canary;

@@ -1,7 +1,7 @@
 //! Backups of a store, while it works or not, and what becomes of them.
 //!
 //! ```text
-//!   one read of hot.redb, and what it names ─▶ copies, row by row ─▶ manifest ─▶ its checksum, last
+//!   one read of hot.redb, and what it names ─▶ copies, row by row ─▶ manifest ─▶ its checksum ─▶ hot.redb gets its name
 //!   (between two steps of upkeep)                                                 │ restore
 //!                                                                                 ▼
 //!                                        a data directory; opened, it begins an era of its own
@@ -11,7 +11,8 @@
 //! Files of segments that are yet to be copied are pinned; the read of the hot store ends when that is copied, which comes first,
 //! because pages that it sees cannot be used again meanwhile. An erasure is not finished before the backup lets go of both.
 //!
-//! Invariant: a backup whose manifest has its checksum is complete. Everything acknowledged before it was asked for is in it.
+//! Invariant: a backup whose manifest has its checksum, and whose `hot.redb` has that name, is complete. Everything acknowledged before
+//! it was asked for is in it.
 
 mod copy;
 mod files;
@@ -327,13 +328,14 @@ fn fill(snapshot: Snapshot, plan: &BackupPlan, progress: &BackupProgress) -> Res
         files::sync(&path).map_err(BackupError::writing(&path))?;
     }
     files::sync_folder(&folder).map_err(BackupError::writing(&folder))?;
-    fs::rename(&copying, dir.join(HOT)).map_err(BackupError::writing(&copying))?;
     paths.push(HOT.to_owned());
     let key_place = shared.config.master_key.place(&shared.dir);
     let missing_key = (!plan.master_key).then(|| key_place.clone());
     let manifest = Manifest::of(dir, &paths, time, key_place).map_err(BackupError::writing(dir))?;
     pace(0)?;
     manifest.write(dir).map_err(BackupError::writing(dir))?;
+    fs::rename(&copying, dir.join(HOT)).map_err(BackupError::writing(&copying))?;
+    files::sync_folder(dir).map_err(BackupError::writing(dir))?;
     let (files, bytes, took) = (paths.len(), manifest.bytes(), began.elapsed());
     Ok(BackedUp { files, bytes, took, read_hot, hot_grew, missing_key })
 }
