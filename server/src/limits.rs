@@ -245,6 +245,11 @@ pub const NAME_JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Clients with TLS settings of webhooks that each delivery loop keeps, with their connections; of more the one that was not used
 /// for longest goes, and is made again when it is needed.
+///
+/// Measured with different client certificates, one receiver and reqwest: as many take 3 MiB (22 KiB each, with the longest settings
+/// there may be a little more), and 1.5 MiB more than the same connections with equal settings while all of them are kept. So it is
+/// some 15 MiB idle, and 23 MiB with connections, where there are four loops and one for test events. While 512 different ones take
+/// turns, handshakes and connections that end add up to 11 MiB for a moment.
 pub const DELIVER_TLS_CLIENTS_MAX: usize = 128;
 /// Most attempts of one delivery, those after retries by hand included.
 pub const DELIVERY_ATTEMPTS_MAX: u32 = 60_000;
