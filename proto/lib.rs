@@ -162,6 +162,8 @@ pub mod error_info {
     pub const TOO_MANY_TARGETS: &str = "TOO_MANY_TARGETS";
     /// The store holds as many webhooks as it may.
     pub const TOO_MANY_WEBHOOKS: &str = "TOO_MANY_WEBHOOKS";
+    /// There is no room for more different TLS settings of webhooks; metadata: `limit`, `needed`, in bytes of memory.
+    pub const TOO_MUCH_TLS: &str = "TOO_MUCH_TLS";
     /// The tenant publishes faster than it may; metadata of this reason and the next ones: `tenant`, `limit`, `usage`.
     pub const QUOTA_EVENTS_PER_SECOND: &str = "QUOTA_EVENTS_PER_SECOND";
     /// The tenant has as many pending deliveries as it may, or would have more.

@@ -20,6 +20,7 @@ use crate::{
     control::{self, Reply, Request},
     flow::News,
     model::audit::{AuditEnd, AuditEntry, OK, Principal},
+    shutdown::outlive_size_limits,
     store::{
         AuditStep, Store as _, StoreError,
         redb::{
@@ -100,7 +101,7 @@ fn audited_code(error: &BackupError) -> i32 {
 /// Makes a backup: through the daemon that has the data directory, or without one. Returns what is to be said. Blocks.
 pub fn back_up(config: Config, mut plan: BackupPlan) -> Result<String, Failed> {
     plan.dir = absolute(&plan.dir).map_err(|error| Failed::usage(format!("{}: {error}", plan.dir.display())))?;
-    match UnixStream::connect(control::socket(&config.data)) {
+    match control::connect(&config.data) {
         Ok(daemon) => ask(daemon, plan),
         // Nobody listens, or nobody ever did.
         Err(_) => back_up_offline(config, plan),
@@ -138,6 +139,7 @@ fn back_up_offline(config: Config, plan: BackupPlan) -> Result<String, Failed> {
     if !data.join("hot.redb").exists() {
         return Err(Failed::new(code::CANNOT_CREATE, format!("{} holds no data of a daemon", data.display())));
     }
+    outlive_size_limits().map_err(|error| Failed::new(code::SOFTWARE, error))?;
     let dir = plan.dir.display().to_string();
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(code::SOFTWARE, error))?;
@@ -183,6 +185,7 @@ pub fn said(dir: &str, made: &BackedUp, recorded: &Result<(), StoreError>) -> St
 
 /// Makes a data directory of a backup. Returns what is to be said. Blocks.
 pub fn restore(config: &Config, from: &Path) -> Result<String, Failed> {
+    outlive_size_limits().map_err(|error| Failed::new(code::SOFTWARE, error))?;
     let restored = redb::restore(from, &config.data).map_err(|error| {
         let code = match &error {
             RestoreError::NoBackup(NoBackup::Unreadable { .. })

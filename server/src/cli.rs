@@ -213,6 +213,7 @@ fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Bind { .. } => code::UNAVAILABLE,
         StartError::Open(error) => open_code(error),
+        StartError::Control(_) => code::CANNOT_CREATE,
         StartError::Tls(_) => code::USAGE,
         StartError::Deliver(_) => code::SOFTWARE,
     }

@@ -8,7 +8,13 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            fs::{FileTypeExt as _, PermissionsExt as _},
+            net,
+        },
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,6 +22,7 @@ use std::{
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
@@ -76,9 +83,47 @@ pub enum Reply {
     Failed(Failed),
 }
 
-/// Where the socket of a data directory is.
-pub fn socket(data: &Path) -> PathBuf {
-    data.join(SOCKET)
+/// Why there is no socket.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// Something else has its name.
+    #[error("{0} is in the way: it is not a socket, and the daemon needs this name for one; move it away")]
+    Occupied(PathBuf),
+    /// The system has no such long names for sockets, nor a way around.
+    #[error("{path} is too long for a socket ({bytes} bytes): choose a data directory with a shorter path")]
+    TooLong {
+        /// Its path.
+        path: PathBuf,
+        /// How long that is.
+        bytes: usize,
+    },
+    /// The system says so; some file systems have no sockets.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// The daemon that has a data directory. Blocks.
+pub fn connect(data: &Path) -> io::Result<net::UnixStream> {
+    net::UnixStream::connect(Address::of(data)?.path)
+}
+
+/// A path of the socket of a data directory that the system takes for one: those are some hundred bytes long at most, and paths of
+/// files may be longer. Then it leads over the open folder, where the system has such paths.
+struct Address {
+    path: PathBuf,
+    _folder: Option<fs::File>,
+}
+
+impl Address {
+    fn of(data: &Path) -> io::Result<Self> {
+        let path = data.join(SOCKET);
+        if net::SocketAddr::from_pathname(&path).is_ok() {
+            return Ok(Self { path, _folder: None });
+        }
+        let folder = fs::File::open(data)?;
+        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(SOCKET);
+        Ok(Self { path, _folder: Some(folder) })
+    }
 }
 
 /// The socket, open.
@@ -91,14 +136,25 @@ pub struct Control {
 }
 
 impl Control {
-    /// Makes the socket of a data directory that this process has locked: one that is there is a dead daemon's.
-    pub fn open(data: &Path, engine: Arc<RedbStore>, clock: Clock) -> io::Result<Self> {
-        let path = socket(data);
+    /// Makes the socket of a data directory that this process has locked: one that is there is a dead daemon's. Nothing else of
+    /// that name is removed.
+    pub fn open(data: &Path, engine: Arc<RedbStore>, clock: Clock) -> Result<Self, ControlError> {
+        let path = data.join(SOCKET);
         match fs::symlink_metadata(&path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(&path)?,
-            Ok(_) | Err(_) => {}
+            Ok(_) => return Err(ControlError::Occupied(path)),
+            // Whatever it is, it shows when the socket is made.
+            Err(_) => {}
         }
-        let listener = UnixListener::bind(&path)?;
+        let address = Address::of(data)?;
+        let listener = UnixListener::bind(&address.path).map_err(|error| {
+            let bytes = path.as_os_str().len();
+            if address.path == path {
+                ControlError::System(error)
+            } else {
+                ControlError::TooLong { path: path.clone(), bytes }
+            }
+        })?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path, engine, clock })
     }
@@ -217,6 +273,22 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn long_paths_have_sockets_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = dir.path().to_owned();
+        for n in [3, 60, 300] {
+            while data.as_os_str().len() < n {
+                data.push("a-folder-with-quite-a-long-name");
+            }
+            fs::create_dir_all(&data).unwrap();
+            let listener = UnixListener::bind(Address::of(&data).unwrap().path).unwrap();
+            assert!(data.join(SOCKET).exists());
+            connect(&data).unwrap();
+            listener.accept().await.unwrap();
+        }
+    }
 
     #[test]
     fn only_its_own_user_and_root_are_heard() {

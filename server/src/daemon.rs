@@ -12,7 +12,7 @@ use crate::{
     api,
     clock::{Clock, Turn},
     config::Config,
-    control::Control,
+    control::{Control, ControlError},
     deliver, dispatch,
     flow::{Gates, Job, News},
     limits::{CERTIFICATES_LOOK_INTERVAL, CLOCK_LOOK_INTERVAL, STALLED_AFTER},
@@ -53,6 +53,9 @@ pub enum StartError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Something is where the control socket should be.
+    #[error(transparent)]
+    Control(ControlError),
     /// Delivery cannot be started.
     #[error(transparent)]
     Deliver(#[from] deliver::BuildError),
@@ -89,6 +92,7 @@ impl Daemon {
         let ops = open_ops(&config, clock, &tasks).await?;
         let metrics = Metrics::default();
         let engine = Arc::new(open(&config, news.clone(), clock).await?);
+        let control = open_control(&config, &engine, clock)?;
         // Before anything can be removed or expire.
         watch_clock(clock);
         let store = engine.clone();
@@ -151,9 +155,8 @@ impl Daemon {
         tasks.spawn("dispatch", dispatch.run(work.clone()));
         tasks.spawn("retention", retention.run(work.clone()));
         tasks.spawn("replay", replays.run(work.clone()));
-        match Control::open(&config.data, engine.clone(), clock) {
-            Ok(control) => tasks.spawn("control", control.run(work.clone())),
-            Err(error) => warn!(%error, "no backup can be made while the daemon runs: there is no control socket"),
+        if let Some(control) = control {
+            tasks.spawn("control", control.run(work.clone()));
         }
         tasks.spawn("clock", follow_clock(clock, work.clone()));
         tasks.spawn("audit", api.audit.run(work.clone()));
@@ -222,6 +225,18 @@ async fn open(config: &Config, news: Arc<News>, clock: Clock) -> Result<RedbStor
     let (path, config) = (config.data.clone(), config.store.clone());
     let opened = spawn_blocking(move || redb::open(&path, config, news, clock)).await;
     opened.expect("opening reports its failures")
+}
+
+/// The control socket; `None`: the file system of the data directory has none.
+fn open_control(config: &Config, engine: &Arc<RedbStore>, clock: Clock) -> Result<Option<Control>, StartError> {
+    match Control::open(&config.data, engine.clone(), clock) {
+        Ok(control) => Ok(Some(control)),
+        Err(ControlError::System(error)) => {
+            warn!(%error, "no backup can be made while the daemon runs: there is no control socket");
+            Ok(None)
+        }
+        Err(error @ (ControlError::Occupied(_) | ControlError::TooLong { .. })) => Err(StartError::Control(error)),
+    }
 }
 
 async fn open_ops(config: &Config, clock: Clock, tasks: &Tasks) -> Result<Ops, StartError> {

@@ -18,6 +18,7 @@ use std::{io, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::{
+    runtime::Builder,
     signal::unix::{Signal as Listener, SignalKind, signal},
     time::{Instant, timeout_at},
 };
@@ -144,6 +145,18 @@ impl Signal {
     }
 }
 
+/// Has a write beyond the limit of a file's size fail like any other from now on, and not end the process, in a command that listens
+/// to no signals.
+pub fn outlive_size_limits() -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let _inside = runtime.enter();
+    too_large().map(drop)
+}
+
+fn too_large() -> io::Result<Listener> {
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+}
+
 /// Listens to signals. From its making on they no longer end the process by themselves.
 #[derive(Debug)]
 pub struct Signals {
@@ -156,11 +169,10 @@ pub struct Signals {
 impl Signals {
     /// Begins to listen.
     pub fn listen() -> io::Result<Self> {
-        let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            _too_large: signal(too_large)?,
+            _too_large: too_large()?,
         })
     }
 

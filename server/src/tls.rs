@@ -25,6 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::model::tls::words;
+
 /// Where certificates are, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
@@ -100,7 +102,7 @@ impl Files {
             Some(pem) => {
                 let mut roots = RootCertStore::empty();
                 for authority in self.certificates(Which::ClientCa, pem)? {
-                    roots.add(authority).map_err(|error| self.error(Which::ClientCa, error))?;
+                    roots.add(authority).map_err(|error| self.error(Which::ClientCa, words::of_error(&error)))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
                 builder.with_client_cert_verifier(verifier.map_err(|error| self.error(Which::ClientCa, error))?)
@@ -110,7 +112,12 @@ impl Files {
         let key = PrivateKeyDer::from_pem_slice(&contents.key);
         let key = key.map_err(|error| self.error(Which::Key, format_args!("no private key in PEM: {error}")))?;
         let config = builder.with_single_cert(chain, key);
-        let mut config = config.map_err(|error| self.error(Which::Key, error))?;
+        let mut config = config.map_err(|error| {
+            // The key is read after the certificate.
+            let which =
+                if matches!(error, rustls::Error::InvalidCertificate(_)) { Which::Certificate } else { Which::Key };
+            self.error(which, words::of_error(&error))
+        })?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
     }

@@ -29,13 +29,13 @@ use tonic_types::StatusExt as _;
 use crate::{BINARY, patient, setup};
 
 /// Codes of `sysexits.h`: data is damaged, an output cannot be made, the settings do not fit.
-const EXIT_DAMAGED: i32 = 65;
-const EXIT_CANNOT_CREATE: i32 = 73;
+pub(super) const EXIT_DAMAGED: i32 = 65;
+pub(super) const EXIT_CANNOT_CREATE: i32 = 73;
 const EXIT_CONFIG: i32 = 78;
 const SHORTLY: Duration = Duration::from_secs(30);
 
 /// Runs a command about the data directory of a setup; what it wrote, together.
-async fn command(setup: &Setup, arguments: &[&str]) -> (i32, String) {
+pub(super) async fn command(setup: &Setup, arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(BINARY);
     command.args(arguments).arg("--data").arg(setup.data()).env_clear();
     let run = spawn_blocking(move || command.output());
@@ -45,7 +45,7 @@ async fn command(setup: &Setup, arguments: &[&str]) -> (i32, String) {
     (status.code().expect("it ended by itself"), said)
 }
 
-async fn done(setup: &Setup, arguments: &[&str], texts: &[&str]) {
+pub(super) async fn done(setup: &Setup, arguments: &[&str], texts: &[&str]) {
     expect(setup, arguments, 0, texts).await;
 }
 
@@ -58,7 +58,7 @@ async fn expect(setup: &Setup, arguments: &[&str], code: i32, texts: &[&str]) {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("the path is text")
 }
 

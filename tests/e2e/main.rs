@@ -5,6 +5,7 @@ mod attempts;
 mod audit;
 mod audit_bounds;
 mod backup;
+mod backup_faults;
 mod bad_input;
 mod bench;
 mod canary;

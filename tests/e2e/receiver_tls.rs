@@ -18,6 +18,12 @@ use tonic::Status;
 
 use crate::{patient, setup};
 
+/// A certificate of X.509 version 1, and its key.
+const VERSION_1: (&str, &str) = (
+    include_str!("../../server/src/model/tls/samples/version-1.pem"),
+    include_str!("../../server/src/model/tls/samples/version-1.key"),
+);
+
 fn tls(authority: &str, (certificate, key): (&str, &str)) -> TlsSettings {
     TlsSettings {
         ca_certificates: authority.to_owned(),
@@ -132,10 +138,14 @@ async fn what_cannot_be_used_is_refused_by_name() {
         (tls("", (&pair.0, "***")), "webhook.tls.client_key"),
         (tls("", ("", &pair.1)), "webhook.tls.client_certificate"),
         (tls("", (&pair.1, &pair.1)), "webhook.tls.client_certificate"),
+        (tls("", VERSION_1), "webhook.tls.client_certificate"),
     ] {
         let refused = update(&client, &created.id(), Some(settings)).await.expect_err(field);
         assert_eq!(Rejection::from(&refused).fields, [field], "{refused:?}");
-        assert!(!format!("{refused:?}").contains("s3cret"), "{refused:?}");
+        assert!(
+            !["s3cret", "UnsupportedCertVersion"].iter().any(|no| format!("{refused:?}").contains(no)),
+            "{refused:?}"
+        );
     }
     let plain = client.create("http://127.0.0.1:1024/", &["*"]).await;
     let refused = update(&client, &plain.id(), Some(tls(&authority.pem, ("", "")))).await.expect_err("no TLS");

@@ -1,6 +1,6 @@
 //! TLS on the gRPC port: with whom it speaks, and how certificates are replaced while it does.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use postrider_client::{Client, PublishError, WatchConfig};
@@ -12,7 +12,16 @@ use postrider_tests::{
     deadline::{PATIENCE, within},
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use rustls::{
+    ClientConfig, RootCertStore, crypto,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tonic::{
     Code,
     transport::{Certificate, ClientTlsConfig, Identity},
@@ -120,6 +129,44 @@ async fn clients_show_certificates() {
     assert_eq!(list(&with(&(certificate, key))).await, Ok(()));
     assert!(list(&with(&others.certificate("billing"))).await.is_err(), "another authority");
     assert!(list(&client(&daemon, &ours)).await.is_err(), "no certificate");
+}
+
+/// What libraries call `UnsupportedCertVersion`.
+#[tokio::test]
+async fn a_certificate_that_no_library_shows_any_more_is_refused_in_words() {
+    const CERTIFICATE: &str = include_str!("../../server/src/model/tls/samples/version-1.pem");
+    const KEY: &str = include_str!("../../server/src/model/tls/samples/version-1.key");
+
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let Files { setup } = Files::new(&ours);
+    let ca = Files::path(&setup, "clients.pem");
+    fs::write(&ca, &theirs.pem).expect("the file can be written");
+    let (certificate, key) = theirs.certificate("billing");
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&ours.pem))
+        .identity(Identity::from_pem(&certificate, &key));
+    let setup = setup.flag("--tls-client-ca", &ca.display().to_string()).flag("--log", "debug").tls(tls);
+    let daemon = setup.start().await;
+
+    let provider = Arc::new(crypto::ring::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("a key");
+    let key = provider.key_provider.load_private_key(key).expect("a key");
+    let chain = vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("a certificate")];
+    let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ours.pem.as_bytes()).expect("a certificate")).expect("an authority");
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("ring can do TLS").with_root_certificates(roots);
+    let connector = TlsConnector::from(Arc::new(config.with_client_cert_resolver(Arc::new(shown))));
+    let stream = TcpStream::connect(daemon.address()).await.expect("it listens");
+    let name = ServerName::from(daemon.address().ip());
+    let refused = async {
+        let mut stream = connector.connect(name, stream).await?;
+        stream.read_to_end(&mut Vec::new()).await
+    };
+    within("the refusal", refused).await.expect_err("nobody is served with it");
+    daemon.logged("the certificate is of X.509 version 1").await;
+    daemon.stop().await;
 }
 
 /// A certificate can stand for rights, for those who have no key.

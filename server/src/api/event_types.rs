@@ -171,6 +171,7 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         | ConfigAnswer::EventTypeDeleted
         | ConfigAnswer::UnknownEventType(_)
         | ConfigAnswer::RequestReused
-        | ConfigAnswer::TooManyWebhooks => Failure::store_confused(),
+        | ConfigAnswer::TooManyWebhooks
+        | ConfigAnswer::TooMuchTls { .. } => Failure::store_confused(),
     }
 }

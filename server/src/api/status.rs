@@ -185,6 +185,21 @@ impl Failure {
         Self::new(Code::ResourceExhausted, reason::TOO_MANY_WEBHOOKS, "the store holds as many webhooks as it may")
     }
 
+    /// No more different TLS settings fit: of the tenant, or of all of them.
+    pub(super) fn too_much_tls(of_tenant: bool, limit: usize, needed: usize) -> Self {
+        let whose = if of_tenant { "the tenant's webhooks" } else { "all webhooks together" };
+        let field = "webhook.tls".to_owned();
+        let problem = format!(
+            "does not fit: the different TLS settings of {whose} would take {needed} bytes of memory of at most {limit}; equal ones count once"
+        );
+        let message = format!("{field}: {problem}");
+        Self {
+            facts: vec![("limit", limit.to_string()), ("needed", needed.to_string())],
+            violations: vec![Violation { reason: reason::TOO_MUCH_TLS, field, problem }],
+            ..Self::new(Code::ResourceExhausted, reason::TOO_MUCH_TLS, message)
+        }
+    }
+
     /// A webhook names an event type that was deleted at the same time.
     pub(super) fn event_type_gone(name: &str) -> Self {
         let problem = format!("no event type is called {name:?} any more");
@@ -464,6 +479,22 @@ mod tests {
         assert_eq!(rpc.code, Code::ResourceExhausted as i32);
         let status = Failure::from(Rejected::BacklogFull).into_status();
         assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(BACKLOG_RETRY));
+    }
+
+    #[test]
+    fn too_many_different_tls_settings_are_told_by_their_field() {
+        for (of_tenant, whose) in [(true, "the tenant's webhooks"), (false, "all webhooks")] {
+            let status = Failure::too_much_tls(of_tenant, 7, 9).into_status();
+            let details = status.get_error_details();
+            let info = details.error_info().unwrap();
+            assert_eq!((status.code(), info.reason.as_str()), (Code::ResourceExhausted, reason::TOO_MUCH_TLS));
+            assert_eq!((&*info.metadata["limit"], &*info.metadata["needed"]), ("7", "9"));
+            let fields = &details.bad_request().unwrap().field_violations;
+            assert!(
+                fields.len() == 1 && fields[0].field == "webhook.tls" && status.message().contains(whose),
+                "{status:?}"
+            );
+        }
     }
 
     #[test]

@@ -387,6 +387,7 @@ fn refusal(answer: &ConfigAnswer) -> Failure {
         ConfigAnswer::VersionMismatch => Failure::etag_mismatch(),
         ConfigAnswer::RequestReused => Failure::request_id_reused(),
         ConfigAnswer::TooManyWebhooks => Failure::too_many_webhooks(),
+        ConfigAnswer::TooMuchTls { of_tenant, limit, needed } => Failure::too_much_tls(*of_tenant, *limit, *needed),
         ConfigAnswer::OverQuota(excess) => Failure::from(*excess),
         ConfigAnswer::TenantBeingErased => Failure::tenant_being_erased(),
         ConfigAnswer::UnknownEventType(name) => Failure::event_type_gone(name.as_str()),

@@ -5,6 +5,7 @@
 use rustls::{AlertDescription, CertificateError, Error};
 
 use super::phases::AskedForCertificate;
+use crate::model::tls::words;
 
 /// What failed. `asked`: whether the receiver had asked for a certificate, if that is known.
 pub(super) fn explain(error: &Error, asked: Option<AskedForCertificate>) -> String {
@@ -37,24 +38,13 @@ pub(super) fn closed(asked: AskedForCertificate) -> String {
 fn problem_of(problem: &CertificateError) -> String {
     use CertificateError as E;
 
-    let known = if matches!(problem, E::Expired | E::ExpiredContext { .. }) {
-        "has expired"
-    } else if matches!(problem, E::NotValidYet | E::NotValidYetContext { .. }) {
-        "is not valid yet"
-    } else if matches!(problem, E::UnknownIssuer) {
-        "is not from an authority that is trusted for this webhook"
-    } else if matches!(problem, E::NotValidForName | E::NotValidForNameContext { .. }) {
-        "is for another name"
-    } else if matches!(problem, E::Revoked) {
-        "is revoked"
+    if matches!(problem, E::UnknownIssuer) {
+        "is not from an authority that is trusted for this webhook".to_owned()
     } else if matches!(problem, E::InvalidPurpose | E::InvalidPurposeContext { .. }) {
-        "is not one for servers"
-    } else if matches!(problem, E::BadSignature) {
-        "was not signed by the authority that it names"
+        "is not one for servers".to_owned()
     } else {
-        return format!("cannot be accepted: {problem}");
-    };
-    known.to_owned()
+        words::of_certificate(problem)
+    }
 }
 
 /// Whether this is about the certificate that was shown, or was not. Before TLS 1.3 there was no word of its own for a missing one,
@@ -79,6 +69,10 @@ fn is_about_certificates(alert: AlertDescription, asked: Option<AskedForCertific
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::OtherError;
+
     use super::*;
 
     #[test]
@@ -93,8 +87,13 @@ mod tests {
         check(CertificateError::NotValidForName, "is for another name");
         check(CertificateError::Revoked, "is revoked");
         check(CertificateError::InvalidPurpose, "is not one for servers");
-        check(CertificateError::BadSignature, "was not signed by the authority that it names");
-        check(CertificateError::BadEncoding, "cannot be accepted: BadEncoding");
+        let signature =
+            "was not signed by the authority that it names, or with a key that is too weak (RSA takes 2048 bits)";
+        check(CertificateError::BadSignature, signature);
+        check(CertificateError::BadEncoding, "is not one that can be read");
+        let version_1 = OtherError(Arc::new(webpki::Error::UnsupportedCertVersion));
+        let told = "is of X.509 version 1, which has no extensions; it must be of version 3";
+        check(CertificateError::Other(version_1), told);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::{Accept, server::TlsStream};
 use tracing::debug;
 
-use crate::peer::Peer;
+use crate::{model::tls::words, peer::Peer};
 
 /// A connection's bytes.
 pub(super) enum Wire {
@@ -55,7 +55,7 @@ impl Wire {
                     *self = Self::Secured(Box::new(stream));
                 }
                 Err(error) => {
-                    debug!(%error, "a TLS handshake failed");
+                    debug!(error = %in_words(&error), "a TLS handshake failed");
                     *self = Self::Failed;
                     return Poll::Ready(Err(error));
                 }
@@ -68,6 +68,12 @@ impl Wire {
         };
         Poll::Ready(Ok(Pin::new(open)))
     }
+}
+
+/// What went wrong in a handshake; with a certificate, in words for whoever gave it to the client.
+fn in_words(error: &io::Error) -> String {
+    let problem = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    problem.map_or_else(|| error.to_string(), words::of_error)
 }
 
 impl AsyncRead for Wire {

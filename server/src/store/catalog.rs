@@ -18,6 +18,7 @@ use super::{
     keyring::Keyring,
     listing::Names,
     quotas::Quotas,
+    tls_shelf::TlsShelf,
     troubles::FilterTroubles,
     types::{EventTypeStep, Targets},
 };
@@ -26,6 +27,7 @@ use crate::model::{
     event_type::{EventType, EventTypeKey},
     ids::{ConfigSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
     scope::{Verdict, View},
+    tls::TlsSettings,
     webhook::Webhook,
 };
 
@@ -44,6 +46,8 @@ pub(super) struct Inner {
     pub(super) webhooks: BTreeMap<WebhookNo, Known>,
     by_id: HashMap<WebhookId, WebhookNo>,
     pub(super) tenants: HashMap<Tenant, TenantIndex>,
+    /// Of all webhooks.
+    pub(super) tls: TlsShelf,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,12 @@ pub(super) struct Known {
     webhook: Arc<Webhook>,
     /// Counted without a lock for writing.
     pub(super) pending: AtomicU64,
+}
+
+impl Known {
+    pub(super) fn tls(&self) -> Option<Arc<TlsSettings>> {
+        self.webhook.settings.tls.clone()
+    }
 }
 
 /// A webhook with what the store counts about it.
@@ -87,6 +97,8 @@ pub(super) struct TenantIndex {
     pub(super) pending: AtomicU64,
     /// Deliveries of wide events that have not reached their webhooks.
     pub(super) on_the_way: u64,
+    /// TLS settings of the tenant's webhooks; `None`: there are none.
+    pub(super) tls: Option<Box<TlsShelf>>,
 }
 
 /// The webhooks that want a type.
@@ -116,6 +128,15 @@ impl TenantIndex {
 
     pub(super) fn find(&self, no: WebhookNo) -> Result<usize, usize> {
         self.webhooks.binary_search_by_key(&no, |webhook| webhook.no)
+    }
+
+    fn forget_tls(&mut self, settings: &TlsSettings) {
+        if let Some(shelf) = &mut self.tls {
+            shelf.give_back(settings);
+            if shelf.is_empty() {
+                self.tls = None;
+            }
+        }
     }
 
     fn change(&mut self, seq: ConfigSeq) {
@@ -304,15 +325,24 @@ impl Catalog {
             // All of a tenant's webhooks share its name.
             webhook.tenant = tenant.clone();
         }
+        let index = inner.tenants.entry(webhook.tenant.clone()).or_default();
+        if let Some(settings) = webhook.settings.tls.take() {
+            // All webhooks share equal ones.
+            let settings = inner.tls.take(settings);
+            webhook.settings.tls = Some(index.tls.get_or_insert_default().take(settings));
+        }
         let webhook = Arc::new(webhook);
         inner.by_id.insert(webhook.id, webhook.no);
-        let index = inner.tenants.entry(webhook.tenant.clone()).or_default();
         index.change(seq);
         index.note_order(webhook.no, webhook.settings.ordering.ordered);
         match index.find(webhook.no) {
             Ok(place) => {
                 let before = std::mem::replace(&mut index.webhooks[place], webhook.clone());
                 index.names.remove(&before);
+                if let Some(settings) = &before.settings.tls {
+                    index.forget_tls(settings);
+                    inner.tls.give_back(settings);
+                }
             }
             Err(place) => index.webhooks.insert(place, webhook.clone()),
         }
@@ -327,7 +357,7 @@ impl Catalog {
 
     /// For the engine: the webhook is gone since `seq`.
     pub fn remove(&self, seq: ConfigSeq, no: WebhookNo) {
-        let mut inner = self.inner.write();
+        let inner = &mut *self.inner.write();
         let Some(Known { webhook, pending }) = inner.webhooks.remove(&no) else { return };
         inner.by_id.remove(&webhook.id);
         let index = inner.tenants.entry(webhook.tenant.clone()).or_default();
@@ -341,6 +371,10 @@ impl Catalog {
             index.webhooks.remove(place);
         }
         index.names.remove(&webhook);
+        if let Some(settings) = &webhook.settings.tls {
+            index.forget_tls(settings);
+            inner.tls.give_back(settings);
+        }
     }
 
     /// For the engine: as many deliveries are pending.

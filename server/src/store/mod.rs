@@ -20,6 +20,7 @@ mod quotas;
 pub mod redb;
 mod repair;
 mod replays;
+mod tls_shelf;
 mod troubles;
 mod types;
 mod usage;
@@ -33,6 +34,7 @@ pub use listing::{WebhookOrder, WebhookPlace, WebhookRun, folded};
 pub use quotas::{QuotaAnswer, QuotaChange, QuotaStep, Quotas};
 pub use repair::{Repair, Repaired};
 pub use replays::{ReplayAnswer, ReplayChange, ReplayPage, Replays};
+pub use tls_shelf::{TlsBytes, TlsChange};
 pub use troubles::FilterTroubles;
 pub use types::*;
 

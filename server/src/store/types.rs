@@ -519,6 +519,15 @@ pub enum ConfigAnswer {
     TooManyWebhooks,
     /// No more webhooks of the tenant.
     OverQuota(Excess),
+    /// There is no room for more different TLS settings: of all tenants together, or of this one.
+    TooMuchTls {
+        /// Whether it is the tenant that has too many.
+        of_tenant: bool,
+        /// Most bytes there may be.
+        limit: usize,
+        /// How many there would be.
+        needed: usize,
+    },
     /// Everything of the tenant is being erased.
     TenantBeingErased,
 }

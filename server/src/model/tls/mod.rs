@@ -4,6 +4,7 @@
 //! mistake.
 
 pub mod pem;
+pub mod words;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,6 +23,9 @@ use super::time::Timestamp;
 use crate::limits::{
     TLS_AUTHORITIES_BYTES_MAX, TLS_AUTHORITIES_MAX, TLS_CHAIN_BYTES_MAX, TLS_CHAIN_MAX, TLS_KEY_BYTES_MAX,
 };
+
+/// What settings take besides certificates and keys: themselves, and their places among all there are.
+const OVERHEAD_BYTES: usize = 512;
 
 /// The settings of this group. Never empty.
 #[derive(Clone, PartialEq, Eq)]
@@ -75,7 +79,7 @@ pub enum InvalidTls {
     #[error("does not belong to the first certificate in `client_certificate`")]
     OtherKey,
     /// The first certificate cannot be shown.
-    #[error("its first certificate cannot be used: {0}")]
+    #[error("its first certificate cannot be used: it {0}")]
     Unusable(String),
 }
 
@@ -153,6 +157,16 @@ impl TlsSettings {
         self.fingerprint
     }
 
+    /// About how much memory they take, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let identity = self.identity.as_ref();
+        let chain = identity.map_or(&[][..], |identity| &identity.chain);
+        let certificates = self.authorities.iter().chain(chain);
+        let key = identity.map_or(0, |identity| identity.key.len());
+        let each = |certificate: &CertificateDer<'_>| certificate.len() + size_of::<CertificateDer<'_>>();
+        OVERHEAD_BYTES + certificates.map(each).sum::<usize>() + key
+    }
+
     /// The authorities as PEM.
     pub fn authorities_pem(&self) -> String {
         pem::of_certificates(&self.authorities)
@@ -187,7 +201,8 @@ impl Identity {
             // That cannot be told of every kind of key.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
             Err(Error::InconsistentKeys(_)) => Err(InvalidTls::OtherKey),
-            Err(problem) => Err(InvalidTls::Unusable(problem.to_string())),
+            Err(Error::InvalidCertificate(problem)) => Err(InvalidTls::Unusable(words::of_certificate(&problem))),
+            Err(problem) => Err(InvalidTls::Unusable(format!("cannot be accepted: {problem}"))),
         }
     }
 

@@ -8,6 +8,8 @@ use rustls::pki_types::{
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::words;
+
 /// How long lines are, as RFC 7468 wants them.
 const LINE_CHARACTERS: usize = 64;
 
@@ -33,7 +35,7 @@ pub enum PemProblem {
     #[error("must have certificates in it and nothing else")]
     NotACertificate,
     /// The n-th certificate, counted from 1, cannot be used, and why.
-    #[error("certificate {0} cannot be used: {1}")]
+    #[error("certificate {0} cannot be used: it {1}")]
     Unusable(usize, String),
     /// There is no private key that can be read.
     #[error("must have a private key in PEM: PKCS #8, PKCS #1 or SEC 1, and not encrypted")]
@@ -72,7 +74,7 @@ pub fn certificates(text: &str, most: Most) -> Result<Vec<CertificateDer<'static
         let certificate = CertificateDer::from(der);
         // What it says of itself is of no matter here, but that it can be read.
         webpki::anchor_from_trusted_cert(&certificate)
-            .map_err(|problem| PemProblem::Unusable(found.len() + 1, problem.to_string()))?;
+            .map_err(|problem| PemProblem::Unusable(found.len() + 1, words::of_webpki(&problem)))?;
         found.push(certificate);
     }
     if found.is_empty() { Err(PemProblem::NoCertificate) } else { Ok(found) }

@@ -22,6 +22,7 @@ use super::{
     error::EngineError,
     held::{HELD_ROWS, is_over},
     mover::{Moved, Slices},
+    quotas,
     ready::ReadyIn,
     reanchor::{ScheduledRow, Search},
     records::{DeliveryRecord, EventChunk, EventRecord, SegmentRecord},
@@ -44,7 +45,7 @@ const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
 /// Nor does one that spans more than this part of the retention time, so that whole files come free in time.
 const SEGMENTS_PER_RETENTION: u32 = 16;
 /// Kinds of steps that take turns.
-const TURNS: u64 = 8;
+const TURNS: u64 = 9;
 /// Rows one step examines or rewrites where it does not count bytes.
 const STEP_ROWS: usize = 256;
 /// Chunks of events that are searched with one snapshot.
@@ -84,6 +85,8 @@ pub(super) enum Archived {
     ForgetAudit(Vec<u64>),
     /// Nothing happened, and the hot store's file is to be made shorter.
     Emptied,
+    /// Bytes that were counted on former days: day and tenant.
+    ForgetBytes(Vec<(u32, String)>),
     /// Nothing: something was looked through, and there is more.
     Looked,
 }
@@ -171,7 +174,8 @@ impl Archivist {
                 3 => erase::expire(shared, now),
                 4 => audit::expire(shared, now),
                 5 => self.reanchor.lock().step(shared),
-                6 => shared.has_room_to_give_back().map(|has| has.then_some(Archived::Emptied)),
+                6 => quotas::expire(shared, now),
+                7 => shared.has_room_to_give_back().map(|has| has.then_some(Archived::Emptied)),
                 _ => self.forget_rescued(shared, now),
             };
             if let Some(step) = found(step) {
@@ -425,6 +429,7 @@ impl Change<'_> {
             Archived::Reanchor(rows) => self.reanchor(tables, rows)?,
             Archived::Reanchored => self.counters.reanchors = false,
             Archived::ForgetAudit(entries) => audit::forget(tables, entries)?,
+            Archived::ForgetBytes(rows) => quotas::forget(tables, rows)?,
             // The commit itself says when it was.
             Archived::Announced | Archived::Looked | Archived::Noted | Archived::Emptied => {}
             Archived::Requests(requests) => {
@@ -466,6 +471,7 @@ impl Archived {
             | Self::Noted
             | Self::Emptied
             | Self::ForgetAudit(_)
+            | Self::ForgetBytes(_)
             | Self::Looked => Afterwards::Nothing,
         }
     }

@@ -102,9 +102,12 @@ impl Change<'_> {
         if let Some(name) = unknown_type(tables, &spec.tenant, &spec.settings.subscription)? {
             return Ok(ConfigAnswer::UnknownEventType(name));
         }
+        let no = WebhookNo(self.counters.last_webhook + 1);
+        if let Some(refusal) = self.tls_excess(no, &spec.tenant, spec.settings.tls.as_ref()) {
+            return Ok(refusal);
+        }
 
         self.counters.last_webhook += 1;
-        let no = WebhookNo(self.counters.last_webhook);
         let webhook = spec.register(no, WebhookId::generate(), keys, time);
         tables.webhook_ids.insert(webhook.id.as_bytes(), webhook.no.0)?;
         if let Some((key, hash)) = request {
@@ -136,6 +139,11 @@ impl Change<'_> {
             return Ok(ConfigAnswer::UnknownEventType(name));
         }
         if changed != webhook {
+            if changed.settings.tls != webhook.settings.tls
+                && let Some(refusal) = self.tls_excess(webhook.no, tenant, changed.settings.tls.as_ref())
+            {
+                return Ok(refusal);
+            }
             if webhook.settings.ordering.ordered && !changed.settings.ordering.ordered {
                 self.release(tables, webhook.no.0)?;
             }

@@ -58,6 +58,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod times;
+mod tls;
 mod views;
 mod volume;
 
@@ -92,7 +93,9 @@ use super::{
 use crate::{
     clock::Clock,
     flow::News,
-    limits::{AUDIT_ENTRIES_MAX, CALLER_READS_MAX, COMMIT_ROWS_MAX},
+    limits::{
+        AUDIT_ENTRIES_MAX, CALLER_READS_MAX, COMMIT_ROWS_MAX, TLS_SETTINGS_BYTES_MAX, TLS_SETTINGS_TENANT_BYTES_MAX,
+    },
     model::{
         audit::{AuditNo, AuditQuery},
         erasure::Erasure,
@@ -136,6 +139,10 @@ pub struct Config {
     pub quotas: Limits,
     /// Most webhooks.
     pub webhooks_max: usize,
+    /// Most bytes of memory that different TLS settings of webhooks may take.
+    pub tls_bytes_max: usize,
+    /// The same of one tenant.
+    pub tls_tenant_bytes_max: usize,
     /// Whose webhooks receive operational events.
     pub operator: Option<Tenant>,
     /// Events are refused while the file system has less free than this, in bytes; what ends deliveries and frees space goes on.
@@ -160,6 +167,8 @@ impl Default for Config {
             pending_max: 10_000_000,
             quotas: Limits::default(),
             webhooks_max: 1_000_000,
+            tls_bytes_max: TLS_SETTINGS_BYTES_MAX,
+            tls_tenant_bytes_max: TLS_SETTINGS_TENANT_BYTES_MAX,
             operator: None,
             disk_reserve: 128 * 1024 * 1024,
             reopen_pause: Duration::from_secs(1),

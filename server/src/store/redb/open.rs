@@ -51,6 +51,10 @@ use crate::{
 
 /// Name of the hot store's file.
 pub(super) const HOT: &str = "hot.redb";
+/// What the hot store is called in a backup until that is whole: no daemon starts on half of a store.
+pub(super) const COPYING: &str = "hot.redb.copying";
+/// The same of one that is being restored.
+pub(super) const RESTORING: &str = "hot.redb.restoring";
 /// Name of a file that says that there is, or was, a hot store: one that has vanished is not to be replaced by an empty one.
 pub(super) const MARKER: &str = "STORE";
 /// Name of the folder of segments.
@@ -75,6 +79,12 @@ pub(super) fn open(
     space.look(disk.free_bytes(dir).map_err(unusable)?);
     let (hot, marker) = (dir.join(HOT), dir.join(MARKER));
     let is_empty = disk.len(&hot).map_err(unusable)?.is_none_or(|len| len == 0);
+    for unfinished in [COPYING, RESTORING] {
+        if is_empty && disk.len(&dir.join(unfinished)).map_err(unusable)?.is_some() {
+            let why = "it is what a backup, or a restore, has left that was interrupted".to_owned();
+            return Err(OpenError::Broken { dir: dir.to_owned(), why });
+        }
+    }
     let was_used = disk.len(&marker).map_err(unusable)?.is_some() || has_segments(&*disk, dir);
     if is_empty && was_used {
         let why = format!("{HOT} is missing or empty, though there was one");

@@ -3,12 +3,16 @@
 //! How much a tenant uses is judged by the one who writes: what is committed, and what this transaction adds. So it is exact, also when
 //! many publish at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use ::redb::{ReadTransaction, ReadableTable as _};
+use ::redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _};
 use prost::Message as _;
 
 use super::{
+    archive::Archived,
     change::{Change, Tables},
     error::EngineError,
     records::QuotaRecord,
@@ -16,19 +20,25 @@ use super::{
     tables,
 };
 use crate::{
-    limits::QUOTAS_MAX,
+    limits::{QUOTA_DAY_TENANTS_MAX, QUOTAS_MAX},
     model::{
         ids::{Tenant, WebhookNo},
         quota::{self, Excess, Quota, TenantQuota, check_bytes, check_pending, check_webhooks},
+        time::Timestamp,
     },
     store::{
+        catalog::Catalog,
         quotas::{QuotaAnswer, QuotaChange, QuotaStep},
         types::{ConfigStep, Publish},
     },
 };
 
-/// Rows of former days that a commit removes when it adds one.
-const FORMER_ROWS: usize = 64;
+/// Rows of former days that one step of upkeep removes.
+const FORMER_ROWS: usize = 256;
+/// How long after its end a day is still counted: what was accepted before midnight may be written after it.
+const DAY_GRACE: Duration = Duration::from_hours(1);
+/// Stands for all tenants who share a row. No tenant is called so.
+const SHARED_ROW: &str = "";
 
 /// What a transaction makes of the use of tenants that have quotas.
 #[derive(Debug, Default)]
@@ -38,8 +48,8 @@ pub(super) struct Used {
     /// Invariant: once there, it is added to by every event that its own tenant's quota was asked for, and nothing else adds:
     /// events are accepted after everything else but the slices.
     pending: Option<HashMap<Tenant, i64>>,
-    /// Bytes accepted, by day.
-    bytes: BTreeMap<(u32, Tenant), Bytes>,
+    /// Bytes accepted, by day and row.
+    bytes: BTreeMap<u32, HashMap<Box<str>, Bytes>>,
 }
 
 /// Bytes that were accepted from a tenant on a day.
@@ -109,12 +119,16 @@ impl Change<'_> {
     }
 
     fn bytes_used(&mut self, tables: &Tables<'_>, day: u32, tenant: &Tenant) -> Result<&mut Bytes, EngineError> {
-        let key = (day, tenant.clone());
-        if !self.used.bytes.contains_key(&key) {
-            let before = tables.quota_bytes.get((day, tenant.as_str()))?.map_or(0, |bytes| bytes.value());
-            self.used.bytes.insert(key.clone(), Bytes { before, now: before });
+        let used = self.used.bytes.entry(day).or_default();
+        // Some of them may be in the table already: then rows are shared a little earlier.
+        let rows = tables.quota_bytes.len()? + used.len() as u64;
+        let is_used = |row: &str| used.contains_key(row);
+        let row = row_of(&tables.quota_bytes, is_used, rows, &self.shared.catalog, day, tenant)?;
+        if !used.contains_key(row) {
+            let before = tables.quota_bytes.get((day, row))?.map_or(0, |bytes| bytes.value());
+            used.insert(row.into(), Bytes { before, now: before });
         }
-        Ok(self.used.bytes.get_mut(&key).expect("it was just put there"))
+        Ok(used.get_mut(row).expect("it was just put there"))
     }
 
     /// Whether the tenant may have one webhook more.
@@ -160,33 +174,69 @@ impl Change<'_> {
         all
     }
 
-    /// Writes what was used, and forgets what was on former days.
+    /// Writes what was used.
     pub(super) fn flush_used(&self, tables: &mut Tables<'_>) -> Result<(), EngineError> {
-        let mut today = None;
-        for ((day, tenant), bytes) in self.used.bytes.iter().filter(|(_, bytes)| bytes.now != bytes.before) {
-            tables.quota_bytes.insert((*day, tenant.as_str()), bytes.now)?;
-            if bytes.before == 0 {
-                today = today.or(Some(*day));
+        for (&day, rows) in &self.used.bytes {
+            for (row, bytes) in rows.iter().filter(|(_, bytes)| bytes.now != bytes.before) {
+                tables.quota_bytes.insert((day, &**row), bytes.now)?;
             }
-        }
-        // What was accepted before midnight may be written after it.
-        let Some(yesterday) = today.and_then(|today| today.checked_sub(1)) else { return Ok(()) };
-        let former = tables.quota_bytes.range(..(yesterday, ""))?;
-        // Nor of days that a clock thought had come that was ahead.
-        let former = former.chain(tables.quota_bytes.range((yesterday + 3, "")..)?).take(FORMER_ROWS);
-        let former = former.map(|row| row.map(|(key, _)| (key.value().0, key.value().1.to_owned())));
-        for (day, tenant) in former.collect::<Result<Vec<_>, _>>()? {
-            tables.quota_bytes.remove((day, tenant.as_str()))?;
         }
         Ok(())
     }
+}
+
+/// Where it is counted what a tenant publishes on a day.
+///
+/// Whoever may publish for all tenants can make tenants up. So those that the server knows, which have a webhook or a quota of their
+/// own, always have a row of their own, and of the others the first `QUOTA_DAY_TENANTS_MAX`; the rest of them share one until the day
+/// is over.
+fn row_of<'a>(
+    table: &impl ReadableTable<(u32, &'static str), u64>,
+    is_used: impl Fn(&str) -> bool,
+    rows: u64,
+    catalog: &Catalog,
+    day: u32,
+    tenant: &'a Tenant,
+) -> Result<&'a str, EngineError> {
+    let own = tenant.as_str();
+    let is_there = |row: &str| -> Result<bool, EngineError> { Ok(is_used(row) || table.get((day, row))?.is_some()) };
+    if is_there(own)? || catalog.webhooks_of(tenant) > 0 || catalog.quotas().find(tenant).is_some() {
+        return Ok(own);
+    }
+    Ok(if rows >= QUOTA_DAY_TENANTS_MAX || is_there(SHARED_ROW)? { SHARED_ROW } else { own })
+}
+
+/// What was counted on days that are over, and on days that a clock thought had come that was ahead.
+pub(super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>, EngineError> {
+    let (txn, _) = shared.read()?;
+    let table = txn.open_table(tables::QUOTA_BYTES)?;
+    let over = table.range(..(quota::day(now - DAY_GRACE), ""))?;
+    let never = table.range((quota::day(now).saturating_add(2), "")..)?;
+    let mut former = Vec::new();
+    for row in over.chain(never).take(FORMER_ROWS) {
+        let (key, _) = row?;
+        let (day, tenant) = key.value();
+        former.push((day, tenant.to_owned()));
+    }
+    Ok((!former.is_empty()).then_some(Archived::ForgetBytes(former)))
+}
+
+/// Forgets what was counted.
+pub(super) fn forget(tables: &mut Tables<'_>, rows: Vec<(u32, String)>) -> Result<(), EngineError> {
+    for (day, tenant) in rows {
+        tables.quota_bytes.remove((day, tenant.as_str()))?;
+    }
+    Ok(())
 }
 
 /// How much was accepted from tenants on a day.
 pub(super) fn bytes_of_day(shared: &Shared, day: u32, tenants: &[Tenant]) -> Result<Vec<u64>, EngineError> {
     let (txn, _) = shared.read()?;
     let table = txn.open_table(tables::QUOTA_BYTES)?;
-    let of = |tenant: &Tenant| Ok(table.get((day, tenant.as_str()))?.map_or(0, |bytes| bytes.value()));
+    let of = |tenant: &Tenant| -> Result<u64, EngineError> {
+        let row = row_of(&table, |_| false, 0, &shared.catalog, day, tenant)?;
+        Ok(table.get((day, row))?.map_or(0, |bytes| bytes.value()))
+    };
     tenants.iter().map(of).collect()
 }
 
@@ -235,28 +285,74 @@ mod tests {
         Publish { targets: store.catalog().targets(&event), event, accept_time }
     }
 
-    /// Tenants are made up by callers: what is counted of a day goes when others are counted.
-    #[tokio::test]
-    async fn rows_of_former_days_go() {
-        let dir = TempDir::new().unwrap();
-        let quotas = Limits { bytes_per_day: Some(1 << 30), ..Limits::default() };
+    fn opened(dir: &TempDir, bytes_per_day: u64) -> redb::RedbStore {
+        let quotas = Limits { bytes_per_day: Some(bytes_per_day), ..Limits::default() };
         let config = redb::Config { quotas, ..redb::Config::default() };
-        let store = redb::open(dir.path(), config, std::sync::Arc::default(), Clock::start()).unwrap();
-        let rows = || store.shared.read().unwrap().0.open_table(tables::QUOTA_BYTES).unwrap().len().unwrap();
-        for first in [0, 60] {
-            let batch = (first..first + 60).map(|n| publish(&store, &format!("t{n}"), 100)).collect();
-            store.publish(batch).await.unwrap();
-        }
-        for (day, expected) in [(101, 121), (102, 122 - 64), (103, 2), (103, 3)] {
-            store.publish(vec![publish(&store, &format!("day{day}-{expected}"), day)]).await.unwrap();
-            assert_eq!(rows(), expected, "{day}");
+        redb::open(dir.path(), config, std::sync::Arc::default(), Clock::start()).unwrap()
+    }
+
+    fn rows(store: &redb::RedbStore) -> u64 {
+        store.shared.read().unwrap().0.open_table(tables::QUOTA_BYTES).unwrap().len().unwrap()
+    }
+
+    /// Tenants are made up by callers: what is counted of a day goes when it is over, whether or not somebody publishes.
+    #[tokio::test]
+    async fn rows_of_former_days_go_by_themselves() {
+        let dir = TempDir::new().unwrap();
+        let store = opened(&dir, 1 << 30);
+        let batch = (0..300).map(|n| publish(&store, &format!("t{}", n % 150), 100 + n / 150)).collect();
+        store.publish(batch).await.unwrap();
+        let at = |day: i64, minute: i64| Timestamp::from_micros((day * 1_440 + minute) * 60_000_000);
+        for (now, expected) in [(at(100, 1_439), 300), (at(101, 59), 300), (at(101, 60), 150), (at(102, 60), 0)] {
+            while store.upkeep(now).await.unwrap() {}
+            assert_eq!(rows(&store), expected, "{now:?}");
         }
         let free = Quota { bytes_per_day: Limit::Unlimited, ..Quota::default() };
         let tenant: Tenant = "free".parse().unwrap();
         let change = QuotaChange { tenant: tenant.clone(), quota: free, time: Timestamp::UNIX_EPOCH };
         store.put_config(ConfigChange::Quota(change)).await.unwrap();
         let published = store.publish(vec![publish(&store, "free", 103)]).await.unwrap();
-        assert_eq!((published, rows()), (vec![Published::New { deliveries: 0 }], 3), "who has no limit is not counted");
+        assert_eq!(
+            (published, rows(&store)),
+            (vec![Published::New { deliveries: 0 }], 0),
+            "who has no limit is not counted"
+        );
+        store.close().await.unwrap();
+    }
+
+    /// Beyond so many, those whom the server does not know share one row: a made-up name more is not a row more, nor a quota more.
+    #[tokio::test]
+    async fn made_up_tenants_share_a_row_when_there_are_too_many() {
+        let dir = TempDir::new().unwrap();
+        let store = opened(&dir, 3 * 4);
+        let quota = Quota { bytes_per_day: Limit::AtMost(1 << 30), ..Quota::default() };
+        let known: Tenant = "known".parse().unwrap();
+        let change = QuotaChange { tenant: known.clone(), quota, time: Timestamp::UNIX_EPOCH };
+        store.put_config(ConfigChange::Quota(change)).await.unwrap();
+        let most = QUOTA_DAY_TENANTS_MAX;
+        let batch = (0..most + 3).map(|n| publish(&store, &format!("t{n}"), 100)).collect();
+        let published = store.publish(batch).await.unwrap();
+        assert!(published.iter().all(|it| matches!(it, Published::New { .. })));
+        assert_eq!(rows(&store), most + 1);
+
+        // In this transaction and in the next ones, also when there is room again.
+        let refused = store.publish(vec![publish(&store, "made-up", 100)]).await.unwrap();
+        assert!(matches!(refused[0], Published::OverQuota(Excess::Bytes { .. })), "{refused:?}");
+        let more = vec![publish(&store, "known", 100), publish(&store, "t1", 100)];
+        let more = store.publish(
+            more.into_iter()
+                .enumerate()
+                .map(|(n, mut it)| {
+                    it.event.id = format!("more-{n}").parse().unwrap();
+                    it
+                })
+                .collect(),
+        );
+        assert!(more.await.unwrap().iter().all(|it| matches!(it, Published::New { .. })));
+        assert_eq!(rows(&store), most + 2, "who is known has a row");
+        let tenants = [known, "t1".parse().unwrap(), "t0".parse().unwrap(), "made-up".parse().unwrap()];
+        let told = store.bytes_of_day(100, &tenants).await.unwrap();
+        assert!(told[0] > 0 && told[1] > told[2] && told[3] >= 3 * told[2] && told[2] > 0, "{told:?}");
         store.close().await.unwrap();
     }
 }

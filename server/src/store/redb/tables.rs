@@ -83,8 +83,8 @@ pub(super) const API_KEYS: TableDefinition<'_, [u8; 12], &[u8]> = TableDefinitio
 /// leaves it.
 pub(super) const QUOTAS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quotas");
 
-/// Bytes of events accepted from tenants who may publish so many a day. Key: day since 1970 (UTC), tenant. Value: bytes. Written by the
-/// commit that accepts them; removed some days later, when others are.
+/// Bytes of events accepted from tenants who may publish so many a day. Key: day since 1970 (UTC), tenant, or nothing for those who
+/// share a row. Value: bytes. Written by the commit that accepts them; removed by upkeep once the day is over.
 pub(super) const QUOTA_BYTES: TableDefinition<'_, (u32, &str), u64> = TableDefinition::new("quota_bytes");
 
 /// Replies to requests that carried an id. Key: tenant, 0, request id. Value: `RequestRecord`. 24 h.

@@ -19,7 +19,7 @@ use super::{
     super::{
         disk::make_folders,
         key_source::KEPT,
-        open::{HOT, SEGMENTS},
+        open::{COPYING, HOT, SEGMENTS},
         tables::SCHEMA_VERSION,
     },
     files::{self, Sum},
@@ -69,9 +69,7 @@ pub enum NoBackup {
     #[error("{0} holds no backup: there is no backup.json in it")]
     None(PathBuf),
     /// It was interrupted.
-    #[error(
-        "the backup in {0} is not complete: it was interrupted before backup.json.sha256 was written, or is still being made"
-    )]
+    #[error("the backup in {0} is not complete: it was interrupted, or is still being made")]
     Unfinished(PathBuf),
     /// It was written by another version.
     #[error("the backup in {dir} has {what} {found}, this program reads {known}")]
@@ -104,10 +102,11 @@ pub enum NoBackup {
 }
 
 impl Manifest {
-    /// Of files that were written in `dir`, which are read through.
+    /// Of files that were written in `dir`, which are read through; the copy of the hot store does not have its name yet.
     pub(super) fn of(dir: &Path, paths: &[String], begin: Timestamp, master_key: String) -> io::Result<Self> {
         let entry = |path: &String| {
-            let Sum { bytes, sha256 } = files::sum(&dir.join(path))?;
+            let name = if path == HOT { COPYING } else { path.as_str() };
+            let Sum { bytes, sha256 } = files::sum(&dir.join(name))?;
             Ok(Entry { path: path.clone(), bytes, sha256 })
         };
         Ok(Self {
@@ -120,7 +119,7 @@ impl Manifest {
         })
     }
 
-    /// Writes it, durably: from then on the backup is complete.
+    /// Writes it, durably.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         files::write(&dir.join(MANIFEST), &text, 0o600)?;
@@ -135,10 +134,13 @@ impl Manifest {
         let names = files::names(dir).map_err(|why| NoBackup::Unreadable { file: dir.to_owned(), why })?;
         let has = |name: &str| names.iter().any(|known| known == name);
         match (has(MANIFEST), has(MANIFEST_SUM)) {
+            _ if has(COPYING) => return Err(NoBackup::Unfinished(dir.to_owned())),
             (true, true) => {}
             (false, true) => return Err(damaged(path, "it is missing")),
             (true, false) => return Err(NoBackup::Unfinished(dir.to_owned())),
-            (false, false) if has(HOT) && !has(MARKER_OF_DATA) => return Err(NoBackup::Unfinished(dir.to_owned())),
+            (false, false) if has(HOT) && !has(MARKER_OF_DATA) => {
+                return Err(NoBackup::Unfinished(dir.to_owned()));
+            }
             (false, false) => return Err(NoBackup::None(dir.to_owned())),
         }
         let text = read(&path)?;

@@ -1,7 +1,7 @@
 //! Backups of a store, while it works or not, and what becomes of them.
 //!
 //! ```text
-//!   one read of hot.redb, and what it names ─▶ copies, row by row ─▶ manifest ─▶ its checksum, last
+//!   one read of hot.redb, and what it names ─▶ copies, row by row ─▶ manifest ─▶ its checksum ─▶ hot.redb gets its name
 //!   (between two steps of upkeep)                                                 │ restore
 //!                                                                                 ▼
 //!                                        a data directory; opened, it begins an era of its own
@@ -11,7 +11,8 @@
 //! Files of segments that are yet to be copied are pinned; the read of the hot store ends when that is copied, which comes first,
 //! because pages that it sees cannot be used again meanwhile. An erasure is not finished before the backup lets go of both.
 //!
-//! Invariant: a backup whose manifest has its checksum is complete. Everything acknowledged before it was asked for is in it.
+//! Invariant: a backup whose manifest has its checksum, and whose `hot.redb` has that name, is complete. Everything acknowledged before
+//! it was asked for is in it.
 
 mod copy;
 mod files;
@@ -51,7 +52,7 @@ use super::{
     disk::{Disk as _, FileSystem},
     error::EngineError,
     key_source::{KEPT, KeyError},
-    open::{HOT, SEGMENTS},
+    open::{COPYING, HOT, SEGMENTS},
     pins::File,
     records::{BackupRecord, Corrupt, KeysRecord, SegmentRecord},
     segments::{SegmentRead, file_name},
@@ -276,12 +277,10 @@ impl Snapshot {
 
 /// Makes a backup. What was written of one that fails is removed.
 fn make(snapshot: Snapshot, plan: &BackupPlan, progress: &BackupProgress) -> Result<BackedUp, BackupError> {
-    let folder = Folder::prepare(&plan.dir, &snapshot.shared.dir)?;
-    let made = fill(snapshot, plan, progress);
-    if made.is_err() {
-        folder.clear();
-    }
-    made
+    let mut folder = Folder::prepare(&plan.dir, &snapshot.shared.dir)?;
+    let made = fill(snapshot, plan, progress)?;
+    folder.is_whole = true;
+    Ok(made)
 }
 
 fn fill(snapshot: Snapshot, plan: &BackupPlan, progress: &BackupProgress) -> Result<BackedUp, BackupError> {
@@ -304,11 +303,11 @@ fn fill(snapshot: Snapshot, plan: &BackupPlan, progress: &BackupProgress) -> Res
         copy_key(&shared, &hot, dir)?;
         paths.push(KEPT.to_owned());
     }
-    copy_hot(&hot, &dir.join(HOT), time, &mut pace)?;
+    let copying = dir.join(COPYING);
+    copy_hot(&hot, &copying, time, &mut pace)?;
     drop(hot);
     let read_hot = began.elapsed();
     let hot_grew = shared.hot_file_bytes().saturating_sub(hot_file_bytes);
-    paths.push(HOT.to_owned());
     let folder = dir.join(SEGMENTS);
     fs::create_dir(&folder).map_err(BackupError::writing(&folder))?;
     // What is written to goes first, then the oldest, which retention would remove next.
@@ -325,16 +324,18 @@ fn fill(snapshot: Snapshot, plan: &BackupPlan, progress: &BackupProgress) -> Res
         pinned.release(file);
         paths.push(format!("{SEGMENTS}/{}", file_name(file)));
     }
-    for path in &paths {
-        let path = dir.join(path);
+    for path in paths.iter().map(|path| dir.join(path)).chain([copying.clone()]) {
         files::sync(&path).map_err(BackupError::writing(&path))?;
     }
     files::sync_folder(&folder).map_err(BackupError::writing(&folder))?;
+    paths.push(HOT.to_owned());
     let key_place = shared.config.master_key.place(&shared.dir);
     let missing_key = (!plan.master_key).then(|| key_place.clone());
     let manifest = Manifest::of(dir, &paths, time, key_place).map_err(BackupError::writing(dir))?;
     pace(0)?;
     manifest.write(dir).map_err(BackupError::writing(dir))?;
+    fs::rename(&copying, dir.join(HOT)).map_err(BackupError::writing(&copying))?;
+    files::sync_folder(dir).map_err(BackupError::writing(dir))?;
     let (files, bytes, took) = (paths.len(), manifest.bytes(), began.elapsed());
     Ok(BackedUp { files, bytes, took, read_hot, hot_grew, missing_key })
 }
@@ -360,11 +361,12 @@ fn copy_key(shared: &Shared, hot: &ReadTransaction, dir: &Path) -> Result<(), Ba
     files::write(&path, format!("{}\n", *key.reveal()).as_bytes(), 0o600).map_err(BackupError::writing(&path))
 }
 
-/// The folder that a backup goes to.
+/// The folder that a backup goes to. Dropped before that is whole, what was written is removed again.
 struct Folder<'a> {
     dir: &'a Path,
     /// It was not there before.
     is_new: bool,
+    is_whole: bool,
 }
 
 impl<'a> Folder<'a> {
@@ -383,17 +385,25 @@ impl<'a> Folder<'a> {
             // Events are in it.
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(BackupError::writing(dir))?;
         }
-        Ok(Self { dir, is_new })
+        Ok(Self { dir, is_new, is_whole: false })
     }
 
-    /// Removes what a backup that failed has left, as far as possible.
+    /// Removes what a backup that failed has left, as far as possible: first of all what would make it look whole.
     fn clear(&self) {
-        for name in [KEPT, HOT, manifest::MANIFEST, manifest::MANIFEST_SUM] {
+        for name in [manifest::MANIFEST_SUM, manifest::MANIFEST, HOT, COPYING, KEPT] {
             let _ = fs::remove_file(self.dir.join(name));
         }
         let _ = fs::remove_dir_all(self.dir.join(SEGMENTS));
         if self.is_new {
             let _ = fs::remove_dir(self.dir);
+        }
+    }
+}
+
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.clear();
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
         disk::{Disk as _, FileSystem, OpenFile},
         error::EngineError,
         key_source::KEPT,
-        open::{HOT, Refusal, SEGMENTS, check_schema, mark},
+        open::{HOT, RESTORING, Refusal, SEGMENTS, check_schema, mark},
         ready::Batches,
         space::Space,
     },
@@ -30,9 +30,6 @@ use crate::{
 
 /// What the audit log calls it.
 const METHOD: &str = "postriderd restore";
-
-/// What the copy of the hot store is called until everything else is there: a daemon does not start on half of a store.
-const UNFINISHED: &str = "hot.redb.restoring";
 
 /// A backup that was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +117,7 @@ fn fill(manifest: &Manifest, from: &Path, to: &Path, entry: impl FnOnce() -> Aud
     let segments = to.join(SEGMENTS);
     fs::create_dir(&segments).map_err(writing(&segments))?;
     for entry in &manifest.files {
-        let name = if entry.path == HOT { UNFINISHED } else { &entry.path };
+        let name = if entry.path == HOT { RESTORING } else { &entry.path };
         let (original, copy) = (from.join(&entry.path), to.join(name));
         if !original.is_file() {
             return Err(unreadable(&original, io::ErrorKind::NotFound.into()).into());
@@ -130,7 +127,7 @@ fn fill(manifest: &Manifest, from: &Path, to: &Path, entry: impl FnOnce() -> Aud
     }
     files::sync_folder(&segments).map_err(writing(&segments))?;
     mark(&FileSystem, to).map_err(writing(to))?;
-    let (unfinished, hot) = (to.join(UNFINISHED), to.join(HOT));
+    let (unfinished, hot) = (to.join(RESTORING), to.join(HOT));
     let is_on_record =
         put_on_record(&unfinished, &entry()).map_err(|error| writing(&unfinished)(io::Error::other(error)))?;
     fs::rename(unfinished, &hot).map_err(writing(&hot))?;

@@ -10,6 +10,7 @@
 //! `SEED` on; with `SEED` alone it repeats that history. A seed draws the same work and the same images nearly always: the engine's
 //! threads are real.
 
+mod backups;
 mod contents;
 mod disk;
 mod driver;
