@@ -109,6 +109,7 @@ macro_rules! suite {
             names_mean_one_type_to_a_tenant,
             what_is_said_of_a_type_changes_under_its_condition_and_survives,
             a_type_that_webhooks_name_stays,
+            a_tenant_has_room_of_its_own_for_types,
         },
         keys::{
             keys_are_found_by_their_ids_and_survive,
