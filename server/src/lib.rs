@@ -35,6 +35,7 @@ pub mod replay;
 pub mod retention;
 mod secret_file;
 pub mod serve;
+mod shares;
 pub mod shutdown;
 pub mod store;
 pub mod tasks;

@@ -61,6 +61,8 @@ pub const PAYLOAD_FILTER_DEPTH_MAX: u16 = 24;
 pub const PAYLOAD_FILTERS_COST_MAX: u64 = 4_000_000;
 /// Most registered event types, of all tenants together.
 pub const EVENT_TYPES_MAX: usize = 10_000;
+/// Most of them that are one tenant's.
+pub const TENANT_EVENT_TYPES_MAX: usize = EVENT_TYPES_MAX / 4;
 /// Longest title of an event type.
 pub const EVENT_TYPE_TITLE_BYTES_MAX: usize = 128;
 /// Longest example of an event type.
@@ -69,6 +71,8 @@ pub const EVENT_TYPE_EXAMPLE_BYTES_MAX: usize = 16 * 1024;
 pub const EVENT_SCHEMA_BYTES_MAX: usize = 64 * 1024;
 /// All schemas together; compiled, they take some ten times as much memory.
 pub const EVENT_SCHEMAS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Those of one tenant.
+pub const TENANT_EVENT_SCHEMAS_BYTES_MAX: usize = EVENT_SCHEMAS_BYTES_MAX / 4;
 /// Most that a schema weighs: its values, references written out, and the states of its patterns.
 pub const EVENT_SCHEMA_WEIGHT_MAX: usize = 20_000;
 /// A schema's weight times a body's bytes, at most: what one event may cost that is held against its schema. Half a second on
@@ -192,6 +196,8 @@ pub const VERDICT_DETAIL_BYTES_MAX: usize = 512;
 pub const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Longest error text of one attempt.
 pub const ATTEMPT_ERROR_BYTES_MAX: usize = 256;
+/// Most addresses of one family, of those that a receiver's name resolves to, that one attempt tries.
+pub const RECEIVER_ADDRESSES_MAX: usize = 4;
 /// How much of a receiver's answer is kept.
 pub const RESPONSE_KEPT_BYTES_MAX: usize = 16 * 1024;
 /// Most headers of a receiver's answer that are kept.
@@ -291,9 +297,13 @@ pub const ERASURES_MAX: usize = 1_000;
 /// Most deliveries that one call may name.
 pub const CALL_DELIVERIES_MAX: usize = 250;
 /// Most test events on their way at a time; one more is refused.
-pub const TRIALS_MAX: usize = 16;
+pub const TRIALS_MAX: usize = 64;
+/// Most of them of one tenant.
+pub const TENANT_TRIALS_MAX: usize = TRIALS_MAX / 4;
 /// Most receivers that are asked at a time whether they want to be sent something; one more is refused.
-pub const HANDSHAKES_MAX: usize = 64;
+pub const HANDSHAKES_MAX: usize = 256;
+/// Most of them for one tenant.
+pub const TENANT_HANDSHAKES_MAX: usize = HANDSHAKES_MAX / 4;
 /// Shortest time that an attempt may be allowed to take.
 pub const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longest an attempt may be allowed to take.
@@ -327,6 +337,8 @@ pub const OPS_LOOK_PAGES_MAX: usize = 16;
 
 /// Most webhooks one event may go to.
 pub const TARGETS_MAX: usize = 100_000;
+/// Most webhooks that are remembered for the types they want, each once for every type, of all tenants together: some 8 bytes each.
+pub const MATCHES_REMEMBERED_MAX: usize = if cfg!(test) { 16 } else { 8_000_000 };
 /// Most rows a transaction writes for one request; wider work is committed as a decision and runs in slices. Unit tests get by
 /// with few, so that slices are many.
 pub const REQUEST_ROWS_MAX: usize = if cfg!(test) { 8 } else { 1_000 };

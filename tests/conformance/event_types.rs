@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use postrider_server::{
+    limits::{EVENT_SCHEMA_BYTES_MAX, TENANT_EVENT_SCHEMAS_BYTES_MAX, TENANT_EVENT_TYPES_MAX},
     model::{
         event_type::{EventType, EventTypeContent, EventTypeKey},
         ids::{EventTypeName, Tenant},
@@ -12,7 +13,7 @@ use postrider_server::{
     store::{ConfigAnswer, ConfigChange},
 };
 
-use crate::fixture::{Engine, Fixture, at, secret, spec};
+use crate::fixture::{Engine, Fixture, START, at, secret, spec};
 
 /// `-`: every tenant's.
 fn key(tenant: &str, name: &str) -> EventTypeKey {
@@ -100,6 +101,33 @@ pub(crate) async fn what_is_said_of_a_type_changes_under_its_condition_and_survi
     assert_eq!(*fixture.store.catalog().find_event_type(&first.key).expect("it is there"), second);
     assert_eq!(fixture.store.catalog().event_type_totals(), (1, 18));
     assert!(matches!(delete(&fixture, "ours", "a", Some(2)).await, ConfigAnswer::EventTypeDeleted));
+}
+
+pub(crate) async fn a_tenant_has_room_of_its_own_for_types<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    let text = format!(r#"{{"description": "{}"}}"#, "x".repeat(EVENT_SCHEMA_BYTES_MAX - 32));
+    let long = Arc::new(Schema::compile(&text).expect("a schema"));
+    let create = |tenant: &str, name: &str, schema: Option<&Arc<Schema>>| {
+        let content = EventTypeContent { schema: schema.cloned(), ..titled("new") };
+        change(&fixture, ConfigChange::CreateEventType { key: key(tenant, name), content, time: START })
+    };
+    let is_put = |answer: &ConfigAnswer| matches!(answer, ConfigAnswer::EventTypePut(_));
+    let fit = TENANT_EVENT_SCHEMAS_BYTES_MAX / EVENT_SCHEMA_BYTES_MAX;
+    for n in 0..fit {
+        assert!(is_put(&create("ours", &format!("s{n}"), Some(&long)).await), "{n}");
+    }
+    let refused = create("ours", "more", Some(&long)).await;
+    assert!(matches!(refused, ConfigAnswer::TooManyEventTypes), "{refused:?}");
+    assert!(is_put(&create("theirs", "more", Some(&long)).await), "others have theirs");
+
+    let names: Vec<_> = (fit..=TENANT_EVENT_TYPES_MAX).map(|n| format!("n{n}")).collect();
+    let answers = futures::future::join_all(names.iter().map(|name| create("ours", name, None))).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| !is_put(answer)).collect();
+    assert!(matches!(refused[..], [ConfigAnswer::TooManyEventTypes]), "one too many, {} refused", refused.len());
+    assert!(is_put(&create("theirs", "another", None).await));
+    assert!(is_put(&create("-", "everybodys", Some(&long)).await));
+    assert!(matches!(delete(&fixture, "ours", "s0", None).await, ConfigAnswer::EventTypeDeleted));
+    assert!(is_put(&create("ours", "more", Some(&long)).await), "there is room again");
 }
 
 pub(crate) async fn a_type_that_webhooks_name_stays<E: Engine>() {

@@ -43,7 +43,7 @@ macro_rules! suite {
             a_repeat_is_a_duplicate_and_other_content_a_conflict,
             repeats_are_known_after_reopening_and_after_archiving,
             targets_are_matched_again_when_configuration_moved,
-            filters_decide_when_matched_and_when_matched_again,
+            filters_decide_when_matched_and_are_not_asked_again,
             a_full_backlog_refuses_and_a_smaller_event_still_fits,
             wide_events_are_accepted_at_once_and_become_due_in_slices,
             wide_events_go_on_after_reopening,
@@ -109,6 +109,7 @@ macro_rules! suite {
             names_mean_one_type_to_a_tenant,
             what_is_said_of_a_type_changes_under_its_condition_and_survives,
             a_type_that_webhooks_name_stays,
+            a_tenant_has_room_of_its_own_for_types,
         },
         keys::{
             keys_are_found_by_their_ids_and_survive,

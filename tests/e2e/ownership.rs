@@ -351,7 +351,7 @@ async fn the_allowed_rate_is_kept_to() {
     assert_eq!(landlord.asked().len(), 1);
 }
 
-/// No more than 64 receivers are asked at a time, and who gives up waiting makes room.
+/// No more than 64 receivers are asked for a tenant at a time, and who gives up waiting makes room.
 #[tokio::test]
 async fn receivers_that_hang_are_bounded() {
     const AT_ONCE: usize = 64;

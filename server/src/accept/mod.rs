@@ -4,7 +4,7 @@
 //! the commit, not by the caller who waits for it, so that one who goes away or stops reading gives nothing back early and
 //! keeps nothing late.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use thiserror::Error;
@@ -17,10 +17,14 @@ use tracing::error;
 use crate::{
     clock::Clock,
     metrics::{AcceptMetrics, Reason},
-    model::{event::Event, quota::Excess, time::Timestamp},
+    model::{event::Event, ids::Tenant, quota::Excess, time::Timestamp},
+    shares::{Share, Shares},
     store::{Catalog, Publish, Published, Store, StoreError},
     tasks::Tasks,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// What the stage needs to be told.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,8 @@ impl Config {
     pub fn build(self, store: Arc<dyn Store>, clock: Clock, tasks: Tasks, metrics: AcceptMetrics) -> Accept {
         let bytes_max = self.bytes_in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
         let bytes = Arc::new(Semaphore::new(bytes_max));
-        Accept { store, clock, tasks, metrics, bytes, bytes_max, deliver_ahead_max: self.deliver_ahead_max }
+        let (filtering, deliver_ahead_max) = (Shares::new(1), self.deliver_ahead_max);
+        Accept { store, clock, tasks, metrics, bytes, bytes_max, filtering, deliver_ahead_max }
     }
 }
 
@@ -49,6 +54,8 @@ pub struct Accept {
     metrics: AcceptMetrics,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
+    /// Whose filters are asked just now.
+    filtering: Shares<Tenant>,
     deliver_ahead_max: Duration,
 }
 
@@ -137,11 +144,12 @@ impl Accept {
             count(&self.metrics, &answers, Duration::ZERO);
             return Submitted::Answered(answers);
         }
-        let weight = batch.iter().map(Event::weight_bytes).sum::<usize>().min(self.bytes_max);
+        let (matched, turns) = self.matched(batch).await;
+        let weight = matched.iter().map(weight_bytes).sum::<usize>().min(self.bytes_max);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let permit = self.bytes.clone().acquire_many_owned(weight).await.expect("the semaphore is never closed");
+        drop(turns);
 
-        let matched = self.matched(batch).await;
         let (store, metrics, clock) = (self.store.clone(), self.metrics.clone(), self.clock);
         let mut commit: BoxFuture<'static, Answers> = Box::pin(async move {
             let taken = matched.len();
@@ -161,6 +169,11 @@ impl Accept {
             let _ = answer.send(commit.await);
         });
         Submitted::Waiting { events, answered }
+    }
+
+    /// The turn of a tenant whose filters are to be asked: one at a time, so that nobody has all of the threads that everybody needs.
+    pub(crate) async fn filtering(&self, tenant: &Tenant) -> Share<Tenant> {
+        self.filtering.take(tenant).await
     }
 
     /// What events are matched against.
@@ -191,20 +204,38 @@ impl Accept {
         (batch, too_fast)
     }
 
-    async fn matched(&self, batch: Vec<Event>) -> Vec<Publish> {
-        let accept_time = self.clock.now();
+    /// Finds the webhooks of each event. Where filters are asked, that may take long, and what they admit may be much: so it comes before
+    /// the batch takes any room that others need, and each tenant has one turn at a time, which is over when there is room.
+    async fn matched(&self, batch: Vec<Event>) -> (Vec<Publish>, Vec<Share<Tenant>>) {
         let catalog = self.store.catalog();
+        let at_once: Vec<_> = batch.iter().map(|event| catalog.unfiltered_targets(event)).collect();
+        let filtering = batch.iter().zip(&at_once).filter(|(_, targets)| targets.is_none());
+        // In the order of their names, or two batches could wait for each other.
+        let tenants: BTreeSet<_> = filtering.map(|(event, _)| event.tenant.clone()).collect();
+        let mut turns = Vec::new();
+        for tenant in &tenants {
+            turns.push(self.filtering.take(tenant).await);
+        }
+        let accept_time = self.clock.now();
         let mut matched = Vec::with_capacity(batch.len());
-        for event in batch {
-            let targets = catalog.targets(&event);
-            if targets.filtered {
+        for (event, targets) in batch.into_iter().zip(at_once) {
+            let targets = if let Some(targets) = targets {
+                targets
+            } else {
                 // Others on this thread do not wait for the filters of a whole batch.
                 yield_now().await;
-            }
+                catalog.targets(&event)
+            };
             matched.push(Publish { event, targets, accept_time });
         }
-        matched
+        (matched, turns)
     }
+}
+
+/// What an event takes in memory until it is committed. Most share the list of their webhooks with others.
+fn weight_bytes(publish: &Publish) -> usize {
+    let targets = &publish.targets;
+    publish.event.weight_bytes() + if targets.filtered { size_of_val(&*targets.webhooks) } else { 0 }
 }
 
 impl std::fmt::Debug for Accept {

@@ -164,7 +164,7 @@ impl UnaryService<Result<v1::ExplainEventRequest, DecodeError>> for ExplainEvent
         Box::pin(async move {
             refuse_if(&stop)?;
             let request = request.into_inner().map_err(Failure::unreadable)?;
-            Ok(Response::new(explain(&store, &history, request, || accept.schedules_until()).await?))
+            Ok(Response::new(explain(&store, &history, request, &accept).await?))
         })
     }
 }

@@ -13,24 +13,25 @@ use super::{
     status::{Failure, Violations},
 };
 use crate::{
+    accept::Accept,
     limits::{PAGE_BYTES, PAGE_SIZE_DEFAULT},
     model::{event::Event, ids::WebhookNo, scope::View, time::Timestamp},
     store::Store,
 };
 
-/// Answers one page. `latest` says until when a draft may be scheduled, as if it were published.
+/// Answers one page. A draft is judged as if it were published.
 pub(super) async fn explain(
     store: &Arc<dyn Store>,
     history: &History,
     request: v1::ExplainEventRequest,
-    latest: impl FnOnce() -> Timestamp,
+    accept: &Accept,
 ) -> Result<v1::ExplainEventResponse, Failure> {
     let sealer = store.sealer();
     let mut violations = Violations::default();
     let size = page::size(&mut violations, request.page_size, PAGE_SIZE_DEFAULT);
     violations.check()?;
     let named = matches!(request.subject, Some(v1::explain_event_request::Subject::EventId(_)));
-    let event = event(store, history, &request.tenant, request.subject, latest).await?;
+    let event = event(store, history, &request.tenant, request.subject, || accept.schedules_until()).await?;
     // A draft that has no id is given another one each time: it is told by its content.
     let id = if named { event.id.to_string() } else { format!("{:x}", event.content_hash()) };
     let scope = Scope::new("ExplainEvent").with(event.tenant.as_str()).with(&id);
@@ -40,6 +41,7 @@ pub(super) async fn explain(
 
     // One more than the page holds tells whether there is a next one.
     let found = store.catalog().list(Some(&event.tenant), after.map(WebhookNo), size + 1);
+    let _turn = accept.filtering(&event.tenant).await;
     // A page's filters cost at most what an event's may, and the next page's as much again.
     let mut view = View::of(&event);
     let (mut matches, mut last, mut bytes) = (Vec::new(), None, 0);

@@ -9,6 +9,7 @@ use super::status::Failure;
 use crate::{
     clock::Clock,
     model::{
+        ids::Tenant,
         ownership::{Consent, Origin, Question, Refusal},
         webhook::Settings,
     },
@@ -30,9 +31,9 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// The consent of the receiver that these settings name; takes at most the attempt timeout.
-    pub(super) async fn ask(&self, settings: &Settings) -> Result<Consent, Failure> {
-        let question = Question::new(settings, &self.origin);
+    /// The consent of the receiver that these settings of a tenant's webhook name; takes at most the attempt timeout.
+    pub(super) async fn ask(&self, tenant: &Tenant, settings: &Settings) -> Result<Consent, Failure> {
+        let question = Question::new(tenant, settings, &self.origin);
         let answer = self.handshake.ask(question).await.ok_or_else(Failure::too_many_handshakes)?;
         let url = settings.target.redacted();
         match answer {

@@ -242,7 +242,7 @@ impl WebhookService {
                 self.judge(&settings.target).await?;
             }
             if is_to_be_asked(&webhook, &settings, enabled) {
-                let consent = self.consent(&settings, &mut given).await?;
+                let consent = self.consent(&update.tenant, &settings, &mut given).await?;
                 settings.ownership = Some(Box::new(Ownership::Confirmed(consent)));
             }
             let change = ConfigChange::UpdateWebhook {
@@ -267,14 +267,19 @@ impl WebhookService {
     }
 
     /// The consent of the receiver to these settings; one that was `given` to the same moments ago is as good.
-    async fn consent(&self, settings: &Settings, given: &mut Option<(Target, Consent)>) -> Result<Consent, Failure> {
+    async fn consent(
+        &self,
+        tenant: &Tenant,
+        settings: &Settings,
+        given: &mut Option<(Target, Consent)>,
+    ) -> Result<Consent, Failure> {
         let endpoint = settings.endpoint();
         if let Some((to, consent)) = given
             && *to == *endpoint
         {
             return Ok(consent.clone());
         }
-        let consent = self.asker.ask(settings).await?;
+        let consent = self.asker.ask(tenant, settings).await?;
         *given = Some((endpoint.into_owned(), consent.clone()));
         Ok(consent)
     }
@@ -300,7 +305,7 @@ impl WebhookService {
             let fits = check_webhooks(limit, catalog.webhooks_of(&spec.tenant) as u64);
             fits.map_err(|excess| Failure::from(excess).of_tenant(&spec.tenant))?;
         }
-        let consent = self.asker.ask(&spec.settings).await?;
+        let consent = self.asker.ask(&spec.tenant, &spec.settings).await?;
         spec.settings.ownership = Some(Box::new(Ownership::Confirmed(consent)));
         Ok(None)
     }

@@ -21,7 +21,10 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::{own::OwnPorts, phases};
-use crate::model::target::{NotAllowed, Scheme, TargetRules, is_localhost};
+use crate::{
+    limits::RECEIVER_ADDRESSES_MAX,
+    model::target::{NotAllowed, Scheme, TargetRules, is_localhost},
+};
 
 /// How long one query may take before it is repeated.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -140,7 +143,8 @@ pub(super) struct GuardedResolver {
 }
 
 impl GuardedResolver {
-    /// Where to connect to for this name; never nowhere.
+    /// Where to connect to for this name; never nowhere, and never very many places: its owner could name any number of strangers', and
+    /// have each attempt knock at all of them.
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         if is_localhost(name) {
             let addresses = self.rules.localhost(self.scheme)?.collect();
@@ -149,7 +153,7 @@ impl GuardedResolver {
         let admitted = async {
             let addresses = self.dns.lookup(name).await?;
             admit_all(&self.rules, self.scheme, &addresses)?;
-            self.connectable(addresses)
+            self.connectable(few(addresses))
         };
         phases::looking_up(admitted).await
     }
@@ -161,6 +165,17 @@ impl GuardedResolver {
         }
         Ok(addresses.into_iter().map(|address| (address, 0).into()).collect())
     }
+}
+
+/// The first of each family.
+fn few(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut seen = [0; 2];
+    addresses.retain(|address| {
+        let seen = &mut seen[usize::from(address.is_ipv6())];
+        *seen += 1;
+        *seen <= RECEIVER_ADDRESSES_MAX
+    });
+    addresses
 }
 
 /// Refuses all addresses if any one is forbidden: an answer that mixes public and private ones is an attempt to reach the latter.
@@ -189,6 +204,18 @@ mod tests {
         check(Scheme::Https, &["::ffff:169.254.169.254", "8.8.8.8"], Err(ResolveError::Forbidden));
         check(Scheme::Http, &["127.0.0.1", "::ffff:127.0.0.2"], Ok(()));
         check(Scheme::Http, &["127.0.0.1", "8.8.8.8"], Err(ResolveError::PlainHttp));
+    }
+
+    #[test]
+    fn of_many_addresses_few_are_tried_of_either_family() {
+        let v4 = |n| IpAddr::from([8, 8, 8, n]);
+        let v6 = |n| IpAddr::from([0x2606, 0x4700, 0, 0, 0, 0, 0, n]);
+        let many: Vec<_> = (0..200).map(v4).chain((0..2).map(v6)).collect();
+        let expected: Vec<_> = (0..4).map(v4).chain((0..2).map(v6)).collect();
+        assert_eq!(few(many), expected);
+        let many: Vec<_> = (0..100).map(v6).chain((0..100).map(v4)).collect();
+        let expected: Vec<_> = (0..4).map(v6).chain((0..4).map(v4)).collect();
+        assert_eq!(few(many), expected);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::{
+    ids::Tenant,
     rate::RateLimit,
     target::Target,
     time::Timestamp,
@@ -120,6 +121,8 @@ pub fn is_to_be_asked(webhook: &Webhook, settings: &Settings, enabled: bool) -> 
 /// What a receiver is asked.
 #[derive(Debug, Clone)]
 pub struct Question {
+    /// Who wants to know.
+    pub tenant: Tenant,
     /// Where its requests would go.
     pub target: Target,
     /// Who asks.
@@ -133,10 +136,11 @@ pub struct Question {
 }
 
 impl Question {
-    /// Whether the receiver of these settings wants requests from `origin`.
-    pub fn new(settings: &Settings, origin: &Origin) -> Self {
+    /// Whether the receiver of these settings of a tenant's webhook wants requests from `origin`.
+    pub fn new(tenant: &Tenant, settings: &Settings, origin: &Origin) -> Self {
         let wanted = settings.protection.as_ref().and_then(|protection| protection.rate_limit);
         Self {
+            tenant: tenant.clone(),
             target: settings.endpoint().into_owned(),
             origin: origin.clone(),
             per_minute: wanted.and_then(|limit| NonZeroU32::new(limit.whole_per_minute())),

@@ -17,18 +17,22 @@ use super::{
     event_types::EventTypes,
     keyring::Keyring,
     listing::Names,
+    matching::{Matches, Matching},
     quotas::Quotas,
     tls_shelf::TlsShelf,
     troubles::FilterTroubles,
     types::{EventTypeStep, Targets},
 };
-use crate::model::{
-    event::Event,
-    event_type::{EventType, EventTypeKey},
-    ids::{ConfigSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
-    scope::{Verdict, View},
-    tls::TlsSettings,
-    webhook::Webhook,
+use crate::{
+    limits::MATCHES_REMEMBERED_MAX,
+    model::{
+        event::Event,
+        event_type::{EventType, EventTypeKey},
+        ids::{ConfigSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
+        scope::{Verdict, View},
+        tls::TlsSettings,
+        webhook::Webhook,
+    },
 };
 
 /// Every webhook there is. Readers never wait for the disk.
@@ -48,6 +52,8 @@ pub(super) struct Inner {
     pub(super) tenants: HashMap<Tenant, TenantIndex>,
     /// Of all webhooks.
     pub(super) tls: TlsShelf,
+    /// How many webhooks are remembered by type, of all tenants: one for each type that it wants.
+    pub(super) remembered: usize,
 }
 
 #[derive(Debug)]
@@ -91,8 +97,8 @@ pub(super) struct TenantIndex {
     pub(super) names: Names,
     /// Those that are ordered, by number; `None`: there are none.
     ordered: Option<Arc<Vec<WebhookNo>>>,
-    /// By type. Filled when first asked for, emptied by changes.
-    matches: Vec<(EventTypeName, Matching)>,
+    /// Which of them want which type, as far as it is known.
+    matches: Matches,
     /// Pending deliveries of all of them, while anybody's are limited.
     pub(super) pending: AtomicU64,
     /// Deliveries of wide events that have not reached their webhooks.
@@ -101,31 +107,7 @@ pub(super) struct TenantIndex {
     pub(super) tls: Option<Box<TlsShelf>>,
 }
 
-/// The webhooks that want a type.
-#[derive(Debug, Clone)]
-struct Matching {
-    /// Those that want all such events, ascending.
-    all: Arc<[WebhookNo]>,
-    /// Those that filter them, ascending. `None`, the usual case, costs an event nothing.
-    some: Option<Arc<[Arc<Webhook>]>>,
-}
-
-impl Matching {
-    fn of(webhooks: &[Arc<Webhook>], event_type: &EventTypeName) -> Self {
-        let wanting = || webhooks.iter().filter(|webhook| webhook.settings.subscription.wants(event_type));
-        let all = wanting().filter(|webhook| webhook.settings.scope.is_none()).map(|webhook| webhook.no).collect();
-        let some: Arc<[_]> = wanting().filter(|webhook| webhook.settings.scope.is_some()).cloned().collect();
-        Self { all, some: (!some.is_empty()).then_some(some) }
-    }
-}
-
 impl TenantIndex {
-    /// The webhooks that want this type, or where they are to be put.
-    fn matching(&self, event_type: &EventTypeName) -> Result<&Matching, usize> {
-        let place = self.matches.binary_search_by_key(&event_type, |(known, _)| known);
-        place.map(|index| &self.matches[index].1)
-    }
-
     pub(super) fn find(&self, no: WebhookNo) -> Result<usize, usize> {
         self.webhooks.binary_search_by_key(&no, |webhook| webhook.no)
     }
@@ -139,9 +121,10 @@ impl TenantIndex {
         }
     }
 
-    fn change(&mut self, seq: ConfigSeq) {
+    /// Returns how many webhooks are not remembered by type any more.
+    fn change(&mut self, seq: ConfigSeq) -> usize {
         self.changed_at = seq;
-        self.matches = Vec::new();
+        self.matches.forget()
     }
 
     fn note_order(&mut self, no: WebhookNo, is_ordered: bool) {
@@ -161,40 +144,57 @@ impl TenantIndex {
 }
 
 impl Catalog {
-    /// The webhooks that want this event, and the state of configuration that says so.
+    /// The webhooks that want this event, and the state of configuration that says so. Filters may take long.
     pub fn targets(&self, event: &Event) -> Targets {
         let (matching, matched_at) = self.matching(&event.tenant, &event.event_type);
         let Some(some) = matching.some else {
             return Targets { webhooks: matching.all, matched_at, filtered: false };
         };
-        let mut view = View::of(event);
-        let webhooks = self.judged(&matching.all, &some, &mut view);
-        Targets { webhooks, matched_at, filtered: view.was_read() }
+        let webhooks = self.judged(&matching.all, &some, &mut View::of(event));
+        Targets { webhooks, matched_at, filtered: true }
+    }
+
+    /// The same if no filter has to be asked for it.
+    pub fn unfiltered_targets(&self, event: &Event) -> Option<Targets> {
+        let (matching, matched_at) = self.matching(&event.tenant, &event.event_type);
+        matching.some.is_none().then_some(Targets { webhooks: matching.all, matched_at, filtered: false })
+    }
+
+    /// The webhooks that want an event whose tenant's configuration has moved since it was matched, for an engine that all others
+    /// wait for: so no filter is asked again. Webhooks that filter get what they wanted then, if they still ask for its type.
+    pub fn targets_again(&self, event: &Event, matched: &[WebhookNo]) -> Arc<[WebhookNo]> {
+        let (matching, _) = self.matching(&event.tenant, &event.event_type);
+        if matching.some.is_none() {
+            return matching.all;
+        }
+        let mut webhooks = matching.all.to_vec();
+        webhooks.extend(matched.iter().filter(|no| matching.filters(**no)));
+        webhooks.sort_unstable();
+        webhooks.into()
     }
 
     /// The webhooks that want every event or some events of this type.
     fn matching(&self, tenant: &Tenant, event_type: &EventTypeName) -> (Matching, ConfigSeq) {
         let inner = self.inner.read();
-        let Some(index) = inner.tenants.get(tenant) else {
-            return (Matching { all: Arc::from([]), some: None }, ConfigSeq(0));
-        };
-        if let Ok(matching) = index.matching(event_type) {
-            return (matching.clone(), index.changed_at);
+        let Some(index) = inner.tenants.get(tenant) else { return (Matching::none(), ConfigSeq(0)) };
+        if let Some(known) = index.matches.find(event_type) {
+            return (known.clone(), index.changed_at);
         }
+        // There may be very many: others may read meanwhile.
+        let found = (Matching::of(&index.webhooks, event_type), index.changed_at);
         drop(inner);
 
-        let mut inner = self.inner.write();
-        let index = inner.tenants.entry(tenant.clone()).or_default();
-        let matching = match index.matching(event_type) {
-            Ok(matching) => matching.clone(),
-            Err(place) => {
-                let matching = Matching::of(&index.webhooks, event_type);
-                index.matches.reserve_exact(1);
-                index.matches.insert(place, (event_type.clone(), matching.clone()));
-                matching
+        let inner = &mut *self.inner.write();
+        if let Some(index) = inner.tenants.get_mut(tenant).filter(|index| index.changed_at == found.1) {
+            inner.remembered += index.matches.remember(event_type, found.0.clone());
+        }
+        if inner.remembered > MATCHES_REMEMBERED_MAX {
+            // Everybody's alike: the one who has most is the one who finds it again at the highest price.
+            for index in inner.tenants.values_mut() {
+                inner.remembered -= index.matches.forget();
             }
-        };
-        (matching, index.changed_at)
+        }
+        found
     }
 
     /// Those of `some` that admit the event, with all of `all`.
@@ -240,6 +240,11 @@ impl Catalog {
     pub fn event_type_totals(&self) -> (usize, usize) {
         let event_types = self.event_types.read();
         (event_types.count(), event_types.schema_bytes())
+    }
+
+    /// The same of those that are a tenant's own.
+    pub fn event_type_totals_of(&self, tenant: &Tenant) -> (usize, usize) {
+        self.event_types.read().totals_of(tenant)
     }
 
     /// How many webhooks of a tenant (`None`: of all) are such.
@@ -333,7 +338,7 @@ impl Catalog {
         }
         let webhook = Arc::new(webhook);
         inner.by_id.insert(webhook.id, webhook.no);
-        index.change(seq);
+        inner.remembered -= index.change(seq);
         index.note_order(webhook.no, webhook.settings.ordering.ordered);
         match index.find(webhook.no) {
             Ok(place) => {
@@ -365,7 +370,7 @@ impl Catalog {
             let all = index.pending.get_mut();
             *all = all.saturating_sub(pending.into_inner());
         }
-        index.change(seq);
+        inner.remembered -= index.change(seq);
         index.note_order(no, false);
         if let Ok(place) = index.find(no) {
             index.webhooks.remove(place);

@@ -83,4 +83,10 @@ impl EventTypes {
     pub(super) fn schema_bytes(&self) -> usize {
         self.schema_bytes
     }
+
+    /// How many are this tenant's own, and how long their schemas are together.
+    pub(super) fn totals_of(&self, tenant: &Tenant) -> (usize, usize) {
+        let owned = || self.owned.get(tenant).into_iter().flat_map(Named::values);
+        (owned().count(), owned().map(|known| known.schema_bytes()).sum())
+    }
 }

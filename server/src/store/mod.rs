@@ -16,6 +16,7 @@ mod event_types;
 pub(crate) mod fake;
 mod keyring;
 mod listing;
+mod matching;
 mod quotas;
 pub mod redb;
 mod repair;

@@ -49,14 +49,14 @@ pub struct Publish {
 }
 
 /// The webhooks an event goes to, and the state of configuration they were matched against. If the tenant's configuration
-/// moved since, the engine matches again.
+/// moved since, the engine matches again, but asks no filter twice: see [`super::Catalog::targets_again`].
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// Ascending, without repeats.
     pub webhooks: Arc<[WebhookNo]>,
     /// Matched against this.
     pub matched_at: ConfigSeq,
-    /// Whether filters looked at the event's body, which may have taken long.
+    /// Whether filters were asked, which may have taken long: then the list is this event's alone.
     pub filtered: bool,
 }
 

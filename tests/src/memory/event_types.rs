@@ -1,7 +1,7 @@
 //! Event types of an image: who may have which name, and who needs it.
 
 use postrider_server::{
-    limits::{EVENT_SCHEMAS_BYTES_MAX, EVENT_TYPES_MAX},
+    limits::{EVENT_SCHEMAS_BYTES_MAX, EVENT_TYPES_MAX, TENANT_EVENT_SCHEMAS_BYTES_MAX, TENANT_EVENT_TYPES_MAX},
     model::{
         catalogue,
         event_type::{EventType, EventTypeContent, EventTypeKey},
@@ -81,10 +81,16 @@ impl Image {
     }
 
     fn put_event_type(&mut self, event_type: EventType, effects: &mut Effects) -> ConfigAnswer {
-        let others = self.event_types.values().filter(|known| known.key != event_type.key);
-        let (count, bytes) = others
-            .fold((1, event_type.schema_bytes()), |(count, bytes), known| (count + 1, bytes + known.schema_bytes()));
-        if count > EVENT_TYPES_MAX || bytes > EVENT_SCHEMAS_BYTES_MAX {
+        let totals = |is_such: &dyn Fn(&EventType) -> bool| {
+            let others = self.event_types.values().filter(|known| known.key != event_type.key && is_such(known));
+            others
+                .fold((1, event_type.schema_bytes()), |(count, bytes), known| (count + 1, bytes + known.schema_bytes()))
+        };
+        let (count, bytes) = totals(&|_| true);
+        let (own, own_bytes) = totals(&|known| known.key.tenant == event_type.key.tenant);
+        let goes_beyond_own = event_type.key.tenant.is_some()
+            && (own > TENANT_EVENT_TYPES_MAX || own_bytes > TENANT_EVENT_SCHEMAS_BYTES_MAX);
+        if count > EVENT_TYPES_MAX || bytes > EVENT_SCHEMAS_BYTES_MAX || goes_beyond_own {
             return ConfigAnswer::TooManyEventTypes;
         }
         self.event_types.insert(event_type.key.clone(), event_type.clone());

@@ -18,7 +18,6 @@ use postrider_server::{
         ordering::OrderKey,
         quota::{self, TenantQuota},
         replay::Replay,
-        scope::{Verdict, View},
         time::Timestamp,
         webhook::{DisableReason, Switch, Webhook},
     },
@@ -357,16 +356,19 @@ impl Image {
         Published::New { deliveries }
     }
 
-    /// As they were matched, or matched again if the tenant's configuration has moved since.
+    /// As they were matched, or matched again if the tenant's configuration has moved since; no filter is asked twice.
     fn targets(&self, event: &Event, matched: &Targets) -> Vec<WebhookNo> {
         if self.tenants.get(&event.tenant).is_none_or(|changed_at| *changed_at <= matched.matched_at) {
             return matched.webhooks.to_vec();
         }
         let all = self.webhooks.values().map(|(_, webhook)| webhook);
-        let mut view = View::of(event);
-        all.filter(|webhook| webhook.tenant == event.tenant && webhook.settings.verdict(&mut view) == Verdict::Admitted)
-            .map(|webhook| webhook.no)
-            .collect()
+        let wants = |webhook: &&Webhook| {
+            let was_admitted = || matched.webhooks.binary_search(&webhook.no).is_ok();
+            webhook.tenant == event.tenant
+                && webhook.settings.subscription.wants(&event.event_type)
+                && (webhook.settings.scope.is_none() || was_admitted())
+        };
+        all.filter(wants).map(|webhook| webhook.no).collect()
     }
 
     /// A delivery reaches its webhook: it is due, or waits behind the head of its key.

@@ -184,6 +184,22 @@ async fn one_forbidden_answer_refuses_the_target_whatever_its_kind() {
     assert_eq!(allowed.load(Ordering::SeqCst) + forbidden.load(Ordering::SeqCst), 0);
 }
 
+/// Whoever names twenty strangers has each attempt knock at few of them.
+#[tokio::test]
+async fn an_attempt_knocks_at_few_doors() {
+    let (connections, address) = receiver_at(([127, 0, 0, 1], 0));
+    let strangers = |count: u8| (1..=count).map(|n| IpAddr::from([127, 0, 77, n]));
+    for (count, is_reached) in [(3, true), (4, false), (19, false)] {
+        let before = connections.load(Ordering::SeqCst);
+        let servers = NameServer::start(move |_| strangers(count).chain([address.ip()]).collect());
+        let attempts = attempts(&config(&["127.0.0.0/8"]), &servers.config);
+        let url = format!("http://many.test:{}/", address.port());
+        let result = attempts.perform(job(&url, b"{}")).await.result.unwrap();
+        assert_eq!(result.http_status.is_some(), is_reached, "{count}: {}", result.error);
+        assert_eq!(connections.load(Ordering::SeqCst) - before, usize::from(is_reached), "{count}");
+    }
+}
+
 /// A listener of our own is refused although its range is open, however it is called; its neighbours are not.
 #[tokio::test]
 async fn own_listeners_are_never_called() {

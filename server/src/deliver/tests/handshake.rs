@@ -4,12 +4,14 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::model::{
+    ids::Tenant,
     ownership::{Origin, Question, Refusal},
     time::Timestamp,
 };
 
 fn question(url: &str, per_minute: u32) -> Question {
     Question {
+        tenant: Tenant::default(),
         target: Target::from_stored(url).expect("a URL"),
         origin: Origin::default(),
         per_minute: NonZeroU32::new(per_minute),

@@ -12,6 +12,7 @@ use rustls::{
 
 use super::*;
 use crate::model::{
+    ids::Tenant,
     ownership::{Origin, Question},
     tls::TlsSettings,
 };
@@ -194,6 +195,7 @@ async fn certificates_are_shown_to_receivers_that_ask() {
         check(&attempts, with(address, settings(None, Some(&expired))), Err("client certificate")).await;
 
         let question = |tls| Question {
+            tenant: Tenant::default(),
             target: Target::from_stored(&format!("https://{address}/")).unwrap(),
             origin: Origin::default(),
             per_minute: None,

@@ -10,7 +10,7 @@ use super::{
     records::EventTypeRecord,
 };
 use crate::{
-    limits::{EVENT_SCHEMAS_BYTES_MAX, EVENT_TYPES_MAX},
+    limits::{EVENT_SCHEMAS_BYTES_MAX, EVENT_TYPES_MAX, TENANT_EVENT_SCHEMAS_BYTES_MAX, TENANT_EVENT_TYPES_MAX},
     model::{
         catalogue,
         event_type::{EventType, EventTypeContent, EventTypeKey},
@@ -98,17 +98,26 @@ impl Change<'_> {
         Ok(known.is_some() || self.event_types.iter().any(put))
     }
 
-    /// Counts what this transaction adds, and not what it takes away.
+    /// Counts what this transaction adds, and not what it takes away. A tenant has room of its own, so that nobody takes all there is.
     fn has_room_for(&self, event_type: &EventType, is_new: bool) -> bool {
-        let (count, bytes) = self.shared.catalog.event_type_totals();
-        let put = |step: &EventTypeStep| match step {
-            EventTypeStep::Put(put) => (1, put.schema_bytes()),
-            EventTypeStep::Removed(_) => (0, 0),
+        let catalog = &self.shared.catalog;
+        let fits = |(count, bytes): (usize, usize), added: (usize, usize), most: usize, most_bytes: usize| {
+            count + added.0 + usize::from(is_new) <= most && bytes + added.1 + event_type.schema_bytes() <= most_bytes
         };
-        let (added, added_bytes) =
-            self.event_types.iter().map(put).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
-        count + added + usize::from(is_new) <= EVENT_TYPES_MAX
-            && bytes + added_bytes + event_type.schema_bytes() <= EVENT_SCHEMAS_BYTES_MAX
+        let of_all = fits(catalog.event_type_totals(), self.added(|_| true), EVENT_TYPES_MAX, EVENT_SCHEMAS_BYTES_MAX);
+        let Some(tenant) = &event_type.key.tenant else { return of_all };
+        let added = self.added(|put| put.key.tenant.as_ref() == Some(tenant));
+        let of_tenant = catalog.event_type_totals_of(tenant);
+        of_all && fits(of_tenant, added, TENANT_EVENT_TYPES_MAX, TENANT_EVENT_SCHEMAS_BYTES_MAX)
+    }
+
+    /// How many such types this transaction has put, and how long their schemas are.
+    fn added(&self, is_such: impl Fn(&EventType) -> bool) -> (usize, usize) {
+        let such = |step: &EventTypeStep| match step {
+            EventTypeStep::Put(put) if is_such(put) => (1, put.schema_bytes()),
+            EventTypeStep::Put(_) | EventTypeStep::Removed(_) => (0, 0),
+        };
+        self.event_types.iter().map(such).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
     /// How many webhooks name the type, those of this transaction included.

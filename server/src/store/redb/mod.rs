@@ -107,6 +107,7 @@ use crate::{
         seal::Sealer,
         time::Timestamp,
     },
+    shares::Shares,
     tasks::Tasks,
 };
 
@@ -186,6 +187,8 @@ pub struct RedbStore {
     backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Turns to read for callers.
     callers: Semaphore,
+    /// Who searches.
+    searches: Shares<Option<Tenant>>,
     tasks: Tasks,
 }
 
@@ -213,6 +216,7 @@ fn open_on(
         upkeep: tokio::sync::Mutex::default(),
         backing_up: Arc::default(),
         callers: Semaphore::new(CALLER_READS_MAX),
+        searches: Shares::new(CALLER_READS_MAX),
         tasks,
     })
 }
@@ -225,12 +229,25 @@ impl RedbStore {
 
     /// Reads for a caller or a watcher, who may be many and ask for much: they share some of the reader threads, so that
     /// dispatch never waits behind them.
+    ///
+    /// This is for what looks at little.
     async fn read_for_caller<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         &self,
         read: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         let _turn = self.callers.acquire().await.expect("never closed");
         self.read(read).await
+    }
+
+    /// The same for what may look at much: of one tenant, or of all, no more at a time than threads read for callers. So others wait
+    /// for what those do now, and not for all that was asked for.
+    async fn search_for_caller<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+        &self,
+        whose: Option<&Tenant>,
+        search: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let _share = self.searches.take(&whose.cloned()).await;
+        self.read_for_caller(search).await
     }
 
     /// Reads off the runtime's threads.
@@ -315,7 +332,8 @@ impl Store for RedbStore {
             return Ok(page);
         }
         let filter = filter.clone();
-        self.read_for_caller(move |shared| reads::feed(shared, after, &filter, limit)).await
+        let whose = filter.tenant.clone();
+        self.search_for_caller(whose.as_ref(), move |shared| reads::feed(shared, after, &filter, limit)).await
     }
 
     fn head(&self) -> watch::Receiver<Position> {
@@ -329,7 +347,9 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<DeliveryPage, StoreError> {
         let query = query.clone();
-        self.read_for_caller(move |shared| views::list(shared, &query, after, limit).map_err(StoreError::from)).await
+        let whose = query.tenant.clone();
+        let list = move |shared: &Shared| views::list(shared, &query, after, limit).map_err(StoreError::from);
+        self.search_for_caller(whose.as_ref(), list).await
     }
 
     async fn get(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, StoreError> {
@@ -414,7 +434,9 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<AuditPage, StoreError> {
         let query = query.clone();
-        self.read_for_caller(move |shared| audit::list(shared, &query, before, limit).map_err(StoreError::from)).await
+        let whose = query.tenant.clone();
+        let list = move |shared: &Shared| audit::list(shared, &query, before, limit).map_err(StoreError::from);
+        self.search_for_caller(whose.as_ref(), list).await
     }
 
     fn catalog(&self) -> &Catalog {

@@ -88,7 +88,8 @@ impl Change<'_> {
 
         let catalog = &self.shared.catalog;
         let (is_current, ordered) = catalog.standing(&event.tenant, publish.targets.matched_at);
-        let targets = if is_current { publish.targets.webhooks.clone() } else { catalog.targets(event).webhooks };
+        let matched = &publish.targets.webhooks;
+        let targets = if is_current { matched.clone() } else { catalog.targets_again(event, matched) };
         if targets.len() > TARGETS_MAX {
             return Ok(Published::TooManyTargets);
         }

@@ -211,6 +211,35 @@ fn callers_who_read_for_ever_do_not_hold_up_dispatch() {
 }
 
 #[test]
+fn a_tenant_that_searches_without_end_holds_up_no_other_one() {
+    let dir = TempDir::new().unwrap();
+    let store = opened(&dir);
+    with_reader_threads(READER_THREADS, async {
+        let (release, held) = mpsc::sync_channel::<()>(0);
+        let held = Arc::new(Mutex::new(held));
+        let theirs: Option<Tenant> = Some("theirs".parse().unwrap());
+        let hang = || {
+            let held = held.clone();
+            store.search_for_caller(theirs.as_ref(), move |_| held.lock().recv().map_err(|_| StoreError::Closed))
+        };
+        let mut searches = join_all((0..20).map(|_| hang()));
+        assert!(poll!(&mut searches).is_pending());
+        let query = DeliveryQuery { tenant: Some("ours".parse().unwrap()), ..DeliveryQuery::default() };
+        let mut ours = store.list(&query, None, 10).boxed();
+        assert!(poll!(&mut ours).is_pending(), "the threads are taken");
+        release.send(()).unwrap();
+        tokio::select! {
+            biased;
+            _ = &mut searches => panic!("they hang"),
+            read = timeout(LONG, ours) => drop(read.expect("it waits for one of them, and not for twenty").unwrap()),
+        }
+        drop(release);
+        searches.await;
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
 fn whatever_callers_read_takes_a_turn_of_theirs() {
     let dir = TempDir::new().unwrap();
     let store = opened(&dir);
