@@ -209,7 +209,8 @@ impl Process {
             self.world.record.lock().healed = true;
             let patience = patience + PROBE_AFTER_MAX;
             if timeout(patience, self.done()).await.is_err() {
-                return self.violate(format_args!("it does not come to rest within {patience:?}"));
+                let left = self.left();
+                return self.violate(format_args!("it does not come to rest within {patience:?}: {left}"));
             }
         }
         let _in_vain = timeout(CATCH_UP_MAX, self.caught_up()).await;
@@ -242,6 +243,14 @@ impl Process {
                 return;
             }
         }
+    }
+
+    /// What keeps it from rest, for people.
+    fn left(&self) -> String {
+        let slices = self.world.storage.lock().image.has_slices();
+        let active = self.store.replays().active();
+        let active: Vec<_> = active.iter().map(|it| (it.no, it.next, it.last, it.spec.webhook, &it.progress)).collect();
+        format!("slices {slices}, {}, replays {active:?}", self.world.record.lock().left())
     }
 
     async fn caught_up(&self) {

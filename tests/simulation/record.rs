@@ -208,6 +208,14 @@ impl Record {
         self.open.iter().all(held) && self.flying.is_empty()
     }
 
+    /// What is left to be done, for people.
+    pub(crate) fn left(&self) -> String {
+        let held = |key: &&DeliveryKey| self.hooks[self.hook_of[&key.webhook]].disabled.is_none();
+        let open: Vec<_> = self.open.iter().filter(held).map(shown).collect();
+        let flying: Vec<_> = self.flying.iter().map(shown).collect();
+        format!("open {open:?}, under way {flying:?}")
+    }
+
     /// Nothing new came for long enough: everything that was accepted is delivered, failed by policy, held or cancelled.
     pub(crate) fn judge_rest(&mut self, now: Timestamp, image: &Image) {
         let mut forgotten = None;

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use postrider_server::{
     clock::Clock,
     limits::REPLAY_PENDING_MAX,
-    model::{delivery::DeliveryState, replay::ReplaySpec},
+    model::{
+        delivery::DeliveryState,
+        replay::{Replay, ReplaySpec},
+    },
     store::{ReplayAnswer, ReplayChange, Store, StoreError},
 };
 use rand::{RngExt as _, seq::IndexedRandom as _};
@@ -71,6 +74,14 @@ fn change(world: &World, clock: Clock, store: &dyn Store) -> Option<ReplayChange
 
 /// Whether no replay has anything to do but those that wait for a webhook which takes nothing.
 pub(crate) fn at_rest(store: &dyn Store) -> bool {
-    let held = |no| store.replays().pending(no) >= REPLAY_PENDING_MAX;
-    store.replays().active().iter().all(|replay| held(replay.spec.webhook))
+    let is_full = |replay: &Replay| {
+        // They wait for more room than one delivery takes.
+        let batch = replay.spec.batch() as u64;
+        store.replays().pending(replay.spec.webhook) + batch > REPLAY_PENDING_MAX
+    };
+    let is_held = |replay: &Replay| {
+        let known = store.catalog().webhook(replay.spec.webhook);
+        known.is_some_and(|known| !known.webhook.is_enabled())
+    };
+    store.replays().active().iter().all(|replay| is_held(replay) && is_full(replay))
 }

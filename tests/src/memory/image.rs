@@ -1,30 +1,29 @@
 //! What is on the disk of a store in memory, and what one commit does to it: pure.
 //!
-//! A change is a function of the image alone, so a commit that was under way at a crash can be made, or not, afterwards.
+//! A change is a function of the image alone, so a commit that was under way at a crash can be made, or not, afterwards. What each
+//! kind of work does is in a file of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use postrider_server::{
-    limits::{AUDIT_ENTRIES_MAX, REQUEST_ID_WINDOW, REQUEST_ROWS_MAX, TARGETS_MAX},
+    limits::{AUDIT_ENTRIES_MAX, REQUEST_ROWS_MAX},
     model::{
         audit::{AuditEntry, AuditNo},
         credentials::{ApiKey, ApiKeyId},
-        delivery::{Attempts, DeliveryState, ErrorClass, Outcome},
-        event::{Event, StoredEvent},
+        delivery::{DeliveryState, ErrorClass},
+        event::StoredEvent,
         event_type::{EventType, EventTypeKey},
         failing::Failing,
-        ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, Tenant, WebhookId, WebhookNo},
-        operational::{Occurrence, OperationalEvent},
+        ids::{ConfigSeq, DeliveryKey, EventId, EventSeq, Tenant, WebhookNo},
         ordering::OrderKey,
         quota::{self, TenantQuota},
         replay::Replay,
         time::Timestamp,
-        webhook::{DisableReason, Switch, Webhook},
+        webhook::Webhook,
     },
     store::{
-        AuditStep, CancelReason, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint,
-        KeyStep, LogEntry, OutcomeGroup, Publish, Published, QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange,
-        Targets,
+        AuditStep, ConfigAnswer, ConfigChange, ConfigStep, Counts, Erase, Erased, EventTypeStep, Hint, KeyStep,
+        LogEntry, OutcomeGroup, Publish, Published, QuotaStep, Repair, Repaired, ReplayAnswer, ReplayChange,
     },
 };
 
@@ -69,7 +68,7 @@ pub struct Image {
     pub(super) key: [u8; 16],
     pub(super) openings: u64,
     pub(super) next_event: u64,
-    next_webhook: u64,
+    pub(super) next_webhook: u64,
     pub(super) config_seq: u64,
     pub(super) audit: BTreeMap<AuditNo, AuditEntry>,
     pub(super) last_audit: AuditNo,
@@ -84,7 +83,7 @@ pub struct Image {
     pub(super) bytes: BTreeMap<(u32, Tenant), u64>,
     /// Deleted ones: the number of the deletion, and its time.
     pub(super) tombstones: BTreeMap<WebhookNo, (ConfigSeq, Webhook, Timestamp)>,
-    tenants: BTreeMap<Tenant, ConfigSeq>,
+    pub(super) tenants: BTreeMap<Tenant, ConfigSeq>,
     pub(super) requests: BTreeMap<(Tenant, String), Request>,
     pub(super) events: BTreeMap<EventSeq, StoredEvent>,
     pub(super) ids: BTreeMap<(Tenant, EventId), (EventSeq, u128, u32)>,
@@ -315,404 +314,10 @@ impl Image {
         (done, effects)
     }
 
-    fn publish(&mut self, publish: &Publish, effects: &mut Effects) -> Published {
-        let event = &publish.event;
-        let id = (event.tenant.clone(), event.id.clone());
-        let hash = event.content_hash();
-        if self.erasures.has_event(&event.tenant, &event.id) {
-            return Published::Erased;
-        }
-        if let Some(&(_, known, deliveries)) = self.ids.get(&id) {
-            return if known == hash { Published::Duplicate { deliveries } } else { Published::Conflict };
-        }
-        let targets = self.targets(event, &publish.targets);
-        if targets.len() > TARGETS_MAX {
-            return Published::TooManyTargets;
-        }
-        if self.pending_total + targets.len() as u64 > self.limits.pending_max {
-            return Published::BacklogFull;
-        }
-        if let Err(excess) = self.use_quota(publish, targets.len() as u64) {
-            return Published::OverQuota(excess);
-        }
-        let seq = EventSeq(self.next_event);
-        self.next_event += 1;
-        self.pending_total += targets.len() as u64;
-        let deliveries = u32::try_from(targets.len()).expect("TARGETS_MAX fits");
-        self.ids.insert(id, (seq, hash, deliveries));
-        let stored = StoredEvent { seq, accept_time: publish.accept_time, event: event.clone() };
-        self.events.insert(seq, stored);
-        for &webhook in &targets {
-            let row = Row::new(event.scheduled(publish.accept_time).unwrap_or(publish.accept_time));
-            self.deliveries.insert(DeliveryKey { webhook, event: seq, replay: 0 }, row);
-        }
-        if targets.len() <= self.limits.slice_rows_max {
-            for &no in &targets {
-                self.arrive(no, (seq, 0), effects);
-            }
-        } else {
-            self.fan_outs.insert(seq, targets);
-        }
-        Published::New { deliveries }
-    }
-
-    /// As they were matched, or matched again if the tenant's configuration has moved since; no filter is asked twice.
-    fn targets(&self, event: &Event, matched: &Targets) -> Vec<WebhookNo> {
-        if self.tenants.get(&event.tenant).is_none_or(|changed_at| *changed_at <= matched.matched_at) {
-            return matched.webhooks.to_vec();
-        }
-        let all = self.webhooks.values().map(|(_, webhook)| webhook);
-        let wants = |webhook: &&Webhook| {
-            let was_admitted = || matched.webhooks.binary_search(&webhook.no).is_ok();
-            webhook.tenant == event.tenant
-                && webhook.settings.subscription.wants(&event.event_type)
-                && (webhook.settings.scope.is_none() || was_admitted())
-        };
-        all.filter(wants).map(|webhook| webhook.no).collect()
-    }
-
-    /// A delivery reaches its webhook: it is due, or waits behind the head of its key.
-    pub(super) fn arrive(&mut self, no: WebhookNo, sending: Sending, effects: &mut Effects) {
-        let (event, _) = sending;
-        *self.pending.entry(no).or_default() += 1;
-        effects.touched.insert(no);
-        let is_ordered = self.webhooks[&no].1.settings.ordering.ordered;
-        let order = OrderKey::of(&self.events[&event].event).filter(|_| is_ordered);
-        let Some(order) = order else { return self.make_due(no, sending, effects) };
-        let behind = self.is_on_its_way(no, order, event);
-        let queues = self.queues.entry(no).or_default();
-        if behind || queues.heads.contains_key(&order) {
-            queues.parked.insert(sending, order);
-            effects.parked.push((no, sending));
-        } else {
-            queues.heads.insert(order, sending);
-            self.make_due(no, sending, effects);
-        }
-    }
-
-    /// Whether an older event of this key has not reached the webhook yet.
-    fn is_on_its_way(&self, no: WebhookNo, order: OrderKey, before: EventSeq) -> bool {
-        self.fan_outs
-            .range(..before)
-            .filter(|(seq, rest)| rest.contains(&no) && OrderKey::of(&self.events[seq].event) == Some(order))
-            // What was cancelled on its way will not arrive.
-            .any(|(&event, _)| !self.deliveries[&DeliveryKey { webhook: no, event, replay: 0 }].state.is_final())
-    }
-
-    /// What waits behind a head goes on.
-    pub(super) fn pass_on(&mut self, no: WebhookNo, sending: Sending, effects: &mut Effects) {
-        let Some(queues) = self.queues.get_mut(&no) else { return };
-        let Some(order) = queues.heads.iter().find_map(|(order, head)| (*head == sending).then_some(*order)) else {
-            return;
-        };
-        let next = queues.parked.iter().find_map(|(next, waits_for)| (*waits_for == order).then_some(*next));
-        // An older one that is on its way becomes the head when it arrives.
-        let next = next.filter(|next| !self.is_on_its_way(no, order, next.0));
-        let queues = self.queues.entry(no).or_default();
-        match next {
-            Some(next) => {
-                queues.parked.remove(&next);
-                queues.heads.insert(order, next);
-                self.make_due(no, next, effects);
-            }
-            None => drop(queues.heads.remove(&order)),
-        }
-    }
-
-    fn release_slice(&mut self, effects: &mut Effects) {
-        let Some((&no, &until)) = self.releases.first_key_value() else { return };
-        let queues = self.queues.entry(no).or_default();
-        let parked: Vec<_> = queues.parked.range(..(until, 0)).map(|(sending, _)| *sending).collect();
-        for sending in parked.iter().take(self.limits.slice_rows_max).copied() {
-            self.queues.entry(no).or_default().parked.remove(&sending);
-            self.make_due(no, sending, effects);
-        }
-        if parked.len() > self.limits.slice_rows_max {
-            return;
-        }
-        let heads: Vec<_> = self.queues[&no].heads.values().copied().filter(|head| head.0 < until).collect();
-        for head in heads {
-            self.pass_on(no, head, effects);
-        }
-        self.releases.remove(&no);
-    }
-
-    fn make_due(&mut self, no: WebhookNo, (event, replay): Sending, effects: &mut Effects) {
-        let row = &self.deliveries[&DeliveryKey { webhook: no, event, replay }];
-        let hint = Hint { event, replay, attempts: Attempts::default(), due: row.due };
-        let scheduled = hint.due > self.events[&event].accept_time;
-        let due = self.due.entry(no).or_default();
-        let slots = if scheduled { &mut due.scheduled } else { &mut due.ready };
-        slots.insert((hint.due, event, replay));
-        effects.fresh.push((no, hint));
-    }
-
-    pub(super) fn fan_out_slice(&mut self, effects: &mut Effects) {
-        let Some(mut first) = self.fan_outs.first_entry() else { return };
-        let seq = *first.key();
-        let rows = first.get().len().min(self.limits.slice_rows_max);
-        let slice: Vec<_> = first.get_mut().drain(..rows).collect();
-        if first.get().is_empty() {
-            first.remove();
-        }
-        for no in slice {
-            // A deleted webhook's deliveries were cancelled with it.
-            // So were those that were cancelled alone.
-            let row = &self.deliveries[&DeliveryKey { webhook: no, event: seq, replay: 0 }];
-            if self.webhooks.contains_key(&no) && !row.state.is_final() {
-                self.arrive(no, (seq, 0), effects);
-            }
-        }
-    }
-
-    fn record_group(&mut self, group: &OutcomeGroup, effects: &mut Effects) {
-        for &(no, reason) in &group.disable {
-            self.disable(no, reason, group, effects);
-        }
-        for &(no, failing) in &group.failing {
-            match failing.filter(|_| self.webhooks.contains_key(&no)) {
-                Some(failing) => drop(self.failing.insert(no, failing)),
-                None => drop(self.failing.remove(&no)),
-            }
-        }
-        for event in &group.operational {
-            self.append(LogEntry::Operational(event.clone()), effects);
-        }
-        for outcome in &group.outcomes {
-            self.record(outcome, effects);
-        }
-    }
-
-    fn record(&mut self, outcome: &Outcome, effects: &mut Effects) {
-        let key = outcome.key;
-        let Some((_, webhook)) = self.webhooks.get(&key.webhook) else { return };
-        let held = outcome.state == DeliveryState::Pending && !webhook.is_enabled();
-        let lets_go = webhook.settings.ordering.head.lets_go(outcome.state, outcome.attempt);
-        let Some(row) = self.deliveries.get_mut(&key) else { return };
-        let Some(due) = self.due.get_mut(&key.webhook) else { return };
-        if !outcome.follows(row.attempts) || !due.remove(&(row.due, key.event, key.replay)) {
-            return;
-        }
-        row.state = outcome.state;
-        row.attempts = outcome.attempt;
-        row.update_time = Some(outcome.time);
-        row.http_status = outcome.http_status;
-        row.error_class = outcome.error_class;
-        row.entries.push(self.log.len());
-        if let Some(next) = outcome.next_attempt.filter(|_| !outcome.state.is_final()) {
-            row.due = next;
-            due.scheduled.insert((next, key.event, key.replay));
-        } else {
-            self.ended(key.webhook, 1, effects);
-            self.count_ended(key.webhook, outcome.state, 1, outcome.time);
-            self.replayed_moved(key, DeliveryState::Pending, outcome.state, effects);
-        }
-        if lets_go {
-            self.pass_on(key.webhook, (key.event, key.replay), effects);
-        }
-        let entry = LogEntry::Outcome(Outcome { held, ..outcome.clone() });
-        self.append(entry, effects);
-        if outcome.state == DeliveryState::Failed {
-            let exhausted = Occurrence::DeliveryExhausted {
-                delivery: outcome.delivery_id,
-                event: outcome.event_id.clone(),
-                event_type: outcome.event_type.clone(),
-                attempts: outcome.attempt,
-            };
-            self.report(exhausted, key.webhook, outcome.time, effects);
-        }
-    }
-
-    /// There is no operator's tenant here: what is reported is in the log alone.
-    fn report(&mut self, occurrence: Occurrence, no: WebhookNo, time: Timestamp, effects: &mut Effects) {
-        let Some((_, webhook)) = self.webhooks.get(&no) else { return };
-        let url = webhook.settings.target.url().as_str().into();
-        let event = OperationalEvent { occurrence, tenant: webhook.tenant.clone(), webhook: webhook.id, url, time };
-        self.append(LogEntry::Operational(event), effects);
-    }
-
-    fn report_if_disabled(&mut self, webhook: &Webhook, effects: &mut Effects) {
-        if let Switch::Disabled { reason, since } = webhook.switch {
-            self.report(Occurrence::WebhookDisabled(reason), webhook.no, since, effects);
-        }
-    }
-
-    pub(super) fn ended(&mut self, no: WebhookNo, count: u64, effects: &mut Effects) {
-        self.pending_total -= count;
-        effects.touched.insert(no);
-        let Some(pending) = self.pending.get_mut(&no) else { return };
-        *pending -= count;
-        if *pending == 0 {
-            self.pending.remove(&no);
-            self.due.remove(&no);
-        }
-    }
-
-    pub(super) fn append(&mut self, entry: LogEntry, effects: &mut Effects) {
-        self.log.push(entry.clone());
-        effects.log.push(entry);
-    }
-
-    fn disable(&mut self, no: WebhookNo, reason: DisableReason, group: &OutcomeGroup, effects: &mut Effects) {
-        let Some((_, webhook)) = self.webhooks.get(&no).filter(|(_, webhook)| webhook.is_enabled()) else { return };
-        let since = group.outcomes.iter().map(|outcome| outcome.time).max().unwrap_or_default();
-        let webhook = webhook.disabled(reason, since);
-        self.put(webhook.clone(), effects);
-        self.report_if_disabled(&webhook, effects);
-    }
-
-    fn put(&mut self, webhook: Webhook, effects: &mut Effects) {
-        let seq = self.next_config(&webhook.tenant);
-        self.webhooks.insert(webhook.no, (seq, webhook.clone()));
-        effects.steps.push((seq, ConfigStep::Put(webhook)));
-    }
-
-    fn next_config(&mut self, tenant: &Tenant) -> ConfigSeq {
-        self.config_seq += 1;
-        self.tenants.insert(tenant.clone(), ConfigSeq(self.config_seq));
-        ConfigSeq(self.config_seq)
-    }
-
-    fn configure(&mut self, change: &ConfigChange, effects: &mut Effects) -> ConfigAnswer {
-        match change {
-            ConfigChange::CreateWebhook { spec, keys, request, time } => {
-                let key = request.as_ref().map(|request| (spec.tenant.clone(), request.id.clone()));
-                if let (Some(key), Some(request)) = (&key, request)
-                    && let Some(known) = self.known_request(key, *time)
-                {
-                    return known.answer(request.hash);
-                }
-                if let Err(excess) = self.webhook_fits_quota(&spec.tenant) {
-                    return ConfigAnswer::OverQuota(excess);
-                }
-                if let Some(name) = self.unknown_type(&spec.tenant, &spec.settings.subscription) {
-                    return ConfigAnswer::UnknownEventType(name);
-                }
-                let no = WebhookNo(self.next_webhook);
-                self.next_webhook += 1;
-                let webhook = spec.clone().register(no, self.webhook_id(no), keys.clone(), *time);
-                if let (Some(key), Some(request)) = (key, request) {
-                    let made = Made::Webhook(webhook.clone());
-                    let known = Request { hash: request.hash, time: *time, made };
-                    self.requests.insert(key, known);
-                }
-                self.put(webhook.clone(), effects);
-                ConfigAnswer::Created(webhook)
-            }
-            ConfigChange::UpdateWebhook { tenant, id, expect, settings, enabled, drop_held, pair, time } => {
-                let held = self.find(tenant, *id).is_some_and(|webhook| !webhook.is_enabled());
-                let change =
-                    |webhook: &Webhook| webhook.with_pair(pair.clone()).updated(settings.clone(), *enabled, *time);
-                let answer = self.update(tenant, *id, *expect, change, effects);
-                if let ConfigAnswer::Updated(webhook) = &answer
-                    && *drop_held
-                    && held
-                    && webhook.is_enabled()
-                {
-                    self.cancel_all(webhook, CancelReason::HeldDropped, *time, effects);
-                }
-                answer
-            }
-            ConfigChange::RotateSecret { tenant, id, expect, key, overlap, time } => {
-                self.update(tenant, *id, *expect, |webhook| webhook.rotated(key.clone(), *overlap, *time), effects)
-            }
-            ConfigChange::DeleteWebhook { tenant, id, expect, time } => {
-                self.delete(tenant, *id, *expect, *time, effects)
-            }
-            ConfigChange::CreateEventType { key, content, time } => {
-                self.create_event_type(key, content, *time, effects)
-            }
-            ConfigChange::UpdateEventType { key, expect, content, time } => {
-                self.update_event_type(key, *expect, content, *time, effects)
-            }
-            ConfigChange::DeleteEventType { key, expect } => self.delete_event_type(key, *expect, effects),
-            ConfigChange::Key(change) => ConfigAnswer::Key(self.change_key(change, effects)),
-            ConfigChange::Quota(change) => ConfigAnswer::Quota(self.change_quota(change, effects)),
-        }
-    }
-
-    /// Unique, and the same in every run.
-    fn webhook_id(&self, no: WebhookNo) -> WebhookId {
-        let mut bytes = self.key;
-        bytes[..8].copy_from_slice(&no.0.to_be_bytes());
-        WebhookId::from_bytes(bytes)
-    }
-
-    pub(super) fn known_request(&self, key: &(Tenant, String), now: Timestamp) -> Option<&Request> {
-        self.requests.get(key).filter(|known| now.since(known.time) < REQUEST_ID_WINDOW)
-    }
-
-    fn find(&self, tenant: &Tenant, id: WebhookId) -> Option<&Webhook> {
-        let mut all = self.webhooks.values().map(|(_, webhook)| webhook);
-        all.find(|webhook| webhook.id == id && webhook.tenant == *tenant)
-    }
-
-    fn update(
-        &mut self,
-        tenant: &Tenant,
-        id: WebhookId,
-        expect: u64,
-        change: impl FnOnce(&Webhook) -> Webhook,
-        effects: &mut Effects,
-    ) -> ConfigAnswer {
-        let Some(webhook) = self.find(tenant, id) else { return ConfigAnswer::NotFound };
-        if webhook.version != expect {
-            return ConfigAnswer::VersionMismatch;
-        }
-        let (changed, was_enabled) = (change(webhook), webhook.is_enabled());
-        if let Some(name) = self.unknown_type(tenant, &changed.settings.subscription) {
-            return ConfigAnswer::UnknownEventType(name);
-        }
-        if changed != *webhook {
-            if webhook.settings.ordering.ordered && !changed.settings.ordering.ordered {
-                self.releases.insert(webhook.no, EventSeq(self.next_event));
-            }
-            self.put(changed.clone(), effects);
-        }
-        if was_enabled {
-            self.report_if_disabled(&changed, effects);
-        }
-        ConfigAnswer::Updated(changed)
-    }
-
-    pub(super) fn delete(
-        &mut self,
-        tenant: &Tenant,
-        id: WebhookId,
-        expect: Option<u64>,
-        time: Timestamp,
-        effects: &mut Effects,
-    ) -> ConfigAnswer {
-        let Some(webhook) = self.find(tenant, id).cloned() else { return ConfigAnswer::NotFound };
-        if expect.is_some_and(|version| version != webhook.version) {
-            return ConfigAnswer::VersionMismatch;
-        }
-        let no = webhook.no;
-        self.stop_replays(no, time, effects);
-        let cancelled = self.cancel_all(&webhook, CancelReason::WebhookDeleted, time, effects);
-        self.failing.remove(&no);
-        self.ended.remove(&no);
-        effects.touched.insert(no);
-        let seq = self.next_config(tenant);
-        self.webhooks.remove(&no);
-        self.tombstones.insert(no, (seq, webhook, time));
-        effects.steps.push((seq, ConfigStep::Removed(no)));
-        ConfigAnswer::Deleted { cancelled }
-    }
-
     pub(super) fn forget_events(&mut self, gone: &BTreeSet<EventSeq>) {
         self.events.retain(|seq, _| !gone.contains(seq));
         self.ids.retain(|_, (seq, ..)| !gone.contains(seq));
         self.deliveries.retain(|key, _| !gone.contains(&key.event));
-    }
-}
-
-impl Request {
-    pub(super) fn answer(&self, hash: u128) -> ConfigAnswer {
-        match &self.made {
-            Made::Webhook(webhook) if self.hash == hash => ConfigAnswer::Created(webhook.clone()),
-            Made::Webhook(_) | Made::Replay(_) => ConfigAnswer::RequestReused,
-        }
     }
 }
 

@@ -5,12 +5,16 @@
 
 mod audit;
 mod committer;
+mod config;
 mod counts;
 mod disk;
 mod erase;
 mod event_types;
 mod image;
 mod keys;
+mod order;
+mod outcomes;
+mod publish;
 mod quotas;
 mod reads;
 mod repair;

@@ -8,6 +8,7 @@ use postrider_server::{
         delivery::DeliveryState,
         ids::{DeliveryKey, EventSeq, ReplayId, WebhookNo},
         replay::{Replay, ReplaySpec, ReplayState, ReplayStep, StoppedBy},
+        scope::{Verdict, View},
         time::Timestamp,
     },
     store::{CancelReason, ReplayAnswer, ReplayChange, ReplayPage, Replays, RequestKey},
@@ -179,7 +180,7 @@ impl Image {
                 stored.event.tenant == replay.spec.tenant
                     && replay.spec.is_within(stored.accept_time)
                     && stored.due_time() <= replay.create_time
-                    && webhook.settings.subscription.wants(&stored.event.event_type)
+                    && webhook.settings.verdict(&mut View::of(&stored.event)) == Verdict::Admitted
             });
             let key = |event: &EventSeq| DeliveryKey { webhook: webhook.no, event: *event, replay: replay.no };
             let mut missing = wanted.map(|(event, _)| key(event)).filter(|key| !self.deliveries.contains_key(key));

@@ -19,7 +19,7 @@ use super::{
     error::EngineError,
     ordered::{self, PASSED_ON_ROWS},
     records::{DropRecord, LogRecord},
-    shared::Shared,
+    shared::{FanOut, Shared},
     tables,
 };
 use crate::{
@@ -97,12 +97,22 @@ impl Change<'_> {
     /// Counts all that is pending for the webhook as cancelled; returns how many. What was dropped before does not count.
     pub(super) fn forget_pending(&mut self, no: u64) -> u64 {
         let dropped_below = self.drop_of(no).map_or(0, |drop| drop.below);
-        let waiting = self.shared.not_fanned_out(WebhookNo(no), EventSeq(dropped_below));
+        let waiting = self.on_their_way(WebhookNo(no), EventSeq(dropped_below));
         let pending = self.pending_of(no);
         let cancelled = Standing::At(DeliveryState::Cancelled);
         self.count(no, pending, Standing::At(DeliveryState::Pending), cancelled);
         self.count(no, waiting, Standing::OnTheWay, cancelled);
         pending + waiting
+    }
+
+    /// How many events, from this one on, have not reached the webhook. Those that this transaction took there have.
+    fn on_their_way(&self, no: WebhookNo, from: EventSeq) -> u64 {
+        let moved = |seq: EventSeq| self.fan_outs.iter().rev().find(|(here, _)| *here == seq);
+        let awaits = |(seq, committed): &(&EventSeq, &FanOut)| {
+            let here = moved(**seq).is_none_or(|(_, fan_out)| fan_out.as_ref().is_some_and(|it| it.awaits(no)));
+            committed.awaits(no) && here
+        };
+        self.shared.fan_outs.read().range(from..).filter(awaits).count() as u64
     }
 
     /// The webhook's drop, this transaction included.

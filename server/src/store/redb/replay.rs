@@ -128,7 +128,10 @@ impl Change<'_> {
     /// The oldest event that is retained, or would be the next.
     fn first_event(&self, tables: &Tables<'_>) -> Result<EventSeq, EngineError> {
         let rescued = tables.rescued.first()?.map(|(seq, _)| seq.value());
-        let archived = self.shared.segments.all().first().map(|segment| segment.record.events_from);
+        // The oldest segment may hold outcomes alone.
+        let segments = self.shared.segments.all();
+        let with_events = segments.iter().find(|segment| segment.record.events_from < segment.record.events_until);
+        let archived = with_events.map(|segment| segment.record.events_from);
         let hot = self.counters.hot_events_from.max(1);
         Ok(EventSeq([rescued, archived].into_iter().flatten().filter(|&seq| seq > 0).fold(hot, u64::min)))
     }

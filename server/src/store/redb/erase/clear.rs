@@ -232,7 +232,7 @@ impl Change<'_> {
         for known in &webhooks {
             self.pending_of_event(tables, seq, known.webhook.no, &mut keys)?;
         }
-        self.cancel_named(tables, keys, CancelReason::Requested, self.shared.clock.now())?;
+        self.cancel_named(tables, keys, CancelReason::Requested, job.time)?;
         Ok(match webhooks.last() {
             Some(last) if webhooks.len() == SLICE_WEBHOOKS => Stage::Clearing(last.webhook.no.0),
             Some(_) | None => Stage::Sweeping,

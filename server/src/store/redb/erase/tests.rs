@@ -47,11 +47,14 @@ fn tenant(name: &str) -> Tenant {
 
 /// A webhook whose URL and description say whose it is.
 async fn webhook(store: &RedbStore, whose: &str) -> WebhookNo {
+    create(store, whose, Some(RequestKey { id: format!("mark-{whose}-request"), hash: 1 })).await
+}
+
+async fn create(store: &RedbStore, whose: &str, request: Option<RequestKey>) -> WebhookNo {
     let target = Target::from_stored(&format!("https://mark-{whose}.example/")).unwrap();
     let settings =
         Settings { description: format!("mark-{whose}-text").into(), ..Settings::new(target, Subscription::All) };
     let spec = WebhookSpec { tenant: tenant(whose), settings, enabled: true };
-    let request = Some(RequestKey { id: format!("mark-{whose}-request"), hash: 1 });
     let secret = Secret::from_bytes(&[7; 32]).unwrap();
     let change = ConfigChange::CreateWebhook { spec, keys: secret.into(), request, time: NOW };
     let ConfigAnswer::Created(webhook) = store.put_config(change).await.unwrap() else { panic!("not created") };
@@ -353,5 +356,26 @@ async fn an_id_is_free_again_when_its_event_would_have_expired() {
     while store.upkeep(end).await.unwrap() {}
     assert_eq!(publish(&store, "mine", "m1").await, Published::New { deliveries: 1 });
     assert_eq!(store.erasure(&tenant("mine"), erasure.id).await.unwrap(), None);
+    store.close().await.unwrap();
+}
+
+/// What was on its way to a tenant's webhooks is taken from what is pending once, though it arrives while they are being deleted.
+#[tokio::test]
+async fn what_is_on_its_way_is_taken_from_the_backlog_once() {
+    let dir = TempDir::new().unwrap();
+    let store = opened(&dir, Place::Hot);
+    webhook(&store, "theirs").await;
+    for n in 0..100 {
+        publish(&store, "theirs", &format!("t{n}")).await;
+    }
+    for _ in 0..30 {
+        create(&store, "mine", None).await;
+    }
+    for n in 0..3 {
+        assert_eq!(publish(&store, "mine", &format!("m{n}")).await, Published::New { deliveries: 30 });
+    }
+    let erasure = decide(&store, all()).await;
+    finish(&store, &erasure).await;
+    assert_eq!(store.shared.counters.lock().pending, 100);
     store.close().await.unwrap();
 }

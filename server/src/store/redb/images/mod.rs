@@ -10,14 +10,18 @@
 //! `SEED` on; with `SEED` alone it repeats that history. A seed draws the same work and the same images nearly always: the engine's
 //! threads are real.
 
+mod auditing;
 mod backups;
 mod contents;
 mod disk;
 mod driver;
+mod erasing;
 mod faults;
 mod image;
 mod model;
 mod power;
+mod quotas;
+mod replaying;
 mod verify;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -29,7 +33,13 @@ use self::{
     model::{Model, RETENTION},
     verify::Violation,
 };
-use super::{Config, KeySource, RedbStore, disk::OpenFile, open_on, space::Space};
+use super::{
+    Config, KeySource, RedbStore,
+    disk::OpenFile,
+    open_on,
+    segments::{Segment, file_name},
+    space::Space,
+};
 use crate::{clock::Clock, model::master_key::MasterKey, store::Store as _};
 
 const DATA: &str = "/var/data";
@@ -44,6 +54,8 @@ fn config() -> Config {
         log_cache_bytes: 0,
         hot_bytes_max: 6 * 1024,
         retention: RETENTION,
+        audit_retention: RETENTION,
+        audit_entries_max: auditing::ENTRIES_MAX,
         reopen_pause: Duration::from_millis(1),
         ..Config::default()
     }
@@ -68,7 +80,8 @@ async fn close(store: RedbStore, disk: &SimulatedDisk) -> Result<(), Violation> 
     store.close().await?;
     let folder = Path::new(DATA);
     let segments = store.shared.segments.all();
-    let segments = segments.iter().map(|segment| folder.join(format!("segments/{:08}.redb", segment.no)));
+    let file = |segment: &Segment| file_name((segment.no, segment.record.generation));
+    let segments = segments.iter().map(|segment| folder.join("segments").join(file(segment)));
     let space = Arc::new(Space::new(0, Duration::ZERO));
     for path in segments.chain([folder.join("hot.redb")]) {
         let broken = |error: &dyn std::fmt::Display| Violation(format!("{}: {error}", path.display()));

@@ -1,10 +1,15 @@
 //! What a store that keeps its promises holds: written down before something is asked of it and after it has answered.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::{auditing::Audit, erasing::Erasing, quotas::Quota, replaying::Replays};
 use crate::{
     model::{
         delivery::DeliveryState,
@@ -17,8 +22,8 @@ use crate::{
 
 /// How long things are kept.
 pub(super) const RETENTION: Duration = Duration::from_secs(160);
-/// When the first thing happens.
-pub(super) const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+/// When the first thing happens: five minutes before midnight.
+pub(super) const START: Timestamp = Timestamp::from_micros(1_700_006_100_000_000);
 
 /// Whether something has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +42,12 @@ pub(super) struct Hook {
     pub(super) known: Option<(WebhookNo, WebhookId)>,
     /// Since when, and how many deliveries went with it.
     pub(super) deleted: Option<(Fate, Timestamp, u64)>,
+    /// It went with everything of its tenant.
+    pub(super) erased: bool,
 }
+
+/// One sending of an event: the label of the webhook, and the number of the replay; 0: the first one.
+pub(super) type Sending = (u32, u32);
 
 /// An event, by its label.
 #[derive(Debug, Clone)]
@@ -46,18 +56,24 @@ pub(super) struct Occurrence {
     pub(super) accepted: Fate,
     pub(super) time: Timestamp,
     pub(super) bytes: usize,
-    /// By the label of their webhook.
-    pub(super) deliveries: BTreeMap<u32, Delivery>,
+    /// Whether its tenant's bytes were limited.
+    pub(super) counted: bool,
+    /// Nobody is to see anything of it any more.
+    pub(super) erased: bool,
+    pub(super) deliveries: BTreeMap<Sending, Delivery>,
 }
 
 /// A delivery: what was committed of it, and what may have been, with the number of the group it was part of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Delivery {
+    /// When the first attempt is due.
+    pub(super) first: Timestamp,
     pub(super) attempts: Vec<Attempt>,
+    pub(super) cancelled: Option<Timestamp>,
     pub(super) open: Option<(u32, Attempt)>,
 }
 
-/// What an attempt led to.
+/// What an attempt led to; with `Cancelled`: no attempt, but its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attempt {
     pub(super) time: Timestamp,
@@ -77,14 +93,44 @@ pub(super) struct Model {
     pub(super) now: Timestamp,
     /// The store may hold next to nothing.
     pub(super) cramped: bool,
+    /// By label.
+    pub(super) erasures: BTreeMap<u32, Erasing>,
+    pub(super) replays: Replays,
+    /// By tenant.
+    pub(super) quotas: BTreeMap<&'static str, Quota>,
+    pub(super) audit: Audit,
+    /// What was asked for last, for people.
+    pub(super) trail: VecDeque<String>,
 }
+
+/// So much of it is kept.
+const TRAIL: usize = 30;
 
 /// Where the model of a store at work is kept. Never locked while the store is waited for.
 pub(super) type Shared = Arc<Mutex<Arc<Model>>>;
 
 impl Model {
     pub(super) fn new() -> Self {
-        Self { hooks: BTreeMap::new(), events: BTreeMap::new(), labels: 0, now: START, cramped: false }
+        Self {
+            hooks: BTreeMap::new(),
+            events: BTreeMap::new(),
+            labels: 0,
+            now: START,
+            cramped: false,
+            erasures: BTreeMap::new(),
+            replays: Replays::default(),
+            quotas: BTreeMap::new(),
+            audit: Audit::default(),
+            trail: VecDeque::new(),
+        }
+    }
+
+    /// Something is asked for.
+    pub(super) fn note(&mut self, what: String) {
+        if self.trail.len() == TRAIL {
+            self.trail.pop_front();
+        }
+        self.trail.push_back(what);
     }
 
     pub(super) fn label(&mut self) -> u32 {
@@ -111,13 +157,18 @@ impl Model {
     /// Deliveries pending for a webhook that lives.
     pub(super) fn pending(&self, hook: u32) -> u64 {
         let accepted = self.events.values().filter(|event| event.accepted == Fate::Done);
-        accepted.filter(|event| event.deliveries.get(&hook).is_some_and(|it| it.before(event).is_some())).count() as u64
+        let mine = accepted.flat_map(|event| event.to(hook));
+        mine.filter(|delivery| delivery.before().is_some()).count() as u64
     }
 
     /// Where the deliveries for a webhook that lives stand, if nothing is open.
     pub(super) fn counts(&self, hook: u32) -> Counts {
         let mut counts = Counts::default();
-        for delivery in self.events.values().filter_map(|event| event.deliveries.get(&hook)) {
+        for delivery in self.events.values().flat_map(|event| event.to(hook)) {
+            if delivery.cancelled.is_some() {
+                counts.cancelled += 1;
+                continue;
+            }
             let last = delivery.attempts.last();
             match last.map(|last| (last.state, last.time)) {
                 None | Some((DeliveryState::Pending, _)) => counts.pending += 1,
@@ -137,18 +188,62 @@ impl Model {
 
     /// Whether an event must be known, and known as a duplicate.
     pub(super) fn is_kept(&self, event: &Occurrence) -> bool {
-        let waits = |(hook, it): (&u32, &Delivery)| self.lives(*hook) && it.before(event).is_some();
-        event.accepted == Fate::Done && (event.time > self.horizon() || event.deliveries.iter().any(waits))
+        let waits = |((hook, _), it): (&Sending, &Delivery)| self.lives(*hook) && it.before().is_some();
+        event.accepted == Fate::Done
+            && !event.erased
+            && (event.time > self.horizon() || event.deliveries.iter().any(waits))
+    }
+
+    /// What was asked for as this group has happened.
+    pub(super) fn happened(&mut self, group: u32) {
+        for delivery in self.events.values_mut().flat_map(|event| event.deliveries.values_mut()) {
+            if let Some((_, attempt)) = delivery.open.take_if(|(open, _)| *open == group) {
+                delivery.apply(attempt);
+            }
+        }
+    }
+}
+
+impl Occurrence {
+    /// Its deliveries to a webhook.
+    pub(super) fn to(&self, hook: u32) -> impl Iterator<Item = &Delivery> {
+        self.deliveries.range((hook, 0)..=(hook, u32::MAX)).map(|(_, delivery)| delivery)
+    }
+
+    /// When it is to be sent.
+    pub(super) fn due(&self) -> Timestamp {
+        scheduled(self).unwrap_or(self.time)
     }
 }
 
 impl Delivery {
+    /// One that was never attempted.
+    pub(super) fn new(first: Timestamp) -> Self {
+        Self { first, attempts: Vec::new(), cancelled: None, open: None }
+    }
+
     /// Where it stands if what is open did not happen.
-    pub(super) fn before(&self, event: &Occurrence) -> Standing {
+    pub(super) fn before(&self) -> Standing {
         match self.attempts.last() {
-            None => Some((0, scheduled(event).unwrap_or(event.time))),
+            _ if self.cancelled.is_some() => None,
+            None => Some((0, self.first)),
             Some(last) => last.next.map(|next| (attempts(&self.attempts), next)),
         }
+    }
+
+    /// That happened.
+    pub(super) fn apply(&mut self, attempt: Attempt) {
+        if attempt.state == DeliveryState::Cancelled {
+            self.cancelled = Some(attempt.time);
+        } else {
+            self.attempts.push(attempt);
+        }
+    }
+
+    /// How it stands, if its webhook lives.
+    pub(super) fn state(&self) -> DeliveryState {
+        let last = self.attempts.last().map_or(DeliveryState::Pending, |last| last.state);
+        if self.cancelled.is_some() { DeliveryState::Cancelled } else { last }
     }
 
     /// Where it stands if it did.
@@ -163,7 +258,8 @@ fn attempts(attempts: &[Attempt]) -> u32 {
 
 /// What the answer to an event must be when it was accepted before.
 pub(super) fn duplicate(event: &Occurrence) -> Published {
-    Published::Duplicate { deliveries: u32::try_from(event.deliveries.len()).expect("a few") }
+    let first = event.deliveries.keys().filter(|(_, replay)| *replay == 0).count();
+    Published::Duplicate { deliveries: u32::try_from(first).expect("a few") }
 }
 
 /// Whether a webhook is ordered, by its label.

@@ -72,7 +72,8 @@ impl History {
         let config = config_of(&shared.lock());
         let store = open_with(disk, config)?;
         let known = shared.lock().clone();
-        let known = verify(&store, &known, &mut self.rng).await?;
+        let mut known = verify(&store, &known, &mut self.rng).await?;
+        known.note("opened again".into());
         *shared.lock() = Arc::new(known);
         for _ in 0..STEPS {
             let mut driver = Driver { store: &store, model: &shared, rng: &mut self.rng };
@@ -94,7 +95,8 @@ impl History {
                 move || known.clone()
             });
             let store = open_with(&disk, config_of(&known))?;
-            let settled = verify(&store, &known, &mut self.rng).await?;
+            let mut settled = verify(&store, &known, &mut self.rng).await?;
+            settled.note("opened again".into());
             disk.unwatch();
             let mut taken = std::mem::take(&mut *taken.lock());
             let shared = Arc::new(Mutex::new(Arc::new(settled)));

@@ -7,15 +7,21 @@ use rand::{rngs::StdRng, seq::IteratorRandom as _};
 
 use super::{
     super::{RedbStore, check::check_open, tables},
+    auditing,
     driver::{FAR, label_of},
+    erasing,
     model::{Delivery, Fate, Model, Occurrence, Standing, duplicate, event, is_ordered, key},
+    quotas, replaying,
 };
 use crate::{
     model::{
         delivery::DeliveryState,
         ids::{EventSeq, Position},
     },
-    store::{DeliveryQuery, DeliveryView, FeedError, FeedFilter, LogEntry, Publish, Published, Store as _, StoreError},
+    store::{
+        CancelReason, DeliveryQuery, DeliveryView, FeedError, FeedFilter, LogEntry, Publish, Published, Store as _,
+        StoreError,
+    },
 };
 
 /// Commits after which every decision has been carried out.
@@ -39,25 +45,37 @@ macro_rules! ensure {
     };
 }
 
-/// Where deliveries stand in the lanes of a store: by label of event and webhook.
-type Lanes = BTreeMap<(u32, u32), (u32, crate::model::time::Timestamp)>;
+/// Where deliveries stand in the lanes of a store: by label of event and webhook, and number of the replay.
+type Lanes = BTreeMap<(u32, u32, u32), (u32, crate::model::time::Timestamp)>;
 
 /// Checks a store against the model and returns the model with nothing left open: what was asked for and not answered has
 /// happened or not, each as a whole.
 pub(super) async fn verify(store: &RedbStore, model: &Model, rng: &mut StdRng) -> Result<Model, Violation> {
-    let mut model = model.clone();
+    let verified = verified(store, model.clone(), rng).await;
+    verified.map_err(|Violation(why)| Violation(format!("{why}\nafter {:#?}", model.trail)))
+}
+
+async fn verified(store: &RedbStore, mut model: Model, rng: &mut StdRng) -> Result<Model, Violation> {
+    erasing::settle(store, &mut model).await?;
     webhooks(store, &mut model)?;
+    quotas::settle(store, &mut model)?;
+    auditing::settle(store, &mut model).await?;
     carry_out_decisions(store).await?;
     fits_together(store)?;
     let mut lanes = lanes(store, &model).await?;
     let parked = parked(store, &model).await?;
     order(store, &lanes, &parked)?;
     lanes.extend(parked);
-    deliveries(&mut model, &lanes)?;
+    let groups = replaying::settle(store, &mut model)?;
+    stored(store, &mut model).await?;
+    deliveries(&mut model, &lanes, groups)?;
+    replaying::verify(store, &model)?;
+    quotas::verify(store, &model).await?;
     counts(store, &model, &lanes).await?;
     log(store, &model).await?;
     history(store, &model, rng).await?;
     repeats(store, &model, rng).await?;
+    erasing::verify(store, &model, rng).await?;
     Ok(model)
 }
 
@@ -81,14 +99,15 @@ fn webhooks(store: &RedbStore, model: &mut Model) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Lets every wide event and every deletion come to its end, slice by slice, one a commit.
+/// Lets every wide event, every deletion and all clearing come to its end, slice by slice, one a commit.
 async fn carry_out_decisions(store: &RedbStore) -> Result<(), Violation> {
     for _ in 0..SLICES_MAX {
         let (txn, _) = store.shared.read().map_err(StoreError::from)?;
         let open = |table: Result<u64, ::redb::Error>| table.map_err(|error| Violation(error.to_string()));
         let rows = |table| -> Result<u64, ::redb::Error> { Ok(txn.open_table(table)?.len()?) };
         let cancels = || -> Result<u64, ::redb::Error> { Ok(txn.open_table(tables::CANCELS)?.len()?) };
-        if open(rows(tables::FAN_OUTS))? + open(cancels())? == 0 && store.shared.fan_outs.read().is_empty() {
+        let has_slices = !store.shared.fan_outs.read().is_empty() || store.shared.erasing.has_slices();
+        if open(rows(tables::FAN_OUTS))? + open(cancels())? == 0 && !has_slices {
             return Ok(());
         }
         store.commit(store.owner(), Vec::new()).await?;
@@ -117,7 +136,7 @@ async fn lanes(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
                 None => whole_event(store, model, hint.event).await?,
             };
             whole.insert(hint.event, found);
-            let before = lanes.insert((found, label), (hint.attempts.ended(), hint.due));
+            let before = lanes.insert((found, label, hint.replay), (hint.attempts.ended(), hint.due));
             ensure!(before.is_none(), "event {found} is due twice for webhook {label}");
         }
     }
@@ -143,25 +162,25 @@ async fn parked(store: &RedbStore, model: &Model) -> Result<Lanes, Violation> {
         };
         let label = whole_event(store, model, EventSeq(event)).await?;
         let time = crate::model::time::Timestamp::from_micros(due);
-        ensure!(replay == 0, "event {event} was never replayed");
-        parked.insert((label, hook), (0, time));
+        parked.insert((label, hook, replay), (0, time));
     }
     Ok(parked)
 }
 
-/// With ordered webhooks, of each ordering key the first one published is due, and it alone. Labels grow as events do.
+/// With ordered webhooks, of each ordering key the first one published is due, and it alone; unless it was replayed when another one
+/// was on its way already. Labels grow as events do.
 fn order(store: &RedbStore, lanes: &Lanes, parked: &Lanes) -> Result<(), Violation> {
-    let mut heads: BTreeMap<(u32, String), u32> = BTreeMap::new();
-    for &(event, hook) in lanes.keys().filter(|(event, hook)| is_ordered(*hook) && !key(*event).is_empty()) {
-        let before = heads.insert((hook, key(event)), event);
+    let mut heads: BTreeMap<(u32, String), (u32, u32)> = BTreeMap::new();
+    for &(event, hook, replay) in lanes.keys().filter(|(event, hook, _)| is_ordered(*hook) && !key(*event).is_empty()) {
+        let before = heads.insert((hook, key(event)), (event, replay));
         ensure!(before.is_none(), "events {before:?} and {event} of one key are both due for webhook {hook}");
     }
-    for &(event, hook) in parked.keys() {
+    for &(event, hook, replay) in parked.keys() {
         ensure!(is_ordered(hook) && !key(event).is_empty(), "event {event} waits for nothing at webhook {hook}");
         let head = heads.get(&(hook, key(event)));
-        let is_before = head.is_some_and(|head| *head < event);
+        let is_before = head.is_some_and(|(head, again)| *head < event || replay > 0 || *again > 0);
         ensure!(is_before, "event {event} waits at webhook {hook} behind {head:?}");
-        ensure!(!lanes.contains_key(&(event, hook)), "event {event} waits at webhook {hook} and is due");
+        ensure!(!lanes.contains_key(&(event, hook, replay)), "event {event} waits at webhook {hook} and is due");
     }
     let (txn, _) = store.shared.read().map_err(StoreError::from)?;
     let count = |rows: Result<u64, ::redb::Error>| rows.map_err(|error| Violation(error.to_string()));
@@ -188,27 +207,33 @@ async fn whole_event(store: &RedbStore, model: &Model, seq: EventSeq) -> Result<
     Ok(label)
 }
 
+/// An event that was published and not answered is stored or not.
+async fn stored(store: &RedbStore, model: &mut Model) -> Result<(), Violation> {
+    let open = model.events.iter().filter(|(_, event)| event.accepted == Fate::Open);
+    let open: Vec<_> = open.map(|(label, event)| (*label, event.tenant)).collect();
+    for (label, tenant) in open {
+        let id = format!("e{label}").parse().expect("an id");
+        if store.find_event(&tenant.parse().expect("a tenant"), &id).await?.is_some() {
+            model.events.get_mut(&label).expect("just seen").accepted = Fate::Done;
+        } else {
+            model.events.remove(&label);
+        }
+    }
+    Ok(())
+}
+
 /// Compares what is due with what should be, and settles what is open.
-fn deliveries(model: &mut Model, lanes: &Lanes) -> Result<(), Violation> {
-    for (event, hook) in lanes.keys() {
-        let known = model.events.get(event).is_some_and(|event| event.deliveries.contains_key(hook));
-        ensure!(known, "event {event} is due for webhook {hook} and was not published for it");
+fn deliveries(model: &mut Model, lanes: &Lanes, mut groups: BTreeMap<u32, bool>) -> Result<(), Violation> {
+    for (event, hook, replay) in lanes.keys() {
+        let known = model.events.get(event).is_some_and(|event| event.deliveries.contains_key(&(*hook, *replay)));
+        ensure!(known, "event {event} is due for webhook {hook} and was not published for it, nor by replay {replay}");
     }
     let lives: BTreeSet<u32> = model.hooks.keys().copied().filter(|hook| model.lives(*hook)).collect();
-    let mut groups = BTreeMap::new();
-    model.events.retain(|label, event| {
-        let mut seen = event.deliveries.keys().map(|hook| lanes.contains_key(&(*label, *hook)));
-        if event.accepted == Fate::Open && seen.any(|seen| seen) {
-            event.accepted = Fate::Done;
-        }
-        event.accepted == Fate::Done
-    });
     for (label, event) in &mut model.events {
-        let occurrence = Occurrence { deliveries: BTreeMap::new(), ..event.clone() };
-        for (hook, delivery) in event.deliveries.iter_mut().filter(|(hook, _)| lives.contains(hook)) {
-            let standing = lanes.get(&(*label, *hook)).copied();
-            let happened = settle(delivery, &occurrence, standing)
-                .map_err(|why| Violation(format!("event {label} for webhook {hook}: {why}")))?;
+        for ((hook, replay), delivery) in event.deliveries.iter_mut().filter(|((hook, _), _)| lives.contains(hook)) {
+            let standing = lanes.get(&(*label, *hook, *replay)).copied();
+            let happened = settle(delivery, standing)
+                .map_err(|why| Violation(format!("event {label} for webhook {hook}, replay {replay}: {why}")))?;
             if let Some((group, happened)) = happened {
                 let others = *groups.entry(group).or_insert(happened);
                 ensure!(others == happened, "half of group {group} was committed");
@@ -218,7 +243,7 @@ fn deliveries(model: &mut Model, lanes: &Lanes) -> Result<(), Violation> {
     // What went with its webhook: whether it was committed before no longer shows.
     for delivery in model.events.values_mut().flat_map(|event| event.deliveries.values_mut()) {
         if let Some((_, attempt)) = delivery.open.take_if(|(group, _)| groups.get(group).copied().unwrap_or(false)) {
-            delivery.attempts.push(attempt);
+            delivery.apply(attempt);
         }
         delivery.open = None;
     }
@@ -226,8 +251,8 @@ fn deliveries(model: &mut Model, lanes: &Lanes) -> Result<(), Violation> {
 }
 
 /// Whether the attempt that is open was committed, with its group.
-fn settle(delivery: &Delivery, event: &Occurrence, standing: Standing) -> Result<Option<(u32, bool)>, String> {
-    let before = delivery.before(event);
+fn settle(delivery: &Delivery, standing: Standing) -> Result<Option<(u32, bool)>, String> {
+    let before = delivery.before();
     match (delivery.open, delivery.after()) {
         (Some((group, _)), Some(after)) if standing == after => Ok(Some((group, true))),
         (Some((group, _)), _) if standing == before => Ok(Some((group, false))),
@@ -242,7 +267,7 @@ async fn counts(store: &RedbStore, model: &Model, lanes: &Lanes) -> Result<(), V
         let (no, _) = hook.known.ok_or_else(|| Violation(format!("webhook {label} has no number")))?;
         let (counted, expected) = (store.counts(&[no]).await?[0], model.counts(*label));
         ensure!(counted == expected, "webhook {label} counts {counted:?}, not {expected:?}");
-        let due = lanes.keys().filter(|(_, hook)| hook == label).count() as u64;
+        let due = lanes.keys().filter(|(_, hook, _)| hook == label).count() as u64;
         let counted = hook.known.and_then(|(no, _)| store.catalog().webhook(no)).map(|known| known.pending());
         ensure!(counted == Some(due), "webhook {label} counts {counted:?} pending deliveries and has {due}");
         sum += due;
@@ -252,8 +277,8 @@ async fn counts(store: &RedbStore, model: &Model, lanes: &Lanes) -> Result<(), V
     Ok(())
 }
 
-/// The whole log, from the oldest entry retained: no gap, nothing twice, nothing made up, nothing acknowledged left out.
-async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
+/// The whole log, from the oldest entry retained: no gap.
+async fn entries(store: &RedbStore) -> Result<Vec<LogEntry>, Violation> {
     let (head, filter) = (*store.head().borrow(), FeedFilter::default());
     let mut place = Position(0);
     let mut entries = Vec::new();
@@ -271,9 +296,14 @@ async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
         entries.extend(page.entries);
     }
     ensure!(place == head, "the log ends at {place:?}, its head is {head:?}");
+    Ok(entries)
+}
 
+/// In the log nothing is twice, nothing made up, nothing acknowledged left out.
+async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
     let (mut outcomes, mut cancelled): (BTreeMap<_, u32>, BTreeMap<_, u64>) = (BTreeMap::new(), BTreeMap::new());
-    for entry in entries {
+    let mut requested: BTreeMap<_, u64> = BTreeMap::new();
+    for entry in entries(store).await? {
         match entry {
             LogEntry::Outcome(outcome) => {
                 let hook =
@@ -282,32 +312,46 @@ async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
                 let (Some((hook, known)), Some(event)) = (hook, event) else {
                     return Err(Violation(format!("{outcome:?} is nobody's")));
                 };
-                let last = outcomes.insert((event, *hook), outcome.attempt);
+                let sending = (*hook, outcome.key.replay);
+                let is_erased = known.erased || model.events.get(&event).is_some_and(|event| event.erased);
+                ensure!(!is_erased, "event {event} was erased, and attempt {} for {hook} is back", outcome.attempt);
+                let last = outcomes.insert((event, sending), outcome.attempt);
                 let in_order = last.is_none_or(|last| last + 1 == outcome.attempt);
                 ensure!(in_order, "attempt {} of {event} for {hook} comes after {last:?}", outcome.attempt);
                 let index = outcome.attempt as usize - 1;
-                let made = model.events.get(&event).and_then(|event| event.deliveries.get(hook)?.attempts.get(index));
+                let delivery = model.events.get(&event).and_then(|event| event.deliveries.get(&sending));
+                let made = delivery.and_then(|delivery| delivery.attempts.get(index));
                 let made = made.is_some_and(|made| (made.time, made.state) == (outcome.time, outcome.state));
                 ensure!(made || known.deleted.is_some(), "attempt {} of {event} for {hook} was never made", index + 1);
             }
             LogEntry::Operational(_) => {}
+            LogEntry::WebhookCancelled(entry) if entry.reason == CancelReason::Requested => {
+                *requested.entry(entry.webhook).or_default() += entry.deliveries;
+            }
             LogEntry::WebhookCancelled(entry) => {
                 let before = cancelled.insert(entry.webhook, entry.deliveries);
                 ensure!(before.is_none(), "{} is cancelled twice", entry.webhook);
             }
         }
     }
-    for (label, event) in &model.events {
-        for (hook, delivery) in &event.deliveries {
+    for (label, event) in model.events.iter().filter(|(_, event)| !event.erased) {
+        for (sending, delivery) in &event.deliveries {
             let made = delivery.attempts.last().filter(|last| last.time > model.horizon());
-            let logged = outcomes.get(&(*label, *hook)).map_or(0, |&attempts| attempts as usize);
+            let logged = outcomes.get(&(*label, *sending)).map_or(0, |&attempts| attempts as usize);
             ensure!(
                 made.is_none() || logged >= delivery.attempts.len(),
-                "attempts of {label} for {hook} are not logged"
+                "attempts of {label} for {sending:?} are not logged"
             );
         }
     }
-    for (label, hook) in &model.hooks {
+    for (label, hook) in model.hooks.iter().filter(|(label, _)| model.lives(**label)) {
+        let Some((_, id)) = hook.known else { continue };
+        let logged = requested.get(&id).copied().unwrap_or(0);
+        let times = || model.events.values().flat_map(|event| event.to(*label)).filter_map(|it| it.cancelled);
+        let (least, most) = (times().filter(|time| *time > model.horizon()).count() as u64, times().count() as u64);
+        ensure!((least..=most).contains(&logged), "webhook {label}: logged {logged} cancelled, {least} to {most} were");
+    }
+    for (label, hook) in model.hooks.iter().filter(|(_, hook)| !hook.erased) {
         if let (Some((_, time, pending)), Some((_, id))) = (hook.deleted, hook.known)
             && time > model.horizon()
         {
@@ -321,18 +365,19 @@ async fn log(store: &RedbStore, model: &Model) -> Result<(), Violation> {
 
 /// Some deliveries, whole: state and attempts.
 async fn history(store: &RedbStore, model: &Model, rng: &mut StdRng) -> Result<(), Violation> {
-    let recent = |event: &Occurrence| event.time > model.horizon() && !event.deliveries.is_empty();
+    let is_kept = |event: &Occurrence| event.time > model.horizon() && !event.erased;
+    let recent = |event: &Occurrence| is_kept(event) && !event.deliveries.is_empty();
     for (label, event) in model.events.iter().filter(|(_, event)| recent(event)).sample(rng, 6) {
         let id = format!("e{label}").parse().expect("an id");
         let query = DeliveryQuery { event: Some(id), ..DeliveryQuery::default() };
         let listed = store.list(&query, None, 1_000).await?.deliveries;
-        for (hook, delivery) in &event.deliveries {
+        for ((hook, replay), delivery) in &event.deliveries {
             let id = model.hooks.get(hook).and_then(|hook| hook.known).map(|(_, id)| id);
-            let found = listed.iter().find(|listed| Some(listed.webhook) == id);
+            let found = listed.iter().find(|listed| Some(listed.webhook) == id && listed.key.replay == *replay);
             let Some(found) = found else {
-                return Err(Violation(format!("the delivery of {label} for {hook} is lost")));
+                return Err(Violation(format!("the delivery of {label} for {hook}, replay {replay}, is lost")));
             };
-            let state = delivery.attempts.last().map_or(DeliveryState::Pending, |last| last.state);
+            let state = delivery.state();
             let cancelled = state == DeliveryState::Pending && !model.lives(*hook);
             let state = DeliveryView::State(if cancelled { DeliveryState::Cancelled } else { state });
             ensure!(found.state == state, "the delivery of {label} for {hook} stands {:?}, not {state:?}", found.state);

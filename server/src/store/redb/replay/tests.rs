@@ -222,3 +222,26 @@ async fn what_is_pending_is_known_by_its_replay() {
     assert_eq!((known(&second).cancelled, known(&second).pending()), (6, 0));
     store.close().await.unwrap();
 }
+
+/// When what is older has gone, the oldest segment may hold outcomes alone.
+#[tokio::test]
+async fn a_replay_begins_behind_a_segment_without_events() {
+    let dir = TempDir::new().unwrap();
+    let store = opened(&dir);
+    let no = webhook(&store).await;
+    for (id, accepted, ended) in [("old", 0, 5), ("new", 9, 9)] {
+        publish_at(&store, id, hours(accepted)).await.unwrap();
+        while store.upkeep(hours(ended)).await.unwrap() {}
+        let hint = store.due(no, hours(ended), 1).await.unwrap().hints[0];
+        let made = crate::model::delivery::Outcome { time: hours(ended), ..outcome(&store, no, hint).await };
+        let group = OutcomeGroup { outcomes: vec![made], ..OutcomeGroup::default() };
+        store.commit(store.owner(), vec![group]).await.unwrap();
+        while store.upkeep(hours(ended + 4)).await.unwrap() {}
+    }
+    while store.upkeep(hours(17)).await.unwrap() {}
+    let oldest = store.shared.segments.all()[0].record.clone();
+    assert_eq!(oldest.events_from, oldest.events_until, "it holds no event");
+    let replay = replay_all(&store, no, hours(17)).await;
+    assert_eq!(store.replays().get(replay.no).unwrap().progress.created, 1);
+    store.close().await.unwrap();
+}
