@@ -66,7 +66,7 @@ impl Scheduler {
         }
     }
 
-    /// What a [`Refill`] read; `None`: it failed.
+    /// What a [`Refill`](crate::dispatch::orders::Refill) read; `None`: it failed.
     pub(in crate::dispatch) fn refilled(
         &mut self,
         webhook: WebhookNo,
