@@ -72,6 +72,14 @@ impl Setup {
         self
     }
 
+    /// Gives a flag that was added another value.
+    #[must_use]
+    pub fn with_other(mut self, name: &str, value: &str) -> Self {
+        let at = self.arguments.iter().position(|argument| argument == name).expect("it was added");
+        value.clone_into(&mut self.arguments[at + 1]);
+        self
+    }
+
     /// Adds an argument that is no flag with a value.
     #[must_use]
     pub fn argument(mut self, text: &str) -> Self {
