@@ -337,7 +337,8 @@ pub const OPS_LOOK_PAGES_MAX: usize = 16;
 
 /// Most webhooks one event may go to.
 pub const TARGETS_MAX: usize = 100_000;
-/// Most webhooks that are remembered for the types they want, each once for every type, of all tenants together: some 8 bytes each.
+/// Most webhooks that are remembered for the types they want, each once for every type, of all tenants together: some 8 bytes each. Each
+/// type is one more.
 pub const MATCHES_REMEMBERED_MAX: usize = if cfg!(test) { 16 } else { 8_000_000 };
 /// Most rows a transaction writes for one request; wider work is committed as a decision and runs in slices. Unit tests get by
 /// with few, so that slices are many.

@@ -6,7 +6,7 @@
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, thread};
 
 use futures::FutureExt as _;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, error, error_span};
 
@@ -52,6 +52,30 @@ impl Tasks {
         ended
     }
 
+    /// Polls `work` until it is done, however seldom this is polled; `None`: it panicked. Dropped, it gives up the work.
+    ///
+    /// Streams are driven by whoever reads them, and who stops reading leaves them as they are. What waits in line there, and has its
+    /// turn come, would keep it from everybody behind.
+    pub async fn drive<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let mut work = Box::pin(work);
+        if let Some(done) = work.as_mut().now_or_never() {
+            return Some(done);
+        }
+        let (mut answer, answered) = oneshot::channel();
+        self.spawn(name, async move {
+            tokio::select! {
+                biased;
+                () = answer.closed() => {}
+                done = work => drop(answer.send(done)),
+            }
+        });
+        answered.await.ok()
+    }
+
     /// Runs `work` on a thread of its own.
     pub fn thread(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let broken = self.broken.clone();
@@ -87,6 +111,9 @@ impl Tasks {
 
 #[cfg(test)]
 mod tests {
+    use futures::poll;
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     #[tokio::test]
@@ -97,5 +124,30 @@ mod tests {
         assert_eq!(tasks.broken().await, "thread");
         tasks.spawn_ending("ending", async { panic!("planted") }).cancelled().await;
         tasks.ended().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_driven_needs_nobody_who_polls_it_but_somebody_who_wants_it() {
+        let tasks = Tasks::default();
+        assert_eq!(tasks.drive("ready", async { 1 }).await, Some(1));
+        assert_eq!(tasks.drive("slow", async { tokio::task::yield_now().await }).await, Some(()));
+        let room = Arc::new(Semaphore::new(0));
+        let wait = || {
+            let room = room.clone();
+            Box::pin(tasks.drive("waits", async move { drop(room.acquire().await.unwrap()) }))
+        };
+        let (mut first, mut second, mut third) = (wait(), wait(), wait());
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending() && poll!(&mut third).is_pending());
+        drop(second);
+        room.add_permits(1);
+        assert_eq!(third.await, Some(()), "the first in line is not polled again");
+        assert_eq!(first.await, Some(()));
+        tasks.ended().await;
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("planted")
+        };
+        assert_eq!(tasks.drive::<()>("panics", panics).await, None);
+        assert_eq!(tasks.failed(), Some("panics"));
     }
 }

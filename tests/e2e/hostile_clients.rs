@@ -9,7 +9,9 @@ use std::{
 use futures::{StreamExt as _, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use postrider_proto::v1::{DeliveryState, PublishEventsRequest};
+use postrider_proto::v1::{
+    DeliveryState, ListDeliveriesRequest, PublishEventsRequest, WatchDeliveriesRequest, watch_deliveries_request::Start,
+};
 use postrider_tests::{
     client::Client,
     daemon::Daemon,
@@ -353,6 +355,42 @@ async fn watchers_that_never_read_cost_nothing() {
     println!("{} MiB more", grown / (1024 * 1024));
     assert!(grown < MEMORY_BYTES_MAX, "memory grew by {} MiB", grown / (1024 * 1024));
     drop(idle);
+    daemon.stop().await;
+}
+
+/// A stream is driven by whoever reads it: one that is left in the middle of a read of the store has to give back its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_that_stop_reading_keep_no_turn_to_read() {
+    const EVENTS: usize = 2_000;
+    let setup = setup();
+    let daemon = setup.start().await;
+    let client = daemon.client().await;
+    let receiver = Receiver::keeping(Keep::Nothing, |_| Answer::status(200)).await;
+    client.create(&receiver.url("/"), &["ADD_TAG"]).await;
+    let mut watch = client.watch().await;
+    client.publish(numbered("e", "ADD_TAG", EVENTS)).await;
+    watch.outcomes(EVENTS).await;
+    drop((watch, client));
+    daemon.stop().await;
+
+    // It has nothing in memory of what was before it began.
+    let daemon = setup.start().await;
+    let mut left = Vec::new();
+    for _ in 0..8 {
+        let endpoint = Endpoint::from_shared(format!("http://{}", daemon.address())).expect("a URL");
+        let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        let channel = within("a connection", endpoint.connect()).await.expect("it listens");
+        let start = Some(Start::FromBeginning(true));
+        let request = WatchDeliveriesRequest { start, max_updates: 20, ..WatchDeliveriesRequest::default() };
+        left.push(Client::new(channel).watch_with(request).await);
+    }
+    let client = daemon.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.deliveries(ListDeliveriesRequest::default()).await.len(), EVENTS);
+    }
+    for mut watcher in left {
+        watcher.outcomes(EVENTS).await;
+    }
     daemon.stop().await;
 }
 

@@ -171,6 +171,24 @@ impl Accept {
         Submitted::Waiting { events, answered }
     }
 
+    /// Hands a batch to the store when `before` is done, as [`Self::submit`] does, and keeps at it though this is not polled: what
+    /// waits for its turn, or for room, is not to keep it from others for as long as its caller does not look. Dropped while it waits,
+    /// nothing is stored.
+    pub async fn submit_after<B>(&self, before: Option<B>, batch: Vec<Event>) -> Submitted
+    where
+        B: Future<Output = ()> + Send + 'static,
+    {
+        let (accept, events) = (self.clone(), batch.len());
+        let submitting = async move {
+            if let Some(before) = before {
+                before.await;
+            }
+            accept.submit(batch).await
+        };
+        let submitted = self.tasks.drive("submit", submitting).await;
+        submitted.unwrap_or_else(|| Submitted::Answered(vec![Err(StoreError::Closed.into()); events]))
+    }
+
     /// The turn of a tenant whose filters are to be asked: one at a time, so that nobody has all of the threads that everybody needs.
     pub(crate) async fn filtering(&self, tenant: &Tenant) -> Share<Tenant> {
         self.filtering.take(tenant).await

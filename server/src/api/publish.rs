@@ -8,7 +8,8 @@
 //!
 //! The stream is driven by whoever reads the replies. Invariant: at most `STREAM_EVENTS_IN_FLIGHT_MAX` events are between
 //! the first step and the last, and at most one group of them waits for room, so that a publisher who does not read replies,
-//! or who is faster than the disk, is not read any further.
+//! or who is faster than the disk, is not read any further. What waits for room does so by itself: of a publisher who does not read
+//! replies, it is not in the way of others.
 
 use std::collections::VecDeque;
 
@@ -273,17 +274,13 @@ impl<R: Stream<Item = Result<Incoming, Status>> + Unpin> Publishing<R> {
             }
         }
         self.in_flight_events += group.slots.len();
-        let accept = self.accept.clone();
-        self.submitting = Some(if group.trespasses.is_empty() {
-            async move { (group.slots, accept.submit(group.events).await) }.boxed()
-        } else {
+        let Group { slots, events, trespasses, .. } = group;
+        let recorded = (!trespasses.is_empty()).then(|| {
             let publisher = self.publisher.clone();
-            async move {
-                publisher.refused(group.trespasses).await;
-                (group.slots, accept.submit(group.events).await)
-            }
-            .boxed()
+            async move { publisher.refused(trespasses).await }
         });
+        let accept = self.accept.clone();
+        self.submitting = Some(async move { (slots, accept.submit_after(recorded, events).await) }.boxed());
     }
 
     /// The event of a message; without one, nothing more is read.

@@ -52,7 +52,7 @@ pub(super) struct Inner {
     pub(super) tenants: HashMap<Tenant, TenantIndex>,
     /// Of all webhooks.
     pub(super) tls: TlsShelf,
-    /// How many webhooks are remembered by type, of all tenants: one for each type that it wants.
+    /// What is remembered by type of all tenants weighs as much: one for each type, and one for each webhook that wants it.
     pub(super) remembered: usize,
 }
 
@@ -98,7 +98,7 @@ pub(super) struct TenantIndex {
     /// Those that are ordered, by number; `None`: there are none.
     ordered: Option<Arc<Vec<WebhookNo>>>,
     /// Which of them want which type, as far as it is known.
-    matches: Matches,
+    pub(super) matches: Matches,
     /// Pending deliveries of all of them, while anybody's are limited.
     pub(super) pending: AtomicU64,
     /// Deliveries of wide events that have not reached their webhooks.
@@ -121,7 +121,7 @@ impl TenantIndex {
         }
     }
 
-    /// Returns how many webhooks are not remembered by type any more.
+    /// Returns what weighed what is not remembered by type any more.
     fn change(&mut self, seq: ConfigSeq) -> usize {
         self.changed_at = seq;
         self.matches.forget()

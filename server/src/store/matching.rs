@@ -35,9 +35,10 @@ impl Matching {
         self.some.as_ref().is_some_and(|some| some.binary_search_by_key(&no, |webhook| webhook.no).is_ok())
     }
 
-    /// How many webhooks it names.
-    fn len(&self) -> usize {
-        self.all.len() + self.some.as_ref().map_or(0, |some| some.len())
+    /// How much it takes to remember it: as many as the webhooks that it names, and one for itself, or those for types that nobody wants
+    /// would be without number.
+    fn weight(&self) -> usize {
+        1 + self.all.len() + self.some.as_ref().map_or(0, |some| some.len())
     }
 }
 
@@ -45,8 +46,8 @@ impl Matching {
 #[derive(Debug, Default)]
 pub(super) struct Matches {
     by_type: Vec<(EventTypeName, Matching)>,
-    /// How many webhooks they name, all together.
-    named: usize,
+    /// What they weigh, all together.
+    weight: usize,
 }
 
 impl Matches {
@@ -59,19 +60,19 @@ impl Matches {
         self.by_type.binary_search_by_key(&event_type, |(known, _)| known)
     }
 
-    /// Remembers them; returns how many they are, or 0 if they were known.
+    /// Remembers them; returns what they weigh, or 0 if they were known.
     pub(super) fn remember(&mut self, event_type: &EventTypeName, matching: Matching) -> usize {
         let Err(place) = self.place(event_type) else { return 0 };
-        let named = matching.len();
+        let weight = matching.weight();
         self.by_type.reserve_exact(1);
         self.by_type.insert(place, (event_type.clone(), matching));
-        self.named += named;
-        named
+        self.weight += weight;
+        weight
     }
 
-    /// Forgets everything; returns how many webhooks that named.
+    /// Forgets everything; returns what it weighed.
     pub(super) fn forget(&mut self) -> usize {
-        std::mem::take(self).named
+        std::mem::take(self).weight
     }
 }
 
@@ -85,7 +86,7 @@ mod tests {
         limits::MATCHES_REMEMBERED_MAX,
         model::{
             event::{Event, JSON},
-            ids::{ConfigSeq, EventTypeName, WebhookId, WebhookNo},
+            ids::{ConfigSeq, EventTypeName, Tenant, WebhookId, WebhookNo},
             scope::{LabelFilter, Scope},
             signing::Secret,
             target::Target,
@@ -148,6 +149,21 @@ mod tests {
         catalog.put(ConfigSeq(8), webhook(6, "other", Some("a")));
         assert_eq!(catalog.inner.read().remembered, 0, "everything was about what has changed");
         assert_eq!(numbers(&catalog.targets(&event("acme", "A", "b")).webhooks), [3, 4]);
+    }
+
+    /// Types come and go, and most of them nobody may want.
+    #[test]
+    fn what_nobody_wants_is_remembered_within_bounds_too() {
+        let (catalog, tenant) = (Catalog::default(), "acme".parse::<Tenant>().unwrap());
+        let mut webhook = webhook(1, "acme", None);
+        webhook.settings.subscription = Subscription::to([EventTypeName::new("A")].into());
+        catalog.put(ConfigSeq(1), webhook);
+        for n in 0..1_000 {
+            assert_eq!(numbers(&catalog.targets(&event("acme", &n.to_string(), "a")).webhooks), [0; 0]);
+            let known = catalog.inner.read().tenants[&tenant].matches.by_type.len();
+            assert!(known <= MATCHES_REMEMBERED_MAX, "{known}");
+        }
+        assert_eq!(numbers(&catalog.targets(&event("acme", "A", "a")).webhooks), [1]);
     }
 
     #[test]

@@ -141,6 +141,40 @@ async fn stopping_answers_what_is_in_flight_and_reads_no_more() {
     assert!(replies.next().await.is_none());
 }
 
+/// What waits for room has its turn though nobody looks, or it would keep the room, and its place in the line, for good.
+#[tokio::test]
+async fn who_does_not_read_replies_keeps_no_room_from_others() {
+    let store = FakeStore::held();
+    let config = accept::Config { bytes_in_flight_max: 1_000, deliver_ahead_max: Duration::ZERO };
+    let clock = crate::clock::Clock::start();
+    let accept = config.build(store.clone(), clock, crate::tasks::Tasks::default(), AcceptMetrics::default());
+    let (requests, incoming) = mpsc::channel(4);
+    let mut theirs = publish_all(ReceiverStream::new(incoming), accept.clone(), anybody(&store), stop()).boxed();
+    for id in ["a", "b"] {
+        requests.send(large(id, 2_000)).await.unwrap();
+        assert!(theirs.next().now_or_never().is_none(), "{id} waits: all the room is taken");
+    }
+    let mut ours = publish_all(stream::iter([large("c", 2_000)]), accept.clone(), anybody(&store), stop()).boxed();
+    assert!(ours.next().now_or_never().is_none());
+    store.commits.add_permits(3);
+    let reply =
+        tokio::time::timeout(Duration::from_secs(20), ours.next()).await.expect("the others are not in the way");
+    assert_eq!(brief(reply.unwrap()), "c");
+    assert_eq!(brief(theirs.next().await.unwrap()), "a");
+
+    // Who goes away before there is room has published nothing.
+    store.commits.forget_permits(usize::MAX);
+    let mut gone = publish_all(stream::iter([large("d", 2_000)]), accept.clone(), anybody(&store), stop()).boxed();
+    let mut goes = publish_all(stream::iter([large("e", 2_000)]), accept.clone(), anybody(&store), stop()).boxed();
+    assert!(gone.next().now_or_never().is_none() && goes.next().now_or_never().is_none());
+    drop((gone, goes));
+    store.commits.add_permits(9);
+    let last = publish_one(&accept, &anybody(&store), Some(event("f"))).await;
+    assert!(last.result.is_ok());
+    let order: Vec<_> = store.order.lock().iter().map(ToString::to_string).collect();
+    assert_eq!(order, ["a", "b", "c", "d", "f"]);
+}
+
 #[tokio::test]
 async fn room_is_given_back_by_the_commit_and_not_by_a_caller_who_leaves() {
     let store = FakeStore::held();

@@ -186,7 +186,7 @@ pub struct RedbStore {
     /// Held while a backup is made.
     backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Turns to read for callers.
-    callers: Semaphore,
+    callers: Arc<Semaphore>,
     /// Who searches.
     searches: Shares<Option<Tenant>>,
     tasks: Tasks,
@@ -215,7 +215,7 @@ fn open_on(
         archivist: Arc::default(),
         upkeep: tokio::sync::Mutex::default(),
         backing_up: Arc::default(),
-        callers: Semaphore::new(CALLER_READS_MAX),
+        callers: Arc::new(Semaphore::new(CALLER_READS_MAX)),
         searches: Shares::new(CALLER_READS_MAX),
         tasks,
     })
@@ -235,8 +235,7 @@ impl RedbStore {
         &self,
         read: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let _turn = self.callers.acquire().await.expect("never closed");
-        self.read(read).await
+        self.read_in_turn(async {}, read).await
     }
 
     /// The same for what may look at much: of one tenant, or of all, no more at a time than threads read for callers. So others wait
@@ -246,8 +245,30 @@ impl RedbStore {
         whose: Option<&Tenant>,
         search: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let _share = self.searches.take(&whose.cloned()).await;
-        self.read_for_caller(search).await
+        let (searches, whose) = (self.searches.clone(), whose.cloned());
+        self.read_in_turn(async move { searches.take(&whose).await }, search).await
+    }
+
+    /// Reads when there is a `share` of the turns, and then it is a caller's turn. Both are the thread's that reads, and over when that
+    /// has read: whoever has gone meanwhile gives nothing back early, and who stops looking keeps nothing late.
+    async fn read_in_turn<S: Send + 'static, T: Send + 'static, E: From<StoreError> + Send + 'static>(
+        &self,
+        share: impl Future<Output = S> + Send + 'static,
+        read: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let (callers, shared) = (self.callers.clone(), self.shared.clone());
+        let reading = async move {
+            let share = share.await;
+            let turn = (callers.acquire_owned().await.expect("never closed"), share);
+            read_off(shared, move |shared| {
+                let read = read(shared);
+                drop(turn);
+                read
+            })
+            .await
+        };
+        let read = self.tasks.drive("store-read", reading).await;
+        read.unwrap_or_else(|| Err(StoreError::from(EngineError::Lost).into()))
     }
 
     /// Reads off the runtime's threads.
@@ -255,10 +276,17 @@ impl RedbStore {
         &self,
         read: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let shared = self.shared.clone();
-        let done = spawn_blocking(move || read(&shared)).await;
-        done.unwrap_or_else(|_| Err(StoreError::from(EngineError::Lost).into()))
+        read_off(self.shared.clone(), read).await
     }
+}
+
+/// Reads off the runtime's threads.
+async fn read_off<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+    shared: Arc<Shared>,
+    read: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let done = spawn_blocking(move || read(&shared)).await;
+    done.unwrap_or_else(|_| Err(StoreError::from(EngineError::Lost).into()))
 }
 
 #[async_trait]

@@ -239,6 +239,56 @@ fn a_tenant_that_searches_without_end_holds_up_no_other_one() {
     });
 }
 
+/// Streams are driven by whoever reads them: one who stops reading, at whatever moment that is, keeps no turn from others.
+#[test]
+fn who_stops_looking_keeps_no_turn() {
+    let dir = TempDir::new().unwrap();
+    let store = opened(&dir);
+    with_reader_threads(READER_THREADS, async {
+        let (release, held) = mpsc::sync_channel::<()>(0);
+        let held = Arc::new(Mutex::new(held));
+        let theirs: Option<Tenant> = Some("theirs".parse().unwrap());
+        let hang = || {
+            let held = held.clone();
+            store
+                .search_for_caller(theirs.as_ref(), move |_| held.lock().recv().map_err(|_| StoreError::Closed))
+                .boxed()
+        };
+        let mut left: Vec<_> = (0..3 * CALLER_READS_MAX).map(|_| hang()).collect();
+        for search in &mut left {
+            assert!(poll!(search).is_pending());
+        }
+        drop(release);
+        for tenant in ["theirs", "ours"] {
+            let query = DeliveryQuery { tenant: Some(tenant.parse().unwrap()), ..DeliveryQuery::default() };
+            timeout(LONG, store.list(&query, None, 10)).await.expect("the turns of the others are over").unwrap();
+        }
+        drop(left);
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn who_goes_away_gives_no_turn_back_early() {
+    let dir = TempDir::new().unwrap();
+    let store = opened(&dir);
+    with_reader_threads(READER_THREADS, async {
+        let (release, held) = mpsc::sync_channel::<()>(0);
+        let held = Arc::new(Mutex::new(held));
+        for _ in 0..CALLER_READS_MAX {
+            let held = held.clone();
+            let read = store.read_for_caller(move |_| held.lock().recv().map_err(|_| StoreError::Closed));
+            assert!(poll!(Box::pin(read)).is_pending(), "it is given up at once");
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(store.callers.available_permits(), 0, "the threads still read");
+        drop(release);
+        let all = store.callers.acquire_many(u32::try_from(CALLER_READS_MAX).unwrap());
+        drop(timeout(LONG, all).await.expect("they have read").unwrap());
+        store.close().await.unwrap();
+    });
+}
+
 #[test]
 fn whatever_callers_read_takes_a_turn_of_theirs() {
     let dir = TempDir::new().unwrap();
