@@ -78,6 +78,9 @@ pub const EVENT_SCHEMA_WEIGHT_MAX: usize = 20_000;
 /// A schema's weight times a body's bytes, at most: what one event may cost that is held against its schema. Half a second on
 /// one core for the worst that was found, 4 ns a step; a schema of 128 parts takes bodies of 1 MiB, one of 1,000 takes 131 KiB.
 pub const EVENT_SCHEMA_COST_MAX: usize = 128 * 1024 * 1024;
+/// The same of a body that is told where it does not hold to a schema that has alternatives, as all of its mistakes are collected for
+/// that: 26 MB of them, and a tenth of a second.
+pub const EVENT_SCHEMA_PLACE_COST_MAX: usize = 128 * 1024;
 /// Most levels of a schema, references written out: as deep as its JSON may be.
 pub const EVENT_SCHEMA_DEPTH_MAX: usize = 128;
 /// Most references that lead one to the next.

@@ -4,6 +4,7 @@
 //! a circle, and is weighed with all its references written out: see [`weight`]. What it weighs and how long a body is bound
 //! what one costs that is held against it. Nothing is ever fetched: the library is built without the means to.
 
+mod unique;
 mod weight;
 
 use std::{
@@ -16,7 +17,9 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    limits::{EVENT_SCHEMA_BYTES_MAX, EVENT_SCHEMA_COST_MAX, EVENT_SCHEMA_PATTERN_BYTES_MAX},
+    limits::{
+        EVENT_SCHEMA_BYTES_MAX, EVENT_SCHEMA_COST_MAX, EVENT_SCHEMA_PATTERN_BYTES_MAX, EVENT_SCHEMA_PLACE_COST_MAX,
+    },
     model::event::{Event, is_json},
 };
 
@@ -61,6 +64,8 @@ struct Compiled {
     validator: Validator,
     /// Longest body that is held against it, in bytes.
     body_bytes_max: usize,
+    /// Longest body of which it is told where it does not.
+    place_bytes_max: usize,
 }
 
 /// Equal if written equally.
@@ -91,7 +96,7 @@ impl Schema {
     /// Whether the event's body holds to it.
     pub fn check(&self, event: &Event) -> Result<(), Mismatch> {
         let whole = |problem: &str| Mismatch { pointer: String::new(), problem: problem.into() };
-        let Some(Compiled { validator, body_bytes_max }) = &self.compiled else {
+        let Some(Compiled { validator, body_bytes_max, place_bytes_max }) = &self.compiled else {
             return Err(whole("its type's schema is not one that this version understands; update the event type"));
         };
         if !is_json(&event.content_type) {
@@ -104,7 +109,17 @@ impl Schema {
         }
         let body: Value =
             serde_json::from_slice(&event.body).map_err(|_| whole("must be JSON: its type has a schema"))?;
+        let is_short = event.body.len() <= *place_bytes_max;
         let checked = catch_unwind(AssertUnwindSafe(|| {
+            if validator.is_valid(&body) {
+                return Ok(());
+            }
+            if !is_short {
+                return Err(whole(&format!(
+                    "does not hold to its type's schema; where is told of bodies of {place_bytes_max} bytes, at most: that schema \
+                     has alternatives, or parts about what was not evaluated"
+                )));
+            }
             validator.validate(&body).map_err(|error| Mismatch {
                 pointer: error.instance_path().as_str().to_owned(),
                 problem: error.masked().to_string(),
@@ -130,16 +145,30 @@ fn compile(text: &str) -> Result<Compiled, InvalidSchema> {
 }
 
 fn build(schema: &Value) -> Result<Compiled, InvalidSchema> {
-    let weight = weight::of(schema)?;
+    let weight = weight::of(schema)?.steps;
     let patterns = PatternOptions::regex()
         .size_limit(EVENT_SCHEMA_PATTERN_BYTES_MAX)
         .dfa_size_limit(EVENT_SCHEMA_PATTERN_BYTES_MAX);
     let options = jsonschema::options().with_pattern_options(patterns).should_validate_formats(false);
+    let options = options.with_keyword("uniqueItems", unique::keyword);
     let validator = options.build(schema).map_err(|error| {
         let pointer = error.instance_path().as_str().to_owned();
         InvalidSchema::new(&pointer, error.masked().to_string())
     })?;
-    Ok(Compiled { validator, body_bytes_max: EVENT_SCHEMA_COST_MAX / weight })
+    let body_bytes_max = EVENT_SCHEMA_COST_MAX / weight;
+    let place_bytes_max = if collects(schema) { EVENT_SCHEMA_PLACE_COST_MAX / weight } else { body_bytes_max };
+    Ok(Compiled { validator, body_bytes_max, place_bytes_max })
+}
+
+/// Whether the library collects all that is wrong with a body to tell of any of it, as it does of alternatives and of what was not
+/// evaluated: each mistake takes some 400 bytes and 1 µs, and there may be as many as a schema has parts for each byte.
+fn collects(part: &Value) -> bool {
+    const COLLECTING: [&str; 4] = ["anyOf", "oneOf", "unevaluatedItems", "unevaluatedProperties"];
+    match part {
+        Value::Array(parts) => parts.iter().any(collects),
+        Value::Object(parts) => parts.iter().any(|(key, part)| COLLECTING.contains(&key.as_str()) || collects(part)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +305,61 @@ mod tests {
         let schema =
             Schema::compile(&deepest.replace("true", &format!(r#"{{"pattern": "(a{})+"}}"#, "+".repeat(200)))).unwrap();
         assert_eq!(schema.check(&event(&nested(r#"{"a": "#, "}", 120))), Ok(()));
+    }
+
+    /// To tell of one thing that is wrong the library would keep millions.
+    #[test]
+    fn what_is_wrong_with_a_long_body_is_not_collected() {
+        let schema = |alternatives: &str, parts: usize| {
+            let parts = vec!["false"; parts].join(",");
+            Schema::compile(&format!(r#"{{"{alternatives}": [{{"items": {{"allOf": [{parts}]}}}}]}}"#)).unwrap()
+        };
+        let body = |items: usize| event(&format!("[{}]", vec!["1"; items].join(",")));
+        for alternatives in ["anyOf", "oneOf"] {
+            let heavy = schema(alternatives, 1_000);
+            for (items, is_told) in [(20, false), (65_000, true)] {
+                let problem = heavy.check(&body(items)).unwrap_err().problem;
+                assert_eq!(problem.contains("where is told of"), is_told, "{alternatives} of {items}: {problem}");
+            }
+            assert_eq!(heavy.check(&body(0)), Ok(()));
+        }
+        let list = Schema::compile(r#"{"properties": {"a": {"unevaluatedItems": false}}}"#).unwrap();
+        let nested = |items: usize| event(&format!(r#"{{"a": [{}]}}"#, vec!["1"; items].join(",")));
+        assert_eq!(list.check(&nested(10)).unwrap_err().pointer, "/a");
+        assert_eq!(list.check(&nested(200_000)).unwrap_err().pointer, "");
+    }
+
+    #[test]
+    fn a_pattern_that_many_refer_to_is_read_once() {
+        let level = |n: usize| {
+            format!(r#""d{n}": {{"allOf": [{0}, {0}]}}"#, format_args!(r##"{{"$ref": "#/$defs/d{}"}}"##, n + 1))
+        };
+        let all: Vec<_> = (0..9).map(level).collect();
+        let pattern = format!("(?:a{{0}}){{0}}{}", "(?:)".repeat(10_000));
+        let text =
+            format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{{}, "d9": {{"pattern": "{pattern}"}}}}}}"##, all.join(","));
+        assert!(Schema::compile(&text).is_ok());
+        let schema = serde_json::from_str(&text).unwrap();
+        assert_eq!(weight::of(&schema).map(|weighed| weighed.patterns_read), Ok(1));
+    }
+
+    /// However many items the library would think alike.
+    #[test]
+    fn items_are_told_apart_by_their_brackets_too() {
+        let lists = |n: usize| {
+            format!(
+                "[{}]",
+                (0..n).map(|n| format!("{}{}", "[".repeat(n + 1), "]".repeat(n + 1))).collect::<Vec<_>>().join(",")
+            )
+        };
+        let unique = Schema::compile(r#"{"uniqueItems": true}"#).unwrap();
+        assert_eq!(unique.check(&event(&lists(100))), Ok(()));
+        assert_eq!(
+            unique.check(&event("[[1, [2]], [1.0, [2]]]")).unwrap_err().problem,
+            "value has items that are equal"
+        );
+        assert_eq!(Schema::compile(r#"{"uniqueItems": false}"#).unwrap().check(&event("[1, 1]")), Ok(()));
+        assert!(Schema::compile(r#"{"uniqueItems": 1}"#).is_err());
     }
 
     #[test]

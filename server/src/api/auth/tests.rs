@@ -15,7 +15,7 @@ use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
 
 use crate::{
-    api::tests::services::{api, api_with},
+    api::tests::services::{api_by, api_with},
     clock::Clock,
     model::credentials::{ApiKeySecret, ApiKeySpec, Right, TenantScope},
     peer::Peer,
@@ -33,8 +33,8 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let store = FakeStore::new();
-        Self { routes: api(&store).await.routes, store, clock: Clock::start() }
+        let (store, clock) = (FakeStore::new(), Clock::start());
+        Self { routes: api_by(clock, &store, false, Vec::new()).await.routes, store, clock }
     }
 
     /// A key for these tenants (none: all) with these rights.

@@ -296,12 +296,22 @@ pub(in crate::api) async fn api(store: &Arc<FakeStore>) -> Api {
 }
 
 pub(in crate::api) async fn api_with(store: &Arc<FakeStore>, require_auth: bool, grants: Vec<Grant>) -> Api {
+    api_by(Clock::start(), store, require_auth, grants).await
+}
+
+/// By this clock: another one, started a moment later, is as much ahead.
+pub(in crate::api) async fn api_by(
+    clock: Clock,
+    store: &Arc<FakeStore>,
+    require_auth: bool,
+    grants: Vec<Grant>,
+) -> Api {
     let deps = Deps {
         store: store.clone(),
         accept: accept(store),
         watch: watch::Config { heartbeat: WATCH_HEARTBEAT }.build(store.clone(), WatchMetrics::default()),
         gates: Arc::default(),
-        clock: Clock::start(),
+        clock,
         names: Arc::new(Judge),
         trial: Arc::new(NoTrial),
         handshake: Arc::new(NoTrial),

@@ -10,7 +10,7 @@ use super::{
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 /// Long enough to tell a flood that is cut from one that is not.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// What a receiver says once, and what it then repeats for as long as anybody listens.
 #[derive(Debug, Clone, Copy)]

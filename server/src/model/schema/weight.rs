@@ -5,6 +5,8 @@
 //! object with `unevaluatedItems` or `unevaluatedProperties` weighs three times as much: to find out what was evaluated the
 //! library looks at it again, and at what stands in it again and again (measured: 2.0 to 2.9 times for each level).
 
+use std::collections::HashMap;
+
 use jsonschema_regex::to_rust_regex;
 use regex_automata::nfa::thompson::{Config, NFA, WhichCaptures};
 use serde_json::{Map, Value};
@@ -17,11 +19,28 @@ use crate::limits::{
 /// How much more everything weighs in an object that asks what was not evaluated.
 const UNEVALUATED_TIMES: usize = 3;
 
-/// What a schema weighs, at least 1; refused if it is too much, too deep, or leads in a circle or elsewhere.
-pub(super) fn of(schema: &Value) -> Result<usize, InvalidSchema> {
-    let mut walk = Walk { schema, weight: 0, times: 1, depth: 0, references: Vec::new() };
+/// What a schema weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// At least 1.
+    pub(super) steps: usize,
+    /// How often a pattern was read to find out.
+    pub(super) patterns_read: usize,
+}
+
+/// What a schema weighs; refused if it is too much, too deep, or leads in a circle or elsewhere.
+pub(super) fn of(schema: &Value) -> Result<Weight, InvalidSchema> {
+    let mut walk = Walk {
+        schema,
+        weight: 0,
+        times: 1,
+        depth: 0,
+        references: Vec::new(),
+        patterns: HashMap::default(),
+        patterns_read: 0,
+    };
     walk.part(schema, &mut String::new())?;
-    Ok(walk.weight)
+    Ok(Weight { steps: walk.weight, patterns_read: walk.patterns_read })
 }
 
 struct Walk<'a> {
@@ -33,6 +52,9 @@ struct Walk<'a> {
     depth: usize,
     /// References that are being followed.
     references: Vec<&'a str>,
+    /// What patterns weigh: references may lead to a long one thousands of times, and it takes milliseconds to find out.
+    patterns: HashMap<&'a str, usize>,
+    patterns_read: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -131,18 +153,28 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// What is no pattern is refused by the library, if it stands where a pattern does.
-    fn pattern(&mut self, pattern: &str, key: &str, pointer: &str) -> Result<(), InvalidSchema> {
-        let limits =
-            Config::new().nfa_size_limit(Some(EVENT_SCHEMA_PATTERN_BYTES_MAX)).which_captures(WhichCaptures::None);
-        let Ok(translated) = to_rust_regex(pattern) else { return self.add(pattern.len()) };
-        match NFA::compiler().configure(limits).build(&translated) {
-            Ok(automaton) => self.add(automaton.states().len()),
-            Err(error) if error.size_limit().is_some() => {
-                Err(refusal(key, "has too many repetitions, or is too long", pointer))
-            }
-            Err(_) => self.add(pattern.len()),
+    fn pattern(&mut self, pattern: &'a str, key: &str, pointer: &str) -> Result<(), InvalidSchema> {
+        if let Some(&known) = self.patterns.get(pattern) {
+            return self.add(known);
         }
+        let Some(weight) = states(pattern) else {
+            return Err(refusal(key, "has too many repetitions, or is too long", pointer));
+        };
+        self.patterns_read += 1;
+        self.patterns.insert(pattern, weight);
+        self.add(weight)
+    }
+}
+
+/// How many states a pattern's automaton has; `None`: too many. What is no pattern is refused by the library, if it stands where a
+/// pattern does.
+fn states(pattern: &str) -> Option<usize> {
+    let limits = Config::new().nfa_size_limit(Some(EVENT_SCHEMA_PATTERN_BYTES_MAX)).which_captures(WhichCaptures::None);
+    let Ok(translated) = to_rust_regex(pattern) else { return Some(pattern.len()) };
+    match NFA::compiler().configure(limits).build(&translated) {
+        Ok(automaton) => Some(automaton.states().len()),
+        Err(error) if error.size_limit().is_some() => None,
+        Err(_) => Some(pattern.len()),
     }
 }
 

@@ -67,15 +67,15 @@ impl Keys {
         self.more.as_ref().map_or(&[], |more| &more.previous)
     }
 
-    /// As a clock that was ahead has left them: replaced keys that would sign along until after `latest`, as no clock that is right
-    /// can have said, do so until `instead`. `None`: there is none.
-    pub fn bounded(&self, latest: Timestamp, instead: Timestamp) -> Option<Self> {
+    /// As a clock that was ahead has left them: replaced keys that would sign along until after `latest` do so until then. `None`:
+    /// there is none.
+    pub fn bounded(&self, latest: Timestamp) -> Option<Self> {
         let mut bounded = self.clone();
         let previous = bounded.more.as_mut().map_or(&mut [][..], |more| &mut more.previous);
         let mut ahead = previous.iter_mut().filter(|previous| previous.until > latest).peekable();
         ahead.peek()?;
         for previous in ahead {
-            previous.until = instead;
+            previous.until = latest;
         }
         Some(bounded)
     }
@@ -162,11 +162,11 @@ mod tests {
     #[test]
     fn none_signs_along_for_longer_than_it_may() {
         let start = Timestamp::UNIX_EPOCH;
-        assert_eq!(keys().bounded(start, start), None);
+        assert_eq!(keys().bounded(start), None);
         let rotated = keys().rotated(secret(1), 3 * HOUR, start).rotated(secret(2), HOUR, start);
-        assert_eq!(rotated.bounded(start + 3 * HOUR, start), None);
+        assert_eq!(rotated.bounded(start + 3 * HOUR), None);
         let until = |keys: &Keys| keys.previous().iter().map(|previous| previous.until).collect::<Vec<_>>();
-        let bounded = rotated.bounded(start + 2 * HOUR, start + 2 * HOUR).unwrap();
+        let bounded = rotated.bounded(start + 2 * HOUR).unwrap();
         assert_eq!(until(&bounded), [start + HOUR, start + 2 * HOUR]);
     }
 

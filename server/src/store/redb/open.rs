@@ -330,7 +330,7 @@ fn load(shared: &Shared) -> Result<Recovered, EngineError> {
         let record = WebhookRecord::decode_from(row?.1.value())?;
         let seq = ConfigSeq(record.config_seq);
         let mut webhook = record.webhook(shared.webhook_vault())?;
-        webhook.keys = shared.set_backs.keys(webhook.keys, shared.clock.now());
+        webhook.keys = shared.set_backs.keys(seq.0, webhook.keys);
         if shared.is_webhook_erased(&webhook.tenant, webhook.no.0) {
             continue;
         }

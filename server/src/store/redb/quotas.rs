@@ -211,7 +211,8 @@ pub(super) fn expire(shared: &Shared, now: Timestamp) -> Result<Option<Archived>
     let (txn, _) = shared.read()?;
     let table = txn.open_table(tables::QUOTA_BYTES)?;
     let over = table.range(..(quota::day(now - DAY_GRACE), ""))?;
-    let never = table.range((quota::day(now).saturating_add(2), "")..)?;
+    // By the clock that events are accepted by: that by which things get old stands while there is doubt.
+    let never = table.range((quota::day(shared.clock.now()).saturating_add(2), "")..)?;
     let mut former = Vec::new();
     for row in over.chain(never).take(FORMER_ROWS) {
         let (key, _) = row?;
@@ -317,6 +318,25 @@ mod tests {
             (vec![Published::New { deliveries: 0 }], 0),
             "who has no limit is not counted"
         );
+        store.close().await.unwrap();
+    }
+
+    /// The time by which things get old stands while there is doubt about the clock, and events go on being accepted.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_counted_since_the_clock_is_doubted_stays() {
+        let dir = TempDir::new().unwrap();
+        let store = opened(&dir, 1 << 30);
+        let doubted = store.shared.clock.now();
+        tokio::time::advance(Duration::from_hours(24 * 5)).await;
+        let today = quota::day(store.shared.clock.now());
+        store
+            .publish(vec![publish(&store, "t", i64::from(today)), publish(&store, "t", i64::from(today) + 9)])
+            .await
+            .unwrap();
+        while store.upkeep(doubted).await.unwrap() {}
+        let counted = async |day| store.bytes_of_day(day, &["t".parse().unwrap()]).await.unwrap();
+        assert!(counted(today).await[0] > 0);
+        assert_eq!(counted(today + 9).await, [0], "by a clock that was ahead");
         store.close().await.unwrap();
     }
 

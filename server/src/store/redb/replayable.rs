@@ -101,7 +101,7 @@ impl Look<'_> {
     /// Looks at one event.
     fn at(&mut self, seq: EventSeq, event: EventRecord) -> Result<(), EngineError> {
         let accept_time = event.accept_time();
-        if accept_time >= self.spec.end + ACCEPT_DISORDER_MAX {
+        if accept_time >= self.spec.end + ACCEPT_DISORDER_MAX && self.shared.set_backs.is_in_order(seq.0) {
             // What follows was accepted after the end, too, unless the clock was set back before it.
             let before = |next: u64| EventSeq(next - 1).min(self.last);
             self.page.next = self.shared.set_backs.next_after(seq.0).map_or(self.last, before);

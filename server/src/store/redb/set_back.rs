@@ -76,7 +76,8 @@ impl SetBacks {
         set_backs.map(|set_back| Timestamp::from_micros(set_back.at)).fold(time, Timestamp::min)
     }
 
-    /// The numbers of events below `until` in parts within which they were accepted in about the order of their numbers.
+    /// The numbers of events below `until` in parts within which they were accepted in about the order of their numbers, but for those
+    /// of which [`Self::is_in_order`] says otherwise.
     pub(super) fn parts(&self, until: u64) -> Vec<Range<u64>> {
         let mut parts = Vec::new();
         let mut from = 0;
@@ -89,15 +90,23 @@ impl SetBacks {
         parts
     }
 
+    /// Whether events from this one on were accepted in about the order of their numbers, until the clock was set back. Before the
+    /// first time that is remembered it may have been set back at others that are forgotten.
+    pub(super) fn is_in_order(&self, seq: u64) -> bool {
+        self.0.len() < CLOCK_SET_BACKS_MAX || self.0.first().is_some_and(|first| first.events <= seq)
+    }
+
     /// The first event after this one that was accepted after the clock was set back, if it was.
     pub(super) fn next_after(&self, seq: u64) -> Option<u64> {
         self.0.iter().map(|set_back| set_back.events).find(|events| *events > seq)
     }
 
-    /// A webhook's keys as they are now: none signs along for longer after the clock was set back than it ever may.
-    pub(super) fn keys(&self, keys: Keys, now: Timestamp) -> Keys {
-        let bounded = self.last().and_then(|last| keys.bounded(now + SECRET_OVERLAP_MAX, last + SECRET_OVERLAP_MAX));
-        bounded.unwrap_or(keys)
+    /// The keys of a webhook whose last change has this number: none that was replaced before the clock was set back signs along for
+    /// longer after that than it ever may. The clock goes on, so the present does not tell: what was years ahead comes near.
+    pub(super) fn keys(&self, config: u64, keys: Keys) -> Keys {
+        let set_backs = self.0.iter().filter(|set_back| config <= set_back.config);
+        let first = set_backs.map(|set_back| Timestamp::from_micros(set_back.at)).min();
+        first.and_then(|first| keys.bounded(first + SECRET_OVERLAP_MAX)).unwrap_or(keys)
     }
 
     /// When the clock was set back for the last time.

@@ -24,7 +24,12 @@ pub(super) fn between(
     };
     let mut found: Option<Range<u64>> = None;
     for part in shared.set_backs.parts(next_event) {
-        let range = narrowed(shared, part, from, until.map(|until| until + disorder), disorder)?;
+        let is_in_order = shared.set_backs.is_in_order(part.start);
+        let range = if is_in_order {
+            narrowed(shared, part, from, until.map(|until| until + disorder), disorder)?
+        } else {
+            part
+        };
         found = Some(match found {
             Some(found) if range.is_empty() => found,
             Some(found) if !found.is_empty() => found.start..range.end,

@@ -368,11 +368,47 @@ async fn a_replay_of_a_time_that_has_not_come_finds_what_bears_it() {
     store.close().await.unwrap();
 }
 
+/// When it was set back is forgotten in time, and what was accepted by then is found all the same.
+#[tokio::test]
+async fn what_is_older_than_the_set_backs_that_are_remembered_is_found() {
+    let mut machine = Machine::new(1);
+    let store = machine.run(0, false).await;
+    webhook(&store).await;
+    let first = store.shared.clock.now();
+    publish_all(&store, vec![event("first")], first).await.unwrap();
+    store.close().await.unwrap();
+    let store = machine.run(TEN_YEARS, true).await;
+    publish_all(&store, vec![event("ahead")], store.shared.clock.now()).await.unwrap();
+    store.close().await.unwrap();
+    let store = machine.run(0, true).await;
+    publish_all(&store, vec![event("last")], store.shared.clock.now()).await.unwrap();
+    store.close().await.unwrap();
+    let until = first + Duration::from_mins(1);
+    for again in 0..=CLOCK_SET_BACKS_MAX {
+        let store = machine.run(0, true).await;
+        let expected = (again + 1).min(CLOCK_SET_BACKS_MAX);
+        assert_eq!(store.shared.set_backs.0.len(), expected);
+        if again + 2 >= CLOCK_SET_BACKS_MAX {
+            assert_eq!(replay(&store, None, until).await, [1, 3], "{again}");
+            assert_eq!(list(&store, None, Some(until)).await, [3, 1], "{again}");
+            assert_eq!(list(&store, Some(until), None).await, [2], "{again}");
+        }
+        store.close().await.unwrap();
+        machine.now -= SLACK;
+    }
+}
+
 /// A secret that was replaced while the clock was ahead signs along for as long as one may at most, and not until that time comes.
 #[tokio::test]
 async fn no_secret_signs_along_until_a_time_that_never_was() {
+    for ahead in [10 * DAY, TEN_YEARS] {
+        signs_along_for_a_week(ahead).await;
+    }
+}
+
+async fn signs_along_for_a_week(ahead: i64) {
     let mut machine = Machine::new(1);
-    let store = machine.run(TEN_YEARS, false).await;
+    let store = machine.run(ahead, false).await;
     let no = webhook(&store).await;
     let webhook = store.catalog().webhook(no).unwrap().webhook;
     let rotate = ConfigChange::RotateSecret {
@@ -388,7 +424,12 @@ async fn no_secret_signs_along_until_a_time_that_never_was() {
     for (confirmed, signs_along) in [(true, true), (false, true), (false, false)] {
         let store = machine.run(0, confirmed).await;
         let previous = store.catalog().webhook(no).unwrap().webhook.keys.previous().to_vec();
-        assert_eq!(previous[0].until > store.shared.clock.now(), signs_along, "{previous:?} at {}", machine.now);
+        assert_eq!(
+            previous[0].until > store.shared.clock.now(),
+            signs_along,
+            "{ahead}: {previous:?} at {}",
+            machine.now
+        );
         store.close().await.unwrap();
         machine.now += 4 * DAY;
     }
