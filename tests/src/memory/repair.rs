@@ -48,7 +48,8 @@ impl Image {
         if self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&(key.event, key.replay))) {
             return Repaired::WaitsInOrder;
         }
-        let is_on_its_way = key.replay == 0 && self.fan_outs.get(&key.event).is_some_and(|it| it.contains(&key.webhook));
+        let is_on_its_way =
+            key.replay == 0 && self.fan_outs.get(&key.event).is_some_and(|it| it.contains(&key.webhook));
         if is_on_its_way {
             // One that is pending is as good as due. One that was cancelled must not be there twice when its event passes by.
             return if row.state.is_final() { Repaired::Cancelling } else { Repaired::Retried };
