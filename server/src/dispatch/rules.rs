@@ -419,6 +419,30 @@ fn what_was_cancelled_under_way_is_attempted_again_only_if_it_is_on_disk() {
     }
 }
 
+/// Though the webhook is disabled when it is cancelled, and enabled when its attempt ends.
+#[test]
+fn what_was_cancelled_while_its_webhook_was_disabled_is_not_attempted_again() {
+    let mut bench = Bench::new(limits());
+    bench.news(board(5, ONE, [hint(1)], None));
+    assert_eq!(bench.launched(), [1]);
+    let tenant = bench.webhooks.0.remove(&ONE).unwrap();
+    let mut cancelled = board(6, ONE, [], None);
+    cancelled.cancelled.insert(ONE);
+    bench.news(cancelled);
+    bench.webhooks.0.insert(ONE, tenant);
+    let mut enabled = board(7, ONE, [], None);
+    enabled.changed.insert(ONE);
+    bench.news(enabled);
+    assert!(bench.refill().is_some());
+    bench.refilled(Some(&page(7, [], false)));
+    bench.settle(1, 8, Some(NOW));
+    assert!(bench.launched().is_empty(), "it is cancelled");
+    assert!(bench.refill().is_some());
+    bench.refilled(Some(&page(8, [], false)));
+    assert!(bench.launched().is_empty());
+    bench.scheduler.check_empty();
+}
+
 #[test]
 fn what_asked_for_a_pause_gets_it_though_deliveries_are_cancelled() {
     for (changed, launched) in [(false, vec![]), (true, vec![2])] {
