@@ -13,7 +13,7 @@ use postrider_server::{
 
 use super::{
     counts,
-    image::{Effects, Image, rows_of},
+    image::{Effects, Image, Move, rows_of},
 };
 
 impl Image {
@@ -77,7 +77,7 @@ impl Image {
         self.replayed_moved(key, before, DeliveryState::Pending, effects);
         self.due.entry(key.webhook).or_default().scheduled.insert(slot(time));
         effects.touched.insert(key.webhook);
-        effects.fresh.push((key.webhook, Hint { event: key.event, replay: key.replay, attempts, due: time }));
+        effects.due(key.webhook, Hint { event: key.event, replay: key.replay, attempts, due: time });
         Repaired::Retried
     }
 
@@ -103,6 +103,7 @@ impl Image {
                     row.state = DeliveryState::Cancelled;
                     row.update_time = Some(time);
                     ended.push((key.event, key.replay));
+                    effects.moves.push(Move::Cancelled(*key));
                     self.replayed_moved(*key, DeliveryState::Pending, DeliveryState::Cancelled, effects);
                 }
             }
@@ -134,6 +135,7 @@ impl Image {
             row.state = DeliveryState::Cancelled;
             row.update_time = Some(time);
             cancelled += 1;
+            effects.moves.push(Move::Cancelled(*key));
             replayed.extend((key.replay > 0).then_some(*key));
         }
         for key in replayed {
