@@ -155,6 +155,7 @@ macro_rules! suite {
             what_expired_is_retried,
             what_is_held_is_released_by_default,
             a_wide_event_on_its_way_is_dropped_too,
+            what_was_cancelled_on_its_way_comes_back_once,
             a_delivery_is_due_again_whatever_became_of_it,
             what_was_archived_is_retried_and_outlives_its_segment,
             all_or_some_deliveries_are_cancelled,

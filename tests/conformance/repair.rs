@@ -165,6 +165,29 @@ pub(crate) async fn a_wide_event_on_its_way_is_dropped_too<E: Engine>() {
     assert_eq!(count(&fixture, &last, DeliveryState::Cancelled).await as u64, cancelled);
 }
 
+pub(crate) async fn what_was_cancelled_on_its_way_comes_back_once<E: Engine>() {
+    let fixture = Fixture::new::<E>();
+    let webhooks = futures::future::join_all((0..2_500).map(|_| fixture.webhook())).await;
+    let (first, last) = (&webhooks[0], webhooks.iter().max_by_key(|webhook| webhook.no).expect("there are some"));
+    assert_eq!(fixture.publish(0, 1).await, [Published::New { deliveries: 2_500 }]);
+    let cancel = Repair::CancelAll { webhook: last.no, time: at(1) };
+    assert_eq!(repair(&fixture, cancel).await, Repaired::Cancelled(1));
+    let event = fixture.due(first, at(10)).await.hints[0].event;
+    let key = DeliveryKey { webhook: last.no, event, replay: 0 };
+    assert_eq!(retry(&fixture, key, at(2)).await, Repaired::Retried);
+    // The event after it shows that it has arrived.
+    fixture.publish(3, 1).await;
+    let arrived = async {
+        while pending(&fixture, last) < 2 || pending(&fixture, first) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), arrived).await.expect("it arrives");
+    assert_eq!(fixture.due(last, at(10)).await.hints.len(), 2);
+    assert_eq!(pending(&fixture, last), 2);
+    assert_eq!(count(&fixture, last, DeliveryState::Cancelled).await, 0);
+}
+
 pub(crate) async fn a_delivery_is_due_again_whatever_became_of_it<E: Engine>() {
     let mut fixture = Fixture::new::<E>();
     let webhook = fixture.webhook().await;

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     people,
     plan::{End, Life},
-    receivers, replays, steps,
+    receivers, repairs, replays, steps,
     world::{START, Weathered, World},
 };
 
@@ -141,6 +141,7 @@ impl Process {
         let replaying = replaying.build(store.clone(), clock);
         tasks.spawn("replay", dozing(replaying.run(work.clone()), plan.weather.naps, naps("replay")));
         tasks.spawn("replays", replays::replay(world.clone(), clock, store.clone(), calls.clone()));
+        tasks.spawn("repairs", repairs::repair(world.clone(), clock, store.clone(), calls.clone()));
         tasks.spawn("clock", steps::jump(world.clone(), number, clock, calls.clone()));
         tasks.spawn("configure", people::configure(world.clone(), clock, store.clone(), calls.clone()));
         for publisher in 0..plan.traffic.publishers {

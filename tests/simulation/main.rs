@@ -16,6 +16,7 @@ mod people;
 mod plan;
 mod receivers;
 mod record;
+mod repairs;
 mod replays;
 mod steps;
 mod trace;

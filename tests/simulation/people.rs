@@ -12,6 +12,7 @@ use postrider_server::{
         event::{Event, JSON},
         ids::{EventTypeName, Tenant, WebhookId},
         ordering::{HeadRule, Ordering},
+        scope::{LabelFilter, PayloadFilter, Scope},
         signing::Secret,
         target::Target,
         time::Timestamp,
@@ -29,6 +30,8 @@ use crate::{plan::Plan, plan::Traffic, receivers::Manner, world::World};
 const TYPES: [&str; 3] = ["ADD_TAG", "REMOVE_TAG", "NEW_LEAD"];
 /// Ordering keys; some events have none.
 const KEYS: [&str; 4] = ["", "a", "b", "c"];
+/// What events are labelled with.
+const SIDES: [&str; 2] = ["left", "right"];
 /// Ids that all publishers use, with the same content.
 const SHARED_IDS: u32 = 30;
 /// Nothing more is published once there are as many.
@@ -97,11 +100,11 @@ impl Publisher {
         let event = Event {
             tenant: tenant(hash % self.traffic.tenants),
             event_type: EventTypeName::new(TYPES[hash / 7 % TYPES.len()]),
-            labels: BTreeMap::new(),
+            labels: BTreeMap::from([("side".into(), SIDES[hash / 84 % SIDES.len()].into())]),
             ordering_key: KEYS[hash / 21 % KEYS.len()].into(),
             occur_time: None,
             content_type: JSON.into(),
-            body: Bytes::from(format!("{{\"id\": \"{id}\"}}")),
+            body: Bytes::from(format!("{{\"id\": \"{id}\", \"n\": {}}}", hash / 168 % 3)),
             deliver_at,
             max_age: None,
             id: id.parse().expect("an id"),
@@ -180,9 +183,10 @@ impl Webhooks {
         let ordered = rng.random_bool(traffic.ordered);
         let skip_after = HeadRule::skip_after(rng.random_range(1..=3)).filter(|_| rng.random_bool(0.4));
         let ordering = Ordering { ordered, head: skip_after.unwrap_or_default() };
+        let scope = if rng.random_bool(traffic.filtered) { some_events(rng) } else { None };
         let spec = WebhookSpec {
             tenant,
-            settings: Settings { ordering, ..Settings::new(target, subscription) },
+            settings: Settings { ordering, scope, ..Settings::new(target, subscription) },
             enabled: rng.random_bool(0.97),
         };
         self.wanted.push(Wanted { spec, request, state: State::Unsure });
@@ -193,6 +197,15 @@ impl Webhooks {
         let exists = |(index, wanted): (usize, &Wanted)| matches!(wanted.state, State::Exists(_)).then_some(index);
         self.wanted.iter().enumerate().filter_map(exists).collect()
     }
+}
+
+/// A filter by label, by payload, or by both.
+fn some_events(rng: &mut StdRng) -> Option<Box<Scope>> {
+    let by_label = rng.random_bool(0.6);
+    let side = SIDES[rng.random_range(0..SIDES.len())].to_owned();
+    let labels = if by_label { LabelFilter::new([("side".into(), vec![side])]) } else { LabelFilter::default() };
+    let payload = PayloadFilter::compile("body.n > 0").expect("a filter");
+    Scope::new(labels, (!by_label || rng.random_bool(0.3)).then_some(payload))
 }
 
 /// Makes the first webhooks, asks again for those whose fate is unknown, and then makes changes until it is told to stop.

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) lives: Vec<Life>,
     /// Longest pause of whoever wants things sent again, if anybody does.
     pub(crate) replay_ms: Option<u64>,
+    /// Longest pause of whoever cancels and retries deliveries, if anybody does.
+    pub(crate) repair_ms: Option<u64>,
 }
 
 /// How the disk and the machine behave.
@@ -66,6 +68,8 @@ pub(crate) struct Traffic {
     pub(crate) ordered: f64,
     /// How often an event is to be sent later.
     pub(crate) scheduled: f64,
+    /// How often a webhook wants only some events of its types, by label or by payload.
+    pub(crate) filtered: f64,
 }
 
 /// One process, from its start to its end.
@@ -155,9 +159,11 @@ impl Plan {
                 healthy: [30, 60, 90][rng.random_range(0..3)],
                 ordered: [0.0, 0.0, 0.4][rng.random_range(0..3)],
                 scheduled: [0.0, 0.0, 0.2][rng.random_range(0..3)],
+                filtered: [0.0, 0.5][rng.random_range(0..2)],
             },
             lives: lives(&mut rng),
             replay_ms: [None, None, Some(4_000)][rng.random_range(0..3)],
+            repair_ms: [None, None, Some(1_500)][rng.random_range(0..3)],
         }
     }
 

@@ -3,11 +3,12 @@
 //! The record believes receivers, callers and watchers. Of the store it takes what became durable, and judges that, too.
 //!
 //! Here is what is known, how lives end, and what watchers see; [`calls`] has what was asked for and answered, [`attempts`] what
-//! receivers see, and [`commits`] what becomes durable.
+//! receivers see, [`commits`] what becomes durable, and [`repairs`] what is cancelled and retried by hand.
 
 mod attempts;
 mod calls;
 mod commits;
+mod repairs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +20,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use postrider_server::{
     model::{
         delivery::{AttemptResult, DeliveryState},
+        event::Event,
         ids::{DeliveryId, DeliveryKey, EventId, EventSeq, Tenant, WebhookNo},
         retry::RetryPolicy,
+        scope::{Verdict, View},
         seal::Sealer,
         time::Timestamp,
         webhook::{Webhook, WebhookSpec},
@@ -91,6 +94,7 @@ pub(crate) struct Occurrence {
 }
 
 /// A delivery.
+#[expect(clippy::struct_excessive_bools, reason = "they are facts, and none follows from another")]
 struct Course {
     delivery_id: Option<DeliveryId>,
     state: DeliveryState,
@@ -101,6 +105,51 @@ struct Course {
     /// When that became durable.
     known: Timestamp,
     results: Vec<(u32, AttemptResult)>,
+    /// When it was answered that it is cancelled, if nobody has wanted it back since.
+    cancelled: Option<Timestamp>,
+    /// How often it was asked for at once, and that was not refused.
+    retries: u32,
+    /// It has ended, and was asked for since.
+    wanted: bool,
+    /// It was made due by hand, so that the time its event is to be sent does not count.
+    by_hand: bool,
+    /// Its next attempt was asked for by hand.
+    hurried: bool,
+    /// Attempts that do not count because it had ended after them, and was brought back; `None`: it never was.
+    excused: Option<u32>,
+}
+
+impl Course {
+    /// Which one of those that count an attempt is.
+    fn counted(&self, attempt: u32) -> u32 {
+        attempt - self.excused.unwrap_or(0)
+    }
+
+    /// Of a delivery that nobody knew of, due then.
+    fn new(now: Timestamp, due: Timestamp) -> Self {
+        Self {
+            delivery_id: None,
+            state: DeliveryState::Pending,
+            attempts: 0,
+            parked: false,
+            due,
+            known: now,
+            results: Vec::new(),
+            cancelled: None,
+            retries: 0,
+            wanted: false,
+            by_hand: false,
+            hurried: false,
+            excused: None,
+        }
+    }
+}
+
+impl Hook {
+    /// Whether an event is for it.
+    fn wants(&self, event: &Event) -> bool {
+        self.spec.tenant == event.tenant && self.spec.settings.verdict(&mut View::of(event)) == Verdict::Admitted
+    }
 }
 
 impl Record {
@@ -273,8 +322,9 @@ fn check(holds: bool, otherwise: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise.to_owned()) }
 }
 
+/// The least pause after an attempt, of which so many others count as made.
 fn least_pause(retry: &RetryPolicy, attempt: u32, result: &AttemptResult) -> Duration {
-    let scheduled = retry.schedule.get(attempt as usize - 1).copied().unwrap_or_default();
+    let scheduled = retry.schedule.get((attempt as usize).saturating_sub(1)).copied().unwrap_or_default();
     let asked = result.retry_after.unwrap_or_default().min(retry.retry_after_max);
     scheduled.mul_f64(1.0 - retry.jitter).saturating_sub(Duration::from_micros(1)).max(asked)
 }

@@ -29,6 +29,8 @@ pub(crate) struct World {
     pub(crate) webhooks: Mutex<Webhooks>,
     /// The chance of whoever wants things sent again.
     pub(crate) replays: Mutex<StdRng>,
+    /// That of whoever cancels and retries deliveries.
+    pub(crate) repairs: Mutex<StdRng>,
 }
 
 impl World {
@@ -43,6 +45,7 @@ impl World {
             watchers: (0..plan.traffic.watchers).map(|n| Mutex::new(Watcher::new(&plan, n))).collect(),
             webhooks: Mutex::new(Webhooks::new(&plan)),
             replays: Mutex::new(Self::rng(&plan, "replays", 0)),
+            repairs: Mutex::new(Self::rng(&plan, "repairs", 0)),
             plan,
         })
     }

@@ -98,8 +98,8 @@ pub(super) struct Lane {
     ghosts: SortedMap<DeliveryInLane, AsOf>,
     /// Reads from this one on see deliveries, due within the horizon, that are not `known`.
     mark: Option<AsOf>,
-    /// Retried by hand while an attempt was under way, as reads from this one on see: news may come before those of an outcome
-    /// that was committed earlier.
+    /// Retried by hand while an attempt was under way, or maybe cancelled, as reads from this one on see: news may come before
+    /// those of an outcome that was committed earlier, and the outcome of what was cancelled is left out.
     recalled: SortedMap<DeliveryInLane, AsOf>,
     refill: Refill,
     in_flight: usize,
@@ -409,6 +409,19 @@ impl Lane {
         if let Refill::Running { void } = &mut self.refill {
             *void = true;
         }
+    }
+
+    /// What is in flight may have been cancelled, as reads from `as_of` on see.
+    pub(super) fn recall(&mut self, as_of: AsOf) {
+        let flying = self.known.iter().filter(|(_, place)| matches!(place, Place::InFlight | Place::Answered));
+        for delivery in flying.map(|(delivery, _)| *delivery) {
+            self.recalled.insert(delivery, as_of);
+        }
+    }
+
+    /// Whether only the disk says what follows from the attempt of a delivery that is in flight.
+    pub(super) fn is_recalled(&self, delivery: DeliveryInLane) -> bool {
+        self.recalled.contains(&delivery)
     }
 
     /// Puts a delivery into the window. If that is full the latest one makes room, which may be this one.

@@ -395,6 +395,54 @@ fn what_was_cancelled_is_launched_neither_from_the_window_nor_from_the_board_nor
     bench.scheduler.check_empty();
 }
 
+/// The store leaves out the outcome of what was cancelled, also one that says when the next attempt is due.
+#[test]
+fn what_was_cancelled_under_way_is_attempted_again_only_if_it_is_on_disk() {
+    for there in [false, true] {
+        let mut bench = Bench::new(limits());
+        bench.news(board(5, ONE, [hint(1)], None));
+        assert_eq!(bench.launched(), [1]);
+        let mut cancelled = board(7, ONE, [], None);
+        cancelled.cancelled.insert(ONE);
+        bench.news(cancelled);
+        assert!(bench.refill().is_some());
+        bench.refilled(Some(&page(7, [], false)));
+        bench.settle(1, 8, Some(NOW));
+        assert!(bench.launched().is_empty(), "it may be cancelled");
+        assert!(bench.refill().is_some(), "the disk knows");
+        bench.refilled(Some(&page(8, there.then(|| hint(1)), false)));
+        assert_eq!(bench.launched(), if there { vec![1] } else { vec![] });
+        if there {
+            bench.settle(1, 9, None);
+        }
+        bench.scheduler.check_empty();
+    }
+}
+
+/// Though the webhook is disabled when it is cancelled, and enabled when its attempt ends.
+#[test]
+fn what_was_cancelled_while_its_webhook_was_disabled_is_not_attempted_again() {
+    let mut bench = Bench::new(limits());
+    bench.news(board(5, ONE, [hint(1)], None));
+    assert_eq!(bench.launched(), [1]);
+    let tenant = bench.webhooks.0.remove(&ONE).unwrap();
+    let mut cancelled = board(6, ONE, [], None);
+    cancelled.cancelled.insert(ONE);
+    bench.news(cancelled);
+    bench.webhooks.0.insert(ONE, tenant);
+    let mut enabled = board(7, ONE, [], None);
+    enabled.changed.insert(ONE);
+    bench.news(enabled);
+    assert!(bench.refill().is_some());
+    bench.refilled(Some(&page(7, [], false)));
+    bench.settle(1, 8, Some(NOW));
+    assert!(bench.launched().is_empty(), "it is cancelled");
+    assert!(bench.refill().is_some());
+    bench.refilled(Some(&page(8, [], false)));
+    assert!(bench.launched().is_empty());
+    bench.scheduler.check_empty();
+}
+
 #[test]
 fn what_asked_for_a_pause_gets_it_though_deliveries_are_cancelled() {
     for (changed, launched) in [(false, vec![]), (true, vec![2])] {

@@ -270,7 +270,8 @@ impl Scheduler {
     /// An outcome is committed.
     pub(super) fn settled(&mut self, settled: &Settled, now: Timestamp, webhooks: &impl Webhooks) {
         self.see(settled.as_of);
-        let webhook = settled.key.webhook;
+        let DeliveryKey { webhook, event, replay } = settled.key;
+        let is_recalled = self.lane(webhook).is_some_and(|(lane, _)| lane.is_recalled((event, replay)));
         if !self.land(settled.key, |lane, delivery, budget| lane.settle(delivery, settled.as_of, budget)) {
             return;
         }
@@ -279,12 +280,16 @@ impl Scheduler {
         }
         self.judge(settled, now, webhooks);
         if let Some(due) = settled.next_attempt {
-            if webhooks.if_enabled(webhook).is_some() {
-                let DeliveryKey { event, replay, .. } = settled.key;
+            if webhooks.if_enabled(webhook).is_none() {
+                self.dismiss(webhook);
+            } else if is_recalled {
+                // It may be cancelled: what is on disk counts, and is read again.
+                if let Some((lane, _)) = self.lane(webhook) {
+                    lane.raise(settled.as_of);
+                }
+            } else {
                 let hint = Hint { event, replay, attempts: settled.attempts, due };
                 self.note(webhook, &hint, settled.as_of, now);
-            } else {
-                self.dismiss(webhook);
             }
         }
         self.review(webhook, now);

@@ -101,6 +101,11 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.entries.iter().map(|(_, value)| value)
     }
 
+    /// All entries, by key.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+        self.entries.iter()
+    }
+
     /// Gives back memory that was needed once. Some stays, so that this and growing again are rare.
     fn give_back(&mut self) {
         let (len, capacity) = (self.entries.len(), self.entries.capacity());

@@ -18,6 +18,9 @@ use crate::receivers::{Manner, Reaction};
 /// over. Shorter than the pause between surveys, which would make good what a lost wake-up left behind.
 const HEALTHY_START_MAX: Duration = Duration::from_secs(20);
 
+/// An attempt of what was cancelled may still be made if it was about to start: read, but not sent, by a slow machine.
+const ABOUT_TO_START_MAX: Duration = Duration::from_secs(3);
+
 impl Record {
     /// A request reaches a receiver. Returns what that will do; `None`: it should never have come.
     pub(crate) fn attempt_started(&mut self, now: Timestamp, job: &Job) -> Option<Reaction> {
@@ -52,12 +55,11 @@ impl Record {
         let event = &job.event.event;
         let known = self.events.get(&(event.tenant.clone(), event.id.clone())).ok_or("nobody published the event")?;
         let course = self.courses.get(&job.key).ok_or("no such delivery is durable")?;
-        let wanted = hook.spec.tenant == event.tenant && hook.spec.settings.subscription.wants(&event.event_type);
         let shown = Duration::from_millis(self.plan.weather.show_ms);
         let waiting_since = [course.due, course.known, hook.last_start, self.last_trouble, self.life_began];
         let idle = now.since(waiting_since.into_iter().max().unwrap_or_default());
         check(known.contents.contains(&event.content_hash()), "the content is not what was published")?;
-        check(wanted, "the webhook does not want the event")?;
+        check(hook.wants(event), "the webhook does not want the event")?;
         check(job.body_permit.is_some(), "its body has no permit")?;
         check(job.delivery_id == self.sealer.delivery_id(job.key), "the delivery id is another one")?;
         check(course.delivery_id.is_none_or(|id| id == job.delivery_id), "the delivery id has changed")?;
@@ -66,9 +68,12 @@ impl Record {
         check(!self.flying.contains(&job.key), "it is under way already")?;
         // Until its deletion is answered, a webhook may be called.
         check(!course.state.is_final() || course.state == DeliveryState::Cancelled, "the delivery is over")?;
+        let about_to_start = course.cancelled.is_none_or(|answered| now <= answered + ABOUT_TO_START_MAX);
+        check(about_to_start, "it was cancelled, and that was answered")?;
         check(job.attempt == course.attempts + 1, "an attempt is left out or repeated")?;
         check(now >= course.due, "it is not due")?;
-        check(event.deliver_at.is_none_or(|deliver_at| now >= deliver_at), "its event is to be sent later")?;
+        let is_time = course.by_hand || event.deliver_at.is_none_or(|deliver_at| now >= deliver_at);
+        check(is_time, "its event is to be sent later")?;
         check(self.rested(now, course), "it is too soon after the attempt before")?;
         check(!course.parked, "it is not its turn")?;
         self.judge_order(index, job)?;
@@ -80,9 +85,10 @@ impl Record {
         Ok(())
     }
 
-    /// What is sent again has its place in the order, too, but begins anew.
+    /// What is sent again has its place in the order, too, but begins anew. Who is brought back by hand has none.
     fn keeps_order(&self, index: usize, job: &Job) -> bool {
         job.key.replay == 0
+            && self.courses.get(&job.key).is_none_or(|course| course.excused.is_none())
             && self.hooks[index].spec.settings.ordering.ordered
             && !job.event.event.ordering_key.is_empty()
     }
@@ -93,9 +99,10 @@ impl Record {
             return Ok(());
         }
         let rule = self.hooks[index].spec.settings.ordering.head;
+        // Who is brought back by hand takes no place in the order.
         let is_let_go = |event| {
             let course = self.courses.get(&DeliveryKey { event, ..job.key });
-            course.is_none_or(|course| rule.lets_go(course.state, course.attempts))
+            course.is_none_or(|course| course.excused.is_some() || rule.lets_go(course.state, course.attempts))
         };
         let event = job.key.event;
         match self.reached.get(&(job.key.webhook, job.event.event.ordering_key.clone())) {
@@ -107,9 +114,13 @@ impl Record {
 
     /// By the receiver's own clock: the pause after the attempt before is as long as the policy and the receiver want it.
     fn rested(&self, now: Timestamp, course: &Course) -> bool {
+        if course.hurried {
+            return true;
+        }
         let before = course.results.iter().filter(|(attempt, _)| *attempt == course.attempts);
-        let earliest =
-            before.map(|(attempt, result)| result.time + least_pause(&self.plan.outcomes.retry, *attempt, result));
+        let earliest = before.map(|(attempt, result)| {
+            result.time + least_pause(&self.plan.outcomes.retry, course.counted(*attempt), result)
+        });
         earliest.min().is_none_or(|earliest| now >= earliest)
     }
 

@@ -112,14 +112,12 @@ impl Record {
 
     /// An event stored between two steps goes to all who wanted it all that time, and to nobody who never did.
     fn targets(&mut self, now: Timestamp, event: &Event, since: u64, until: u64, deliveries: usize) {
-        let wants =
-            |hook: &Hook| hook.spec.tenant == event.tenant && hook.spec.settings.subscription.wants(&event.event_type);
         let definite = |hook: &Hook| {
             hook.created.is_some_and(|created| created < since)
                 && hook.delete_requested.is_none_or(|requested| requested > until)
         };
         let possible = |hook: &Hook| hook.requested < until && hook.deleted.is_none_or(|(deleted, _)| deleted > since);
-        let hooks = || self.hooks.iter().enumerate().filter(|(_, hook)| wants(hook));
+        let hooks = || self.hooks.iter().enumerate().filter(|(_, hook)| hook.wants(event));
         let must: Vec<_> = hooks().filter(|(_, hook)| definite(hook)).map(|(index, _)| index).collect();
         let may = hooks().filter(|(_, hook)| possible(hook)).count();
         if !(must.len()..=may).contains(&deliveries) {

@@ -10,19 +10,13 @@ use postrider_server::{
     },
     store::{ConfigStep, Hint, LogEntry},
 };
-use postrider_tests::memory::Effects;
+use postrider_tests::memory::{Effects, Move};
 
 use super::{Course, Record, check, index_of, least_pause, shown};
 
 impl Record {
     /// A commit is durable.
     pub(crate) fn committed(&mut self, now: Timestamp, effects: &Effects) {
-        for &(webhook, (event, replay)) in &effects.parked {
-            self.parked(now, DeliveryKey { webhook, event, replay });
-        }
-        for (webhook, hint) in &effects.fresh {
-            self.became_due(now, *webhook, hint);
-        }
         for (_, step) in &effects.steps {
             match step {
                 ConfigStep::Put(webhook) => {
@@ -36,10 +30,15 @@ impl Record {
                 ConfigStep::Removed(_) => {}
             }
         }
-        for entry in &effects.log {
-            match entry {
-                LogEntry::Outcome(outcome) => self.recorded(now, outcome),
-                LogEntry::WebhookCancelled(_) | LogEntry::Operational(_) => self.log.push(entry.clone()),
+        for step in &effects.moves {
+            match step {
+                Move::Due(webhook, hint) => self.became_due(now, *webhook, hint),
+                Move::Parked(key) => self.parked(now, *key),
+                Move::Cancelled(key) => self.cancelled(now, *key),
+                Move::Logged(LogEntry::Outcome(outcome)) => self.recorded(now, outcome),
+                Move::Logged(entry @ (LogEntry::WebhookCancelled(_) | LogEntry::Operational(_))) => {
+                    self.log.push(entry.clone());
+                }
             }
         }
         // Outcomes that share a commit with the end of their webhook may come before it.
@@ -53,17 +52,17 @@ impl Record {
     fn became_due(&mut self, now: Timestamp, webhook: WebhookNo, hint: &Hint) {
         let key = DeliveryKey { webhook, event: hint.event, replay: hint.replay };
         self.note(now, format_args!("{} is due {:?}", shown(&key), hint.due));
-        let course = Course {
-            delivery_id: None,
-            state: DeliveryState::Pending,
-            attempts: 0,
-            parked: false,
-            due: hint.due,
-            known: now,
-            results: Vec::new(),
-        };
+        if self.came_back(now, key, hint) {
+            return;
+        }
         self.open.insert(key);
-        if self.courses.insert(key, course).is_some_and(|before| !before.parked) {
+        let mut course = Course::new(now, hint.due);
+        let before = self.courses.get(&key);
+        // It may have been asked for while it waited.
+        course.retries = before.map_or(0, |before| before.retries);
+        let is_known = before.is_some_and(|before| !before.parked);
+        self.courses.insert(key, course);
+        if is_known {
             self.violate(now, format_args!("{} is made due twice", shown(&key)));
         }
     }
@@ -101,6 +100,7 @@ impl Record {
         course.attempts = attempt;
         course.due = outcome.next_attempt.unwrap_or(course.due);
         course.known = now;
+        course.hurried = false;
         self.flying.remove(&key);
         if state.is_final() {
             self.open.remove(&key);
@@ -117,7 +117,9 @@ impl Record {
             *attempt == outcome.attempt && result.time == outcome.time && result.http_status == outcome.http_status
         };
         let (attempt, result) = course.results.iter().find(made).ok_or("no such attempt was made")?;
-        let last = *attempt as usize > retry.schedule.len();
+        // Since it was last retried by hand.
+        let counted = course.counted(*attempt);
+        let last = counted as usize > retry.schedule.len();
         let expected = match (result.error_class, result.http_status) {
             (None, _) => DeliveryState::Delivered,
             (Some(_), Some(410)) => DeliveryState::Failed,
@@ -129,8 +131,8 @@ impl Record {
         if let Some(next) = outcome.next_attempt {
             let pause = next.since(result.time);
             let asked = result.retry_after.unwrap_or_default().min(retry.retry_after_max);
-            let longest = retry.schedule[*attempt as usize - 1].mul_f64(1.0 + retry.jitter).max(asked);
-            check(pause >= least_pause(retry, *attempt, result), "the next attempt is too soon")?;
+            let longest = retry.schedule[counted as usize - 1].mul_f64(1.0 + retry.jitter).max(asked);
+            check(pause >= least_pause(retry, counted, result), "the next attempt is too soon")?;
             check(pause <= longest + Duration::from_millis(1), "the next attempt is too late")?;
         }
         Ok(())

@@ -201,8 +201,6 @@ pub(super) enum Done {
 pub struct Effects {
     /// What became due.
     pub fresh: Vec<(WebhookNo, Hint)>,
-    /// What was accepted, or replayed, and waits behind another one of its ordering key.
-    pub parked: Vec<(WebhookNo, Sending)>,
     /// Changes of configuration.
     pub steps: Vec<(ConfigSeq, ConfigStep)>,
     /// Changes of event types.
@@ -213,12 +211,33 @@ pub struct Effects {
     pub quotas: Vec<QuotaStep>,
     /// Replays that changed; `None`: forgotten.
     pub replays: BTreeMap<u32, Option<Replay>>,
-    /// Entries added to the log.
-    pub log: Vec<LogEntry>,
+    /// What became of deliveries, and what the log says, in this order.
+    pub moves: Vec<Move>,
     /// Webhooks some of whose deliveries were cancelled.
     pub(super) cancelled: BTreeSet<WebhookNo>,
     /// Webhooks whose number of pending deliveries changed.
     pub(super) touched: BTreeSet<WebhookNo>,
+}
+
+/// Something that became of a delivery, or that the log says.
+#[derive(Debug)]
+pub enum Move {
+    /// It is due.
+    Due(WebhookNo, Hint),
+    /// It was accepted, or replayed, and waits behind another one of its ordering key.
+    Parked(DeliveryKey),
+    /// It was cancelled, maybe before it reached its webhook.
+    Cancelled(DeliveryKey),
+    /// An entry was added to the log.
+    Logged(LogEntry),
+}
+
+impl Effects {
+    /// A delivery is due, and dispatch must hear of it.
+    pub(super) fn due(&mut self, webhook: WebhookNo, hint: Hint) {
+        self.fresh.push((webhook, hint));
+        self.moves.push(Move::Due(webhook, hint));
+    }
 }
 
 impl Image {

@@ -53,7 +53,7 @@ use self::{
 };
 pub use self::{
     disk::{Commit, Disk, Prompt, Storage},
-    image::{Effects, Image, Limits},
+    image::{Effects, Image, Limits, Move},
 };
 
 /// Most pieces of work waiting for the committer.

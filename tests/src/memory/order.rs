@@ -9,12 +9,12 @@ use postrider_server::{
     store::Hint,
 };
 
-use super::image::{Effects, Image, Sending};
+use super::image::{Effects, Image, Move, Sending};
 
 impl Image {
     /// A delivery reaches its webhook: it is due, or waits behind the head of its key.
     pub(super) fn arrive(&mut self, no: WebhookNo, sending: Sending, effects: &mut Effects) {
-        let (event, _) = sending;
+        let (event, replay) = sending;
         *self.pending.entry(no).or_default() += 1;
         effects.touched.insert(no);
         let is_ordered = self.webhooks[&no].1.settings.ordering.ordered;
@@ -24,7 +24,7 @@ impl Image {
         let queues = self.queues.entry(no).or_default();
         if behind || queues.heads.contains_key(&order) {
             queues.parked.insert(sending, order);
-            effects.parked.push((no, sending));
+            effects.moves.push(Move::Parked(DeliveryKey { webhook: no, event, replay }));
         } else {
             queues.heads.insert(order, sending);
             self.make_due(no, sending, effects);
@@ -85,6 +85,6 @@ impl Image {
         let due = self.due.entry(no).or_default();
         let slots = if scheduled { &mut due.scheduled } else { &mut due.ready };
         slots.insert((hint.due, event, replay));
-        effects.fresh.push((no, hint));
+        effects.due(no, hint);
     }
 }

@@ -11,7 +11,7 @@ use postrider_server::{
     store::{LogEntry, OutcomeGroup},
 };
 
-use super::image::{Effects, Image};
+use super::image::{Effects, Image, Move};
 
 impl Image {
     pub(super) fn record_group(&mut self, group: &OutcomeGroup, effects: &mut Effects) {
@@ -99,7 +99,7 @@ impl Image {
 
     pub(super) fn append(&mut self, entry: LogEntry, effects: &mut Effects) {
         self.log.push(entry.clone());
-        effects.log.push(entry);
+        effects.moves.push(Move::Logged(entry));
     }
 
     fn disable(&mut self, no: WebhookNo, reason: DisableReason, group: &OutcomeGroup, effects: &mut Effects) {

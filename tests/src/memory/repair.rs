@@ -13,7 +13,7 @@ use postrider_server::{
 
 use super::{
     counts,
-    image::{Effects, Image, rows_of},
+    image::{Effects, Image, Move, rows_of},
 };
 
 impl Image {
@@ -48,6 +48,12 @@ impl Image {
         if self.queues.get(&key.webhook).is_some_and(|queues| queues.parked.contains_key(&(key.event, key.replay))) {
             return Repaired::WaitsInOrder;
         }
+        let is_on_its_way =
+            key.replay == 0 && self.fan_outs.get(&key.event).is_some_and(|it| it.contains(&key.webhook));
+        if is_on_its_way {
+            // One that is pending is as good as due. One that was cancelled must not be there twice when its event passes by.
+            return if row.state.is_final() { Repaired::Cancelling } else { Repaired::Retried };
+        }
         let slot = |due| (due, key.event, key.replay);
         if row.state == DeliveryState::Pending {
             let due = self.due.entry(key.webhook).or_default();
@@ -71,7 +77,7 @@ impl Image {
         self.replayed_moved(key, before, DeliveryState::Pending, effects);
         self.due.entry(key.webhook).or_default().scheduled.insert(slot(time));
         effects.touched.insert(key.webhook);
-        effects.fresh.push((key.webhook, Hint { event: key.event, replay: key.replay, attempts, due: time }));
+        effects.due(key.webhook, Hint { event: key.event, replay: key.replay, attempts, due: time });
         Repaired::Retried
     }
 
@@ -97,6 +103,7 @@ impl Image {
                     row.state = DeliveryState::Cancelled;
                     row.update_time = Some(time);
                     ended.push((key.event, key.replay));
+                    effects.moves.push(Move::Cancelled(*key));
                     self.replayed_moved(*key, DeliveryState::Pending, DeliveryState::Cancelled, effects);
                 }
             }
@@ -128,6 +135,7 @@ impl Image {
             row.state = DeliveryState::Cancelled;
             row.update_time = Some(time);
             cancelled += 1;
+            effects.moves.push(Move::Cancelled(*key));
             replayed.extend((key.replay > 0).then_some(*key));
         }
         for key in replayed {

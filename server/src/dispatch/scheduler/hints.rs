@@ -22,6 +22,11 @@ impl Scheduler {
         for webhook in again {
             // Deliveries may have been cancelled: what is on disk counts, and is read again.
             fresh.remove(&webhook);
+            if cancelled.contains(&webhook)
+                && let Some((lane, _)) = self.lane(webhook)
+            {
+                lane.recall(board.as_of);
+            }
             if let Some(enabled) = webhooks.if_enabled(webhook) {
                 self.forget_deliveries(webhook);
                 if changed.contains(&webhook) {
