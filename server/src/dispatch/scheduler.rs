@@ -271,7 +271,8 @@ impl Scheduler {
     pub(super) fn settled(&mut self, settled: &Settled, now: Timestamp, webhooks: &impl Webhooks) {
         self.see(settled.as_of);
         let DeliveryKey { webhook, event, replay } = settled.key;
-        let is_recalled = self.lane(webhook).is_some_and(|(lane, _)| lane.is_recalled((event, replay)));
+        let is_recalled = settled.next_attempt.is_some()
+            && self.lane(webhook).is_some_and(|(lane, _)| lane.is_recalled((event, replay)));
         if !self.land(settled.key, |lane, delivery, budget| lane.settle(delivery, settled.as_of, budget)) {
             return;
         }
